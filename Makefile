@@ -1,0 +1,42 @@
+# PYTHON chooses the interpreter of the virtual environment; ARGS is passed on: make test ARGS="-k pcim"
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# One thread a process: pytest runs one process a core.
+test: export OMP_NUM_THREADS = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*##/make \1\t/p' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed  ## install, train an explainer on real images, print its table and where its pictures are
+	$(BIN)/python train.py experiment=demo $(ARGS)
+
+test: $(VENV)/.installed-test  ## install and run every test and doctest (LIGHTNING_XAI_DATA adds those on real data)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(VENV)/.installed-test  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-test  ## run every benchmark
+	@set -e; for script in $(wildcard benchmarks/[a-z]*.py); do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
+
+clean:  ## remove the virtual environment
+	rm -rf $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV): a few minutes the first time"
+	@$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	@echo "Installing the test tools"
+	@$(INSTALL) -e '.[test]'
+	@touch $@

@@ -1,0 +1,7 @@
+"""Callbacks that read the maps of the finished batch."""
+
+from lightning_xai.callbacks.attribution_maps import AttributionMaps
+from lightning_xai.callbacks.faithfulness import Faithfulness
+from lightning_xai.callbacks.save_maps import SaveMaps
+
+__all__ = ["AttributionMaps", "Faithfulness", "SaveMaps"]

@@ -1,0 +1,152 @@
+"""Pictures of the same images' maps, epoch after epoch."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lightning_xai.loggers import log_images
+from lightning_xai.viz import map_grid, save_png
+
+# More questions than these (a segmenter with many classes) would make the grid too wide to read.
+MAX_QUESTIONS = 4
+MAX_ID = 24
+
+
+class AttributionMaps(Callback):
+    """Draws the first validation and test images with their maps into ``<run>/maps`` and to every logger.
+
+    The maps are those that the step returned. Rank zero draws its own images; the sanity check draws nothing.
+
+    Args:
+        num_images: Images in the grid.
+        every_n_epochs: Validation epochs between grids.
+    """
+
+    def __init__(self, num_images: int = 8, every_n_epochs: int = 1) -> None:
+        if num_images < 1 or every_n_epochs < 1:
+            raise ValueError(f"num_images ({num_images}) and every_n_epochs ({every_n_epochs}) must be at least 1.")
+        self.num_images = num_images
+        self.every_n_epochs = every_n_epochs
+        self._parts: list[dict[str, Any]] = []
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the last epoch's images."""
+        self._parts = []
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the validation's images."""
+        self._parts = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the batch's maps if its images are among the first."""
+        if not trainer.sanity_checking and trainer.current_epoch % self.every_n_epochs == 0:
+            self._collect(trainer, pl_module, outputs, batch)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the batch's maps if its images are among the first."""
+        self._collect(trainer, pl_module, outputs, batch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the grid of this epoch."""
+        self._draw(trainer, "val", f"val_epoch{trainer.current_epoch:03d}.png")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the grid of the test."""
+        self._draw(trainer, "test", "test.png")
+
+    def _collect(self, trainer: Trainer, explainer: Any, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> None:
+        room = self.num_images - sum(len(part["images"]) for part in self._parts)
+        if not trainer.is_global_zero or room <= 0:
+            return
+        count = min(room, len(batch["id"]))
+        images = torch.as_tensor(batch["image"])[:count]
+        targets, pixels = outputs["targets"][:count, :MAX_QUESTIONS], outputs["pixels"]
+        pixels = None if pixels is None else pixels[:count, :MAX_QUESTIONS]
+        target = explainer.target
+        with torch.no_grad():
+            asked, predicted = target.probability(images, targets, pixels), target.predict(images)
+        # NaN where the explainer has no blank image.
+        blank = outputs["side"].get("p_baseline", torch.full_like(asked, float("nan")))
+        names = target.class_names
+        self._parts.append(
+            {
+                "images": images.detach().cpu(),
+                "maps": outputs["maps"][:count, :MAX_QUESTIONS].cpu(),
+                "masks": torch.as_tensor(batch["mask"])[:count].cpu() if "mask" in batch else None,
+                "labels": [image_title(batch, i, predicted[i], names) for i in range(count)],
+                "titles": [
+                    [question_title(targets[i, t], asked[i, t], blank[i, t], names) for t in range(asked.shape[1])]
+                    for i in range(count)
+                ],
+            }
+        )
+
+    def _draw(self, trainer: Trainer, stage: str, name: str) -> None:
+        if not self._parts:
+            return
+        masks = [part["masks"] for part in self._parts]
+        grid = map_grid(
+            torch.cat([part["images"] for part in self._parts]),
+            torch.cat([part["maps"] for part in self._parts]),
+            None if any(mask is None for mask in masks) else torch.cat(masks),
+            titles=[title for part in self._parts for title in part["titles"]],
+            labels=[label for part in self._parts for label in part["labels"]],
+        )
+        self._parts = []
+        save_png(Path(trainer.default_root_dir) / "maps" / name, grid)
+        log_images(trainer, f"maps/{stage}", [grid])
+
+
+def image_title(batch: Mapping[str, Any], index: int, predicted: Tensor, names: Sequence[str] | None) -> str:
+    """The id of an image; for a classifier also its label and predicted class (all above 0.5 if several may hold).
+
+    Args:
+        batch: The batch.
+        index: The image.
+        predicted: Its class probabilities, ``(K,)``; a segmenter's ``(K, *S)`` are left out.
+        names: Class names, or ``None``.
+
+    Returns:
+        One or two lines.
+    """
+    image_id, label = str(batch["id"][index]), batch.get("label")
+    title = image_id if len(image_id) <= MAX_ID else "..." + image_id[-MAX_ID:]
+    if predicted.ndim > 1:
+        return title
+    several = label is not None and label.ndim > 1
+    classes = predicted.gt(0.5).nonzero().flatten() if several else predicted.argmax().view(1)
+    facts = [f"predicted {', '.join(class_name(k, names) for k in classes) or 'none'}"]
+    if label is not None and not several:
+        facts.insert(0, f"is {class_name(label[index], names)}")
+    return f"{title}\n{', '.join(facts)}"
+
+
+def question_title(asked: Tensor, p: Tensor, p_blank: Tensor, names: Sequence[str] | None) -> str:
+    """The asked class, its probability, and its probability on the blank image unless that is NaN."""
+    blank = "" if p_blank.isnan() else f", {float(p_blank):.2f} blank"
+    return f"asked {class_name(asked, names)}\np {float(p):.2f}{blank}"
+
+
+def class_name(index: Tensor, names: Sequence[str] | None) -> str:
+    """The name of a class, or its number."""
+    return str(int(index)) if names is None else str(names[int(index)])

@@ -1,0 +1,139 @@
+"""Scores the maps of every finished batch, and those of the controls beside them."""
+
+import copy
+import csv
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from lightning_xai.explainers.base import Explainer, plain
+from lightning_xai.files import atomic_write
+from lightning_xai.loggers import log_table
+from lightning_xai.metrics import MapMetric, MetricSuite
+from lightning_xai.report.statistics import Rows
+from lightning_xai.targets import Target
+
+PER_IMAGE = ("id", "question", "metric", "value")
+
+
+class Faithfulness(lightning.Callback):
+    """Runs a metric collection on validation and test maps, per image.
+
+    On test it also scores controls on the same images and questions, and writes ``per_image.csv`` (the explainer) and
+    ``controls.csv`` (the controls) into the run folder.
+
+    Args:
+        metrics: Metrics by name.
+        controls: Explainers that know nothing, by name, each made from the target; scored on test only.
+        val_batches: Validation batches to score per epoch; ``None`` for all.
+        test_batches: Test batches to score; ``None`` for all.
+        chunk_size: Images per forward pass.
+    """
+
+    def __init__(
+        self,
+        metrics: Mapping[str, MapMetric],
+        controls: Mapping[str, Callable[[Target], Explainer]] | None = None,
+        val_batches: int | None = 2,
+        test_batches: int | None = None,
+        chunk_size: int = 64,
+    ) -> None:
+        self.suite = MetricSuite(metrics, chunk_size)
+        self.makers = dict(controls or {})
+        self.controls: dict[str, Explainer] = {}
+        self.suites: dict[str, MetricSuite] = {}
+        self.limits = {"val": val_batches, "test": test_batches}
+        #: After a test: ``{explainer: {metric: [(id, class, value)]}}``, the explainer first; the same on every rank.
+        self.results: dict[str, dict[str, Rows]] = {}
+
+    def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start with empty state."""
+        self._start(pl_module, {})
+
+    def on_test_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start with empty state, controls included."""
+        assert isinstance(pl_module, Explainer)
+        # A control under test is not its own control.
+        makers = {name: make for name, make in self.makers.items() if name != type(pl_module).__name__}
+        self._start(pl_module, {name: make(pl_module.target) for name, make in makers.items()})
+
+    def on_validation_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        """Score the batch's maps."""
+        if not trainer.sanity_checking:
+            self._score(pl_module, outputs, batch, batch_idx, "val")
+
+    def on_test_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        """Score the batch's maps and the controls'."""
+        self._score(pl_module, outputs, batch, batch_idx, "test")
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Log the means."""
+        if not trainer.sanity_checking:
+            self._log(pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Log the means, gather the per-image values and write them."""
+        self._log(pl_module, "test")
+        self.results = {name: collect(suite) for name, suite in self.suites.items()}
+        self._write(trainer)
+
+    def _start(self, explainer: lightning.LightningModule, controls: dict[str, Explainer]) -> None:
+        self.controls = controls
+        names = [type(explainer).__name__, *controls]
+        self.suites = {name: copy.deepcopy(self.suite).to(explainer.device) for name in names}
+
+    def _score(self, explainer: Explainer, outputs: Any, batch: dict[str, Any], batch_idx: int, stage: str) -> None:
+        limit = self.limits[stage]
+        if limit is not None and batch_idx >= limit:
+            return
+        question = {"targets": outputs["targets"], "pixels": outputs["pixels"]}
+        images, masks = plain(batch["image"]), plain(batch["mask"]) if "mask" in batch else None
+        maps = {type(explainer).__name__: outputs["maps"]}
+        maps |= {name: control.explain(images, **question) for name, control in self.controls.items()}
+        for name, suite in self.suites.items():
+            suite.update(
+                target=explainer.target, images=images, maps=maps[name], masks=masks, ids=batch["id"], **question
+            )
+
+    def _log(self, explainer: lightning.LightningModule, stage: str) -> None:
+        own = self.suites[type(explainer).__name__]
+        # Gathering is collective: whether a metric has values must not be judged by this rank's share alone.
+        values = {f"{stage}/{name}": metric.compute() for name, metric in own.members().items() if metric.counts()[0]}
+        explainer.log_dict({name: value.float() for name, value in values.items() if not torch.isnan(value)})
+
+    @rank_zero_only
+    def _write(self, trainer: lightning.Trainer) -> None:
+        folder = Path(trainer.default_root_dir)
+        own, *controls = self.results
+        rows = [(name, *row) for name, table in self.results.items() for row in long_rows(table)]
+        write_csv(folder / "per_image.csv", PER_IMAGE, [row[1:] for row in rows if row[0] == own])
+        if controls:
+            write_csv(folder / "controls.csv", ("explainer", *PER_IMAGE), [row for row in rows if row[0] != own])
+        log_table(trainer, "test/per_image", ["explainer", *PER_IMAGE], [list(row) for row in rows])
+
+
+def collect(suite: MetricSuite) -> dict[str, Rows]:
+    """Per-image rows of every metric that has any, gathered from all ranks."""
+    gathered = {name: metric.rows() for name, metric in suite.members().items()}
+    return {name: rows for name, rows in gathered.items() if rows}
+
+
+def long_rows(table: Mapping[str, Rows]) -> list[tuple[str, int, str, float]]:
+    """``(id, question, metric, value)`` for all metrics."""
+    return [(name, question, metric, value) for metric, rows in table.items() for name, question, value in rows]
+
+
+def write_csv(path: Path, header: tuple[str, ...], rows: list[Any]) -> None:
+    """Write a whole table or nothing; an undefined value is an empty cell."""
+    with atomic_write(path) as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows([["" if cell != cell else cell for cell in row] for row in rows])

@@ -1,0 +1,115 @@
+"""Predicted maps on disk, in the format of the input."""
+
+import gzip
+import re
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lightning_xai.files import atomic_write
+from lightning_xai.viz import overlay, save_png
+
+FORMATS = ("auto", "npy", "png", "nifti")
+
+
+class SaveMaps(Callback):
+    """Writes the maps of ``predict`` to disk, each rank those of its own images.
+
+    ``npy`` holds the raw maps ``(T, *S)`` as float32, ``png`` an overlay a question, ``nifti`` the raw maps of a
+    volume, ``(X, Y, Z)`` or ``(X, Y, Z, T)``, with the image's affine.
+
+    Args:
+        format: ``"npy"``, ``"png"``, ``"nifti"``, or ``"auto"``: NIfTI for volumes, npy and PNG for pictures.
+        dirpath: Folder; ``<run>/predictions`` if ``None``.
+    """
+
+    def __init__(self, format: str = "auto", dirpath: str | Path | None = None) -> None:
+        if format not in FORMATS:
+            raise ValueError(f"SaveMaps has format {format!r}; use one of {', '.join(FORMATS)}.")
+        self.format = format
+        self.dirpath = dirpath
+        self._names: dict[str, str] = {}
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the names of an earlier run."""
+        self._names = {}
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the batch's maps.
+
+        Raises:
+            ValueError: If two ids become the same file name, or NIfTI is asked for pictures.
+        """
+        folder = Path(self.dirpath or Path(trainer.default_root_dir) / "predictions")
+        for i, image_id in enumerate(batch["id"]):
+            self._write(folder / self._file_name(image_id), batch["image"][i], outputs["maps"][i], affine_of(batch, i))
+
+    def _write(self, stem: Path, image: Tensor, maps: Tensor, affine: np.ndarray[Any, Any]) -> None:
+        values = maps.detach().float().cpu().numpy()
+        is_volume = values.ndim == 4
+        formats = {self.format} if self.format != "auto" else {"nifti"} if is_volume else {"npy", "png"}
+        if "nifti" in formats:
+            if not is_volume:
+                raise ValueError(
+                    f"{stem.name} is a picture with maps of shape {values.shape[1:]}; "
+                    "NIfTI takes volumes, so use format npy or png."
+                )
+            data = values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)
+            volume = nibabel.Nifti1Image(data, affine)  # type: ignore[no-untyped-call]
+            with atomic_write(Path(f"{stem}.nii.gz"), "wb") as file:
+                file.write(gzip.compress(volume.to_bytes()))
+        if "npy" in formats:
+            with atomic_write(Path(f"{stem}.npy"), "wb") as file:
+                np.save(file, values)
+        if "png" in formats:
+            for question, value in enumerate(maps.detach().float().cpu()):
+                name = f"{stem}.png" if len(maps) == 1 else f"{stem}_{question}.png"
+                save_png(name, overlay(torch.as_tensor(image).cpu(), value))
+
+    def _file_name(self, image_id: str) -> str:
+        name = safe_name(image_id)
+        if self._names.setdefault(name, image_id) != image_id:
+            raise ValueError(
+                f"The ids {self._names[name]!r} and {image_id!r} would both be written to {name!r}; "
+                "make the ids differ in letters or digits."
+            )
+        return name
+
+
+def safe_name(image_id: str) -> str:
+    """An id as a file name: anything but letters, digits, dot, dash and underscore becomes an underscore.
+
+    Args:
+        image_id: Any text.
+
+    Returns:
+        A name that stays in its folder and is not hidden.
+
+    Example:
+        >>> safe_name("../patient 3/left.png")
+        'patient_3_left.png'
+    """
+    return re.sub(r"[^\w.-]+", "_", image_id).lstrip("._") or "_"
+
+
+def affine_of(batch: Any, index: int) -> np.ndarray[Any, Any]:
+    """The voxel-to-world matrix ``(4, 4)`` of an image, from ``batch["affine"]`` or its MetaTensor, or the identity."""
+    affine = batch.get("affine", getattr(batch["image"], "affine", None))
+    if affine is None:
+        return np.eye(4)
+    affine = torch.as_tensor(affine).double().cpu().numpy()
+    matrix: np.ndarray[Any, Any] = affine[index] if affine.ndim == 3 else affine
+    return matrix

@@ -1,0 +1,103 @@
+"""Checks over a whole data set, and its fingerprint."""
+
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+from lightning_xai.data.items import Item
+from lightning_xai.data.splits import label_counts
+
+
+def check_items(items: Sequence[Item], class_names: Sequence[str], where: str) -> None:
+    """Check ids, labels and classes, which needs no reading.
+
+    Args:
+        items: All images of a data set.
+        class_names: Name of each class.
+        where: What messages call the source.
+
+    Raises:
+        ValueError: There is no image, an id occurs twice, a label is out of range, or a class is empty.
+    """
+    if not items:
+        raise ValueError(f"There is no image in {where}; check the path and the options of the data.")
+    name, count = Counter(item.id for item in items).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"{count} images of {where} have the id {name!r}; give each image an id of its own.")
+    for item in items:
+        _check_label(item, len(class_names), where)
+    for name, images in zip(class_names, label_counts(items, len(class_names)).sum(0), strict=True):
+        if not images:
+            raise ValueError(f"Class {name!r} has no image in {where}; add some or remove the class.")
+
+
+def _check_label(item: Item, classes: int, where: str) -> None:
+    label = item.label
+    if isinstance(label, tuple):
+        right = len(label) == classes and set(label) <= {0, 1}
+        expected = f"{classes} values of 0 or 1"
+    elif label is None:
+        right = classes == 0
+        expected = "a label like the other images"
+    else:
+        right = 0 <= label < classes
+        expected = f"a class from 0 to {classes - 1}"
+    if not right:
+        raise ValueError(f"The label {label} of {item.name} in {where} is out of range; give it {expected}.")
+
+
+def check_agreement(first: Item, expected: Sequence[int], item: Item, shape: Sequence[int]) -> None:
+    """Check that an image has the channels and the size of the first one.
+
+    Args:
+        first: The first image.
+        expected: Its shape (C, *S).
+        item: The image to check.
+        shape: Its shape (C, *S).
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    if len(shape) != len(expected):
+        raise ValueError(
+            f"{item.name} has {len(shape) - 1} spatial axes where {first.name} has {len(expected) - 1}; "
+            "keep 2-D and 3-D images apart."
+        )
+    if shape[0] != expected[0]:
+        raise ValueError(
+            f"{item.name} has {shape[0]} channels where {first.name} has {expected[0]}; "
+            "all images of a data set need the same channels."
+        )
+    if tuple(shape) != tuple(expected):
+        raise ValueError(
+            f"Images have different sizes, {tuple(expected[1:])} in {first.name} and {tuple(shape[1:])} in "
+            f"{item.name}; set data.size to resize them."
+        )
+
+
+def fingerprint(split_items: Mapping[str, Sequence[Item]]) -> str:
+    """Return a hash of ids, labels, splits and contents, the same on every machine.
+
+    Args:
+        split_items: Items of each split.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    lines = (
+        f"{item.id}|{item.label}|{split}|{_content(item.image)}|{_content(item.mask)}"
+        for split, items in split_items.items()
+        for item in items
+    )
+    return sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
+
+
+def _content(source: Path | np.ndarray | None) -> int | None:
+    """Return the size of a file, or a checksum of an array."""
+    if isinstance(source, Path):
+        return source.stat().st_size
+    return None if source is None else zlib.crc32(np.ascontiguousarray(source).tobytes())

@@ -1,0 +1,110 @@
+"""What a source layout hands to the base data module: one `Item` an image."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy", ".nii", ".nii.gz")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Item:
+    """One image of a data set, not read yet.
+
+    Args:
+        id: Name of the image, unique in the data set.
+        image: Path of the file, or the array itself.
+        label: Class index, a tuple of 0/1 for several labels, or None for an unlabelled image.
+        mask: Path or array of the reference mask, or None.
+        split: "train", "val" or "test" where the source says so, else None.
+        group: What must stay on one side of a split (patient, plate well), or None.
+        laterality: Side of the body ("L", "R") where the source says so, else None.
+    """
+
+    id: str
+    image: Path | np.ndarray
+    label: int | tuple[int, ...] | None = None
+    mask: Path | np.ndarray | None = None
+    split: str | None = None
+    group: str | None = None
+    laterality: str | None = None
+
+    @property
+    def name(self) -> str:
+        """How error messages call this image: its path, or its id when it is an array."""
+        return str(self.image) if isinstance(self.image, Path) else self.id
+
+
+def without_suffix(path: Path) -> str:
+    """Return `path` with forward slashes and without its image suffix.
+
+    Args:
+        path: A file path; `.nii.gz` counts as one suffix.
+
+    Returns:
+        The path as text.
+
+    Example:
+        >>> without_suffix(Path("brain/case.01.nii.gz"))
+        'brain/case.01'
+    """
+    text = path.as_posix()
+    suffix = max((s for s in IMAGE_SUFFIXES if text.lower().endswith(s)), key=len, default="")
+    return text[: len(text) - len(suffix)]
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return the image files below a folder, sorted, without hidden ones.
+
+    Args:
+        folder: Where to look, at any depth.
+
+    Returns:
+        The paths.
+
+    Raises:
+        NotADirectoryError: The folder does not exist.
+    """
+    if not folder.is_dir():
+        raise NotADirectoryError(f"The folder {folder} does not exist; check the path given in the data options.")
+    files = (path for path in folder.rglob("*") if path.name.lower().endswith(IMAGE_SUFFIXES))
+    return sorted(path for path in files if not any(p.startswith(".") for p in path.relative_to(folder).parts))
+
+
+def index_masks(mask_root: Path) -> dict[str, Path]:
+    """Return the masks below a folder by their relative path without suffix.
+
+    A mask may have another suffix than its image (a JPEG with a PNG mask).
+
+    Args:
+        mask_root: The folder parallel to the images.
+
+    Returns:
+        Relative path without suffix -> path of the mask.
+
+    Raises:
+        NotADirectoryError: The folder does not exist.
+    """
+    return {without_suffix(path.relative_to(mask_root)): path for path in list_images(mask_root)}
+
+
+def sorted_classes(names: Iterable[str]) -> list[str]:
+    """Return the distinct class names: by value when all are numbers, else by the alphabet.
+
+    Args:
+        names: Class names, repeated or not.
+
+    Returns:
+        The sorted names.
+
+    Example:
+        >>> sorted_classes(["10", "2", "2", "1"])
+        ['1', '2', '10']
+    """
+    unique = sorted(set(names))
+    try:
+        return sorted(unique, key=float)
+    except ValueError:
+        return unique

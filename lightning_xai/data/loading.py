@@ -1,0 +1,100 @@
+"""The first transform of every pipeline: from an `Item` to a sample of tensors."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms.transform import Transform
+from torch.nn import functional
+
+from lightning_xai.data.items import Item
+from lightning_xai.data.reading import ChannelAxis, read_image, read_mask
+
+
+def resize_image(image: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    """Resize an image linearly, averaging where it shrinks so that nothing aliases.
+
+    Args:
+        image: (C, *S) float32.
+        size: New spatial size, in pixels.
+
+    Returns:
+        (C, *size) float32.
+    """
+    old = tuple(image.shape[1:])
+    if old == size:
+        return image
+    if len(size) == 2:
+        resized = functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+        return resized.clamp(image.min(), image.max())  # rounding must not leave the range, such as [0, 1]
+    # torch has no antialiased trilinear mode: shrinking axes are averaged first, then growing ones interpolated.
+    shrunk = tuple(min(pair) for pair in zip(old, size, strict=True))
+    image = functional.interpolate(image[None], shrunk, mode="area")
+    return functional.interpolate(image, size, mode="trilinear")[0]
+
+
+def resize_mask(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    """Resize a mask to the nearest pixel, so that no new class index appears.
+
+    Args:
+        mask: (1, *S) int64.
+        size: New spatial size, in pixels.
+
+    Returns:
+        (1, *size) int64.
+    """
+    if tuple(mask.shape[1:]) == size:
+        return mask
+    return functional.interpolate(mask[None].double(), size, mode="nearest-exact")[0].long()
+
+
+class LoadItem(Transform):
+    """Reads, checks and resizes one item.
+
+    Args:
+        size: Side or spatial size in pixels; None keeps the size of the image.
+        channel_axis: As in `read_image`.
+        with_mask: Whether samples carry a mask; an item without one gets an empty mask.
+    """
+
+    def __init__(self, size: int | tuple[int, ...] | None, channel_axis: ChannelAxis, with_mask: bool) -> None:
+        self.size = size
+        self.channel_axis = channel_axis
+        self.with_mask = with_mask
+
+    def __call__(self, item: Item) -> dict[str, Any]:
+        """Read an item.
+
+        Args:
+            item: What to read.
+
+        Returns:
+            `image` (C, *S) float32, `label` scalar int64 or (K,) float32, `mask` (1, *S) int64, `id`, `laterality`;
+            without the keys that the item has no value for.
+
+        Raises:
+            BadImageError: The image or mask cannot be used.
+            ValueError: `size` does not have one entry an axis of the image.
+        """
+        image = torch.from_numpy(read_image(item.image, self.channel_axis, item.id))
+        old = tuple(image.shape[1:])
+        size = self._new_size(old, item)
+        sample: dict[str, Any] = {"image": resize_image(image, size), "id": item.id}
+        if self.with_mask:
+            mask = np.zeros((1, *old), np.int64) if item.mask is None else read_mask(item.mask, old, f"of {item.id}")
+            sample["mask"] = resize_mask(torch.from_numpy(mask), size)
+        if isinstance(item.label, tuple):
+            sample["label"] = torch.tensor(item.label, dtype=torch.float32)
+        elif item.label is not None:
+            sample["label"] = torch.tensor(item.label, dtype=torch.int64)
+        if item.laterality is not None:
+            sample["laterality"] = item.laterality
+        return sample
+
+    def _new_size(self, old: tuple[int, ...], item: Item) -> tuple[int, ...]:
+        if self.size is None:
+            return old
+        size = (self.size,) * len(old) if isinstance(self.size, int) else self.size
+        if len(size) != len(old):
+            raise ValueError(f"data.size is {size}, but {item.name} has {len(old)} spatial axes; give a size for each.")
+        return size

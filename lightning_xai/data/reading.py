@@ -1,0 +1,229 @@
+"""Reading images and masks of any supported format into channel-first arrays, through MONAI readers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import tifffile
+from monai.data.image_reader import ImageReader, NibabelReader, NumpyReader, PILReader
+from monai.data.utils import is_supported_format
+from monai.utils.enums import MetaKeys
+from PIL import Image
+
+# An axis of an array, "none" for an array without a channel axis (a grey volume), or None where nobody said.
+ChannelAxis = int | Literal["none"] | None
+
+
+class BadImageError(ValueError):
+    """An image or mask that cannot be used; `data.on_bad_image` decides whether it stops the run."""
+
+
+class TiffImage(NamedTuple):
+    """The first series of a TIFF file and its axes, as tifffile names them (such as "CYX")."""
+
+    array: np.ndarray
+    axes: str
+
+
+class TiffReader(ImageReader):
+    """Reads one TIFF file of any depth and number of channels, which Pillow cannot.
+
+    The channel axis is taken from the file (ImageJ, OME and RGB files say it); where the file does not say,
+    the metadata have no `original_channel_dim`.
+    """
+
+    def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
+        """Tell whether the name ends in tif or tiff."""
+        return bool(is_supported_format(filename, ["tif", "tiff"]))
+
+    def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> TiffImage:
+        """Read the first series of the file `data`."""
+        with tifffile.TiffFile(str(data), **kwargs) as file:
+            series = file.series[0]
+            try:
+                return TiffImage(series.asarray(), series.axes)
+            except ValueError:
+                # LZW and some others need the package imagecodecs; Pillow decodes plain pages of them by itself.
+                with Image.open(str(data)) as picture:
+                    array = np.asarray(picture)
+                if (array.shape, array.dtype) != (series.shape, series.dtype):
+                    raise
+                return TiffImage(array, series.axes)
+
+    def get_data(self, img: TiffImage) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return the array as stored, and the metadata."""
+        channels = [axis for axis, name in enumerate(img.axes) if name in "CS"]
+        meta: dict[str, Any] = {"axes": img.axes}
+        if len(channels) == 1:
+            meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = channels[0]
+        elif set(img.axes) <= set("ZYX"):
+            meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = float("nan")
+        return img.array, meta
+
+
+def _grey_or_rgb(image: Image.Image) -> Image.Image:
+    """Drop alpha, resolve palettes and other colour spaces, keep the depth of grey images."""
+    if image.mode == "I" and image.format == "PNG":  # how older Pillow opens a 16-bit grey PNG
+        return image.convert("I;16")
+    if image.mode in ("1", "LA", "La"):
+        return image.convert("L")
+    return image if image.mode == "L" or image.mode[0] in "IF" else image.convert("RGB")
+
+
+def _index_mask(image: Image.Image) -> Image.Image:
+    """Drop alpha but keep palette indices: in a mask they are the classes."""
+    return image if image.mode == "P" else _grey_or_rgb(image)
+
+
+def _readers(converter: Any) -> tuple[ImageReader, ...]:
+    pil = PILReader(converter=converter, reverse_indexing=False)  # False keeps (H, W)
+    return TiffReader(), NumpyReader(), NibabelReader(), pil
+
+
+_IMAGE_READERS = _readers(_grey_or_rgb)
+_MASK_READERS = _readers(_index_mask)
+
+
+def _read_file(path: Path, readers: tuple[ImageReader, ...], what: str) -> tuple[np.ndarray, ChannelAxis, ImageReader]:
+    """Return the array as stored, the channel axis that the file declares, and the reader that was used."""
+    if not path.is_file():
+        raise BadImageError(f"The {what} {path} does not exist; correct its path or set data.on_bad_image=skip.")
+    reader = next((r for r in readers if r.verify_suffix(str(path))), None)
+    if reader is None:
+        raise BadImageError(
+            f"The {what} {path} has an unknown format {path.suffix!r}; use PNG, JPEG, BMP, TIFF, npy or NIfTI."
+        )
+    try:
+        array, meta = reader.get_data(reader.read(str(path)))
+        array = np.asarray(array)
+    except Exception as error:  # each format's library raises its own kinds for a damaged file
+        cause = error.__cause__ or error  # MONAI blames every damaged npy file on pickle
+        reason = " ".join(str(cause).split()).rstrip(".") or type(cause).__name__
+        raise BadImageError(
+            f"The {what} {path} cannot be read ({reason}); replace the file or set data.on_bad_image=skip."
+        ) from error
+    if isinstance(reader, NibabelReader):
+        while array.ndim > 2 and array.shape[-1] == 1:  # a slice or volume stored with empty trailing axes
+            array = array[..., 0]
+        return array, "none" if array.ndim <= 3 else -1, reader
+    if isinstance(reader, NumpyReader):
+        return array, None, reader
+    declared = meta.get(MetaKeys.ORIGINAL_CHANNEL_DIM)
+    return array, "none" if declared is not None and np.isnan(declared) else declared, reader
+
+
+def _guess_channel_axis(shape: tuple[int, ...], name: str) -> int:
+    """Return the one axis at either end that is much smaller than all others."""
+
+    def is_small(axis: int) -> bool:
+        others = min(size for i, size in enumerate(shape) if i != axis % len(shape))
+        return 3 * shape[axis] <= others or (shape[axis] <= 4 and shape[axis] < others)
+
+    candidates = [axis for axis in (0, -1) if is_small(axis)]
+    if len(candidates) != 1:
+        raise ValueError(
+            f"The channel axis of {name} with shape {shape} is ambiguous; "
+            "set data.channel_axis=0, -1, or none for a volume without channels."
+        )
+    return candidates[0]
+
+
+def _to_float(array: np.ndarray, name: str) -> np.ndarray:
+    """Return float32 in natural units: unsigned 8 and 16 bits divided by their largest value, the rest as it is."""
+    if array.dtype.kind not in "biuf":
+        raise BadImageError(f"The image {name} holds {array.dtype} instead of numbers; save it as integers or floats.")
+    if array.dtype.kind == "u" and array.dtype.itemsize <= 2:
+        return array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
+    with np.errstate(over="ignore"):  # what overflows becomes infinite and is reported below
+        values = array.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise BadImageError(
+            f"The image {name} has NaN or infinite pixels; repair the file or set data.on_bad_image=skip."
+        )
+    return values
+
+
+def read_image(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name: str | None = None) -> np.ndarray:
+    """Read an image as channel-first float32 in natural units.
+
+    Unsigned 8-bit values are divided by 255 and unsigned 16-bit ones by 65535. Signed integers and floats stay as
+    they are, and so does all of NIfTI, where the integer type is only how the values happen to be stored.
+
+    Args:
+        source: Path of a PNG, JPEG, BMP, TIFF, npy or NIfTI file, or an array of shape (*S), (C, *S) or (*S, C).
+        channel_axis: Channel axis of arrays, npy, TIFF and NIfTI files, "none" for a volume without channels; None
+            takes what the file says, and else the axis at either end that is much smaller than the others.
+        name: What error messages call the image; None takes the path.
+
+    Returns:
+        Array (C, *S).
+
+    Raises:
+        BadImageError: The file is missing, unreadable or truncated, or holds NaN or infinite values.
+        ValueError: The channel axis is ambiguous.
+
+    Example:
+        >>> read_image(np.full((8, 8, 3), 255, np.uint8)).shape
+        (3, 8, 8)
+    """
+    reader: ImageReader | None = None
+    if isinstance(source, Path):
+        name = str(source)
+        array, declared, reader = _read_file(source, _IMAGE_READERS, "image")
+    else:
+        name = name or "the array"
+        array, declared = source, None
+    if 0 in array.shape or not 2 <= array.ndim <= 4:
+        raise BadImageError(f"The image {name} has shape {array.shape}; images have 2 or 3 axes and maybe channels.")
+    values = array.astype(np.float32) if isinstance(reader, NibabelReader) and array.dtype.kind == "u" else array
+    values = _to_float(values, name)
+    if values.ndim == 2:
+        return values[None]
+    # PNG and JPEG always say where their channels are; everything else may be overruled.
+    axis = declared if channel_axis is None or isinstance(reader, PILReader) else channel_axis
+    if axis is None:
+        axis = _guess_channel_axis(values.shape, name)
+    return np.ascontiguousarray(values[None] if axis == "none" else np.moveaxis(values, axis, 0))
+
+
+def _one_plane(array: np.ndarray, size: tuple[int, ...], name: str) -> np.ndarray:
+    """Return the mask without its channel axis, checked against the size of the image."""
+    if array.shape in (size, (1, *size)):
+        return array.reshape(size)
+    if array.shape[:-1] != size:
+        raise BadImageError(
+            f"The mask {name} has size {array.shape} where its image has {size}; "
+            "redraw it at the size of the image or set data.on_bad_image=skip."
+        )
+    if not (array == array[..., :1]).all():
+        raise BadImageError(f"The mask {name} has {array.shape[-1]} different channels; save class indices in one.")
+    return array[..., 0]
+
+
+def read_mask(source: Path | np.ndarray, size: tuple[int, ...], name: str | None = None) -> np.ndarray:
+    """Read a mask as class indices.
+
+    Args:
+        source: Path or array; palette images give their indices, grey RGB images their grey value.
+        size: Spatial size *S that the mask must have, in pixels.
+        name: What error messages call the mask; None takes the path.
+
+    Returns:
+        Array (1, *S) of int64, 0 for background.
+
+    Raises:
+        BadImageError: The mask is missing, unreadable, of another size, or holds anything but whole numbers.
+    """
+    if isinstance(source, Path):
+        name = str(source)
+        array, _, _ = _read_file(source, _MASK_READERS, "mask")
+    else:
+        name = name or "the array"
+        array = source
+    plane = _one_plane(array, size, name)
+    if plane.dtype.kind not in "biuf" or not np.array_equal(plane, np.rint(plane)):
+        raise BadImageError(f"The mask {name} holds values that are not whole numbers; save class indices.")
+    if plane.min() < 0:
+        raise BadImageError(f"The mask {name} holds negative values; save class indices with 0 for background.")
+    return plane.astype(np.int64)[None]

@@ -1,0 +1,166 @@
+"""Splits that keep groups together and classes in proportion."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from lightning_xai.data.items import Item
+
+SPLITS = ("train", "val", "test")
+_ALIASES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+
+
+def split_name(text: str) -> str | None:
+    """Return "train", "val" or "test" for a name of a split, or None when it is no such name.
+
+    Args:
+        text: A folder name or a cell of a table.
+
+    Returns:
+        The name of the split.
+
+    Example:
+        >>> split_name("Validation"), split_name("cat")
+        ('val', None)
+    """
+    text = text.strip().lower()
+    name = _ALIASES.get(text, text)
+    return name if name in SPLITS else None
+
+
+def label_counts(items: Sequence[Item], num_classes: int) -> np.ndarray:
+    """Return which classes each item has.
+
+    Args:
+        items: N items.
+        num_classes: K.
+
+    Returns:
+        (N, K) of 0 and 1; zeros for unlabelled items.
+    """
+    counts = np.zeros((len(items), num_classes), np.int64)
+    for row, item in zip(counts, items, strict=True):
+        if isinstance(item.label, tuple):
+            row[:] = item.label
+        elif item.label is not None:
+            row[item.label] = 1
+    return counts
+
+
+def assign_splits(items: Sequence[Item], num_classes: int, fractions: Sequence[float], seed: int) -> list[Item]:
+    """Return the items, each with its split: the given one, or one made by group.
+
+    Without given splits every group goes to one split; classes are spread in proportion as far as groups allow. Where
+    val or test is missing from given splits, it is carved out of train in the same way.
+
+    Args:
+        items: Items; an item without a group is a group of its own.
+        num_classes: Number of classes.
+        fractions: Shares of train, val and test; they sum to 1.
+        seed: Which of the equally good splits to make; the order of the items does not matter.
+
+    Returns:
+        The items in the same order.
+
+    Raises:
+        ValueError: A given split is unknown, absent for some items only, has no train, or divides a group; or there are
+            fewer groups than splits.
+    """
+    share = dict(zip(SPLITS, fractions, strict=True))
+    given = [_given_split(item) for item in items]
+    if all(split is None for split in given):
+        given = ["train"] * len(items)
+    elif None in given:
+        item = items[given.index(None)]
+        raise ValueError(f"Image {item.id} has no split where others have one; fill it in for every image.")
+    _check_groups(items, given)
+    pool = [i for i, split in enumerate(given) if split == "train"]
+    if not pool:
+        raise ValueError("The given splits have no training image; name at least one split train.")
+    missing = [split for split in SPLITS if split not in given]
+    if missing:
+        targets = {split: share[split] for split in ("train", *missing)}
+        made = _divide([items[i] for i in pool], num_classes, targets, seed)
+        for i, split in zip(pool, made, strict=True):
+            given[i] = split
+    return [replace(item, split=split) for item, split in zip(items, given, strict=True)]
+
+
+def _given_split(item: Item) -> str | None:
+    if item.split is None:
+        return None
+    name = split_name(item.split)
+    if name is None:
+        raise ValueError(f"Image {item.id} has the unknown split {item.split!r}; use train, val or test.")
+    return name
+
+
+def _check_groups(items: Sequence[Item], given: Sequence[str | None]) -> None:
+    seen: dict[str, str | None] = {}
+    for item, split in zip(items, given, strict=True):
+        if item.group is not None and seen.setdefault(item.group, split) != split:
+            raise ValueError(
+                f"Group {item.group!r} is in two splits, {seen[item.group]} and {split} (image {item.id}); "
+                "move all its images to one."
+            )
+
+
+def _divide(items: Sequence[Item], num_classes: int, shares: dict[str, float], seed: int) -> list[str]:
+    """Greedily give each group, the large ones first, to the split that lacks its classes most."""
+    members: dict[tuple[bool, str], list[int]] = defaultdict(list)
+    for i, item in enumerate(items):
+        members[(False, item.id) if item.group is None else (True, item.group)].append(i)
+    if len(members) < len(shares):
+        raise ValueError(
+            f"There are {len(members)} groups for the {len(shares)} splits {', '.join(shares)}, so one would end up "
+            "empty; add groups, or give the splits yourself."
+        )
+    # One more column counts images, so that splits keep their size where labels say nothing.
+    counts = np.hstack([label_counts(items, num_classes), np.ones((len(items), 1), np.int64)])
+    groups = sorted(members)
+    sums = np.array([counts[members[group]].sum(0) for group in groups], float)
+    weights = 1 / np.maximum(sums.sum(0), 1) ** 2  # rare classes count as much as common ones
+
+    names = list(shares)
+    fractions = np.array([shares[name] for name in names])
+    lacking = fractions[:, None] / fractions.sum() * sums.sum(0)
+    shuffled = np.random.default_rng(seed).permutation(len(groups))
+    order = shuffled[np.argsort(-sums[shuffled, -1], kind="stable")]
+    empty = set(range(len(names)))
+    result = [""] * len(items)
+    for done, group in enumerate(order):
+        # The last groups go to splits that would else stay empty.
+        candidates = sorted(empty) if len(order) - done <= len(empty) else list(range(len(names)))
+        best = candidates[int(np.argmax(lacking[candidates] @ (sums[group] * weights)))]
+        lacking[best] -= sums[group]
+        empty.discard(best)
+        for i in members[groups[group]]:
+            result[i] = names[best]
+    return result
+
+
+def limit_splits(items: Sequence[Item], num_classes: int, limit: int, seed: int) -> list[Item]:
+    """Keep at most so many images of each split, with the classes in proportion.
+
+    Args:
+        items: Items with their split.
+        num_classes: Number of classes.
+        limit: Largest number of images a split.
+        seed: Which of the images to keep.
+
+    Returns:
+        The kept items in the same order.
+    """
+    rng = np.random.default_rng(seed)
+    strata: dict[tuple[str | None, tuple[int, ...]], list[int]] = defaultdict(list)
+    for i, counts in enumerate(label_counts(items, num_classes).tolist()):
+        strata[items[i].split, tuple(counts)].append(i)
+    ranked: dict[str | None, list[tuple[float, int]]] = defaultdict(list)
+    for (split, _), indices in sorted(strata.items()):
+        # Evenly spaced places in the queue of the split: its first n images hold every class in proportion.
+        places = (np.arange(len(indices)) + 0.5) / len(indices)
+        ranked[split] += zip(places.tolist(), rng.permutation(indices).tolist(), strict=True)
+    kept = {i for queue in ranked.values() for _, i in sorted(queue)[:limit]}
+    return [item for i, item in enumerate(items) if i in kept]

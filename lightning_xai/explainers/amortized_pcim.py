@@ -1,0 +1,174 @@
+"""Amortised PCIM: a network predicts the blending weights in one forward pass."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from lightning_xai.explainers.pcim import PCIM
+from lightning_xai.masking import Baseline, baselines, distinct, top_share, total_variation, two_sided
+from lightning_xai.nets import MaskNet, mask_features
+from lightning_xai.targets import Target
+
+log = logging.getLogger(__name__)
+
+#: Area shares that the validation loss averages over.
+VALIDATION_SHARES = (0.1, 0.3, 0.6)
+
+
+class AmortizedPCIM(PCIM):
+    """A mask network trained over a data set with PCIM's ``faithful`` objective; goes beyond the paper.
+
+    The network sees the image once; a linear head, one row per class, reads the map of every asked class from the same
+    features. Training asks about the predicted class, and about any class for a share of the images.
+
+    Args:
+        target: The frozen target.
+        net: ``(images (B, C, *S), targets (B, T)) -> (B, T, *S)``; default: a :class:`~lightning_xai.nets.MaskNet` over a
+            small MONAI U-Net.
+        refine_steps: PCIM steps per image that start from the prediction.
+        classes: Number of classes; default: the target's class names.
+        channels: Image channels; default: the target's statistics.
+        dims: 2 or 3 spatial dimensions of the default network.
+        lr: AdamW's highest learning rate (cosine schedule).
+        weight_decay: AdamW's.
+        baseline: See :class:`PCIM`.
+        tv: Weight of the total variation.
+        tau: Softness of the mask's edge, in standard deviations of the map.
+        any_class: Share of training questions about a class drawn at random.
+        init_from: A checkpoint to start from, of any target: what fits is taken over. With another number of classes every
+            new class starts as the mean of the old ones.
+
+    Raises:
+        ValueError: If classes or channels are unknown.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        net: nn.Module | None = None,
+        refine_steps: int = 0,
+        classes: int | None = None,
+        channels: int | None = None,
+        dims: int = 2,
+        lr: float = 3e-3,
+        weight_decay: float = 1e-4,
+        baseline: Baseline = "auto",
+        tv: float | None = None,
+        tau: float = 0.3,
+        any_class: float = 0.25,
+        init_from: str | Path | None = None,
+    ) -> None:
+        super().__init__(target, preset="faithful", steps=refine_steps, baseline=baseline, tv=tv)
+        self.save_hyperparameters(plain_values(locals()))
+        classes = classes or (len(target.class_names) if target.class_names else None)
+        channels = channels or (len(target.mean) if target.mean is not None else None)
+        if classes is None or channels is None:
+            raise ValueError("AmortizedPCIM must know its size: give classes= and channels=, or a target with class_names, mean and std.")
+        self.classes = classes
+        self.net = net if net is not None else MaskNet(mask_features(channels, dims), classes)
+        self.tau, self.any_class = tau, any_class
+        if init_from is not None:
+            start_from(self, init_from)
+
+    def raw_maps(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Predicted weights before the sigmoid, ``(B, T, *S)``."""
+        maps: Tensor = self.net(self.target.normalise(images), targets)
+        return maps
+
+    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+        """See :meth:`Explainer.attribute`."""
+        with torch.no_grad():
+            raw = self.raw_maps(images, targets).float()
+        rows, asked, sets = self.rows(images, targets, pixels)
+        fills = baselines(rows, self.baseline)
+        self.report_blank(fills, asked, sets, targets.shape)
+        alpha = raw.flatten(0, 1).unsqueeze(1)
+        if self.steps:
+            alpha = self.optimise(alpha, rows, fills, asked, sets)
+        return alpha.sigmoid().view_as(raw)
+
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Two-sided loss at a random area and fill per image; validation averages over fixed areas and all fills."""
+        images = batch["image"]
+        targets, pixels = self.target.questions(images, None, None)
+        if pixels is None and self.training:
+            targets = self._mix_classes(targets)
+        raw = self.raw_maps(images, targets).float()
+        rows, asked, sets = self.rows(images, targets, pixels)
+        alpha = raw.flatten(0, 1).unsqueeze(1)
+        fills = baselines(rows, self.baseline)
+        if self.training:
+            fill = fills[int(torch.randint(len(fills), ()))]
+            faithful = self._at(alpha, rows, fill, asked, sets, stratified(len(rows), rows.device))
+        else:
+            losses = [self._at(alpha, rows, fill, asked, sets, share) for fill in distinct(fills) for share in VALIDATION_SHARES]
+            faithful = torch.stack(losses).mean(dim=0)
+        smooth = total_variation(alpha.sigmoid())
+        return {"loss": (faithful + self.tv * smooth).mean(), "faithful": faithful.mean(), "tv": smooth.mean()}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with a cosine schedule over the planned steps."""
+        optimizer = torch.optim.AdamW(self.net.parameters(), lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"])
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            return optimizer
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.hparams["lr"], total_steps=int(steps), pct_start=0.1)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _at(self, alpha: Tensor, rows: Tensor, fill: Tensor, asked: Tensor, sets: Tensor | None, share: float | Tensor) -> Tensor:
+        return two_sided(self.target, rows, fill, top_share(alpha, share, self.tau), asked, sets)
+
+    def _mix_classes(self, targets: Tensor) -> Tensor:
+        """Replace a share of the questions by random classes, so that every row of the head learns."""
+        other = torch.randint(self.classes, targets.shape, device=targets.device)
+        return torch.where(torch.rand(targets.shape, device=targets.device) < self.any_class, other, targets)
+
+
+def stratified(count: int, device: torch.device) -> Tensor:
+    """One random area share per row, evenly spread over (0, 1)."""
+    return (torch.randperm(count, device=device) + torch.rand(count, device=device)) / count
+
+
+def plain_values(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The constructor arguments that a checkpoint may hold."""
+    names = ("refine_steps", "classes", "channels", "dims", "lr", "weight_decay", "tv", "tau", "any_class")
+    return {name: arguments[name] for name in names} | {"baseline": plain_baseline(arguments["baseline"])}
+
+
+def plain_baseline(baseline: Baseline) -> str | list[str]:
+    """Names of fills are kept; a tensor or a function must be given again when the checkpoint is loaded."""
+    if isinstance(baseline, str):
+        return baseline
+    return [str(name) for name in baseline] if isinstance(baseline, list | tuple) else "auto"
+
+
+def start_from(explainer: AmortizedPCIM, checkpoint: str | Path) -> None:
+    """Take over the weights of a checkpoint that fit, and say which did not.
+
+    Args:
+        explainer: Its ``net`` is changed.
+        checkpoint: A Lightning checkpoint of an :class:`AmortizedPCIM`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file holds nothing that fits.
+    """
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(f"init_from names {checkpoint}, which does not exist; give a checkpoint of an AmortizedPCIM run.")
+    stored: dict[str, Tensor] = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    own = explainer.state_dict()
+    for name in ("net.head.weight", "net.head.bias"):
+        if name in stored and len(stored[name]) != len(own[name]):
+            log.info("Fine-tuning from %d to %d classes: new classes start as the mean of the old.", len(stored[name]), len(own[name]))
+            stored[name] = stored[name].mean(dim=0, keepdim=True).expand_as(own[name]).clone()
+    fitting = {name: value for name, value in stored.items() if name in own and value.shape == own[name].shape}
+    if not fitting:
+        raise ValueError(f"Nothing in {checkpoint} fits this AmortizedPCIM; was it made by another explainer or network?")
+    left = sorted(set(own) - set(fitting))
+    if left:
+        log.warning("Not taken over from %s, starts fresh: %s.", checkpoint, ", ".join(left))
+    explainer.load_state_dict(own | fitting)

@@ -1,0 +1,168 @@
+"""The face that every explainer shows: images and questions in, maps out."""
+
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from lightning_xai.pixels import image_pixels, reference_pixels
+from lightning_xai.targets import Target
+
+ASK = ("prediction", "label", "all")
+PIXELS = ("predicted", "reference", "image")
+
+
+class Explainer(lightning.LightningModule):
+    """A ``LightningModule`` that turns images and questions into maps around a frozen target.
+
+    A subclass writes :meth:`attribute` and, if it learns, :meth:`loss` and its parameters. ``fit``, ``validate``,
+    ``test`` and ``predict`` work for every explainer, learned or not.
+
+    Args:
+        target: The frozen model that is explained.
+    """
+
+    #: Side values ``(B, T)`` of the last :meth:`explain`, such as the probability of the blank image.
+    side: dict[str, Tensor]
+
+    def __init__(self, target: Target) -> None:
+        super().__init__()
+        self.target = target
+        #: Which classes the steps ask about: the model's own "prediction", the "label", or "all" classes.
+        self.ask = "prediction"
+        #: Which pixel set the steps ask a segmenter about.
+        self.ask_pixels = "predicted"
+        self.side = {}
+
+    @property
+    def learned(self) -> bool:
+        """Whether there is anything to fit."""
+        return any(parameter.requires_grad for parameter in self.parameters())
+
+    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+        """Compute the maps; gradients are enabled, questions are complete.
+
+        Args:
+            images: ``(B, C, *S)`` float, natural units, a plain tensor without history.
+            targets: ``(B, T)`` class indices.
+            pixels: ``(B, T, *S)`` boolean pixel sets for a segmenter, else ``None``.
+
+        Returns:
+            ``(B, T, *S)``, raw and signed where the method is signed.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no attribute() method.")
+
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Training loss of a batch: a dict with ``"loss"`` and anything else worth logging."""
+        raise NotImplementedError(f"{type(self).__name__} learns nothing, so it cannot be fitted; test it instead.")
+
+    def explain(self, images: Tensor, targets: Tensor | None = None, pixels: Tensor | None = None) -> Tensor:
+        """Explain images, whatever gradient context the caller is in.
+
+        Args:
+            images: ``(B, C, *S)`` in natural units.
+            targets: ``None`` (a classifier's most probable class, a segmenter's foreground classes), ``(B,)`` or
+                ``(B, T)``.
+            pixels: For segmenters: ``None`` (the pixels predicted as each class) or boolean ``(B, T or 1, *S)``.
+
+        Returns:
+            ``(B, T, *S)`` float32, detached, at image resolution. A question about no pixel gives a zero map.
+
+        Raises:
+            ValueError: If the questions do not fit the images or the model.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            images = plain(images)
+            targets, pixels = (None if value is None else plain(value) for value in (targets, pixels))
+            targets, pixels = self.target.questions(images, targets, pixels)
+            self.side = {}
+            maps = self.attribute(images, targets, pixels).detach().float()
+            if pixels is not None:
+                asked = pixels.flatten(2).any(dim=2).view(*targets.shape, *(1,) * (maps.ndim - 2))
+                maps = torch.where(asked, maps, 0.0)
+        return maps.contiguous()
+
+    def questions(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """The questions that the steps ask of a batch, from :attr:`ask` and :attr:`ask_pixels`."""
+        if self.ask not in ASK or self.ask_pixels not in PIXELS:
+            raise ValueError(
+                f"ask is {self.ask!r}, ask_pixels {self.ask_pixels!r}; "
+                f"use one of {', '.join(ASK)}, and one of {', '.join(PIXELS)}."
+            )
+        images = plain(batch["image"])
+        targets: Tensor | None = None
+        if self.ask == "label" and batch["label"].ndim == 1:
+            targets = batch["label"]
+        elif self.ask != "prediction":
+            classes = self.target.predict(images[:1]).shape[1]
+            targets = torch.arange(classes, device=images.device).expand(len(images), -1)
+        targets, pixels = self.target.questions(images, targets, None)
+        if pixels is not None and self.ask_pixels == "reference":
+            if "mask" not in batch:
+                raise ValueError(
+                    "ask_pixels is 'reference', but the data set has no masks; use 'predicted' or 'image'."
+                )
+            pixels = reference_pixels(plain(batch["mask"]), targets)
+        elif pixels is not None and self.ask_pixels == "image":
+            pixels = image_pixels(images).expand_as(pixels)
+        return targets, pixels
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Log and return the loss."""
+        losses = self.loss({**batch, "image": plain(batch["image"])})
+        self.log_dict(
+            {f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=len(batch["image"])
+        )
+        return losses["loss"]
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Log the loss of an explainer that learns, and hand the maps to the callbacks."""
+        if self.learned:
+            losses = self.loss({**batch, "image": plain(batch["image"])})
+            values = {f"val/{name}": value for name, value in losses.items()}
+            self.log_dict(values, batch_size=len(batch["image"]), sync_dist=True)
+        return self.answer(batch)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Hand the maps to the callbacks."""
+        return self.answer(batch)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """The maps of a batch."""
+        return self.answer(batch)
+
+    def answer(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Explain a batch: ``{"maps": (B, T, *S), "targets": (B, T), "pixels": ..., "side": {name: (B, T)}}``."""
+        with torch.inference_mode(False):
+            targets, pixels = self.questions(batch)
+        return {
+            "maps": self.explain(batch["image"], targets, pixels),
+            "targets": targets,
+            "pixels": pixels,
+            "side": self.side,
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store which target these weights explain."""
+        checkpoint["target_fingerprint"] = self.target.fingerprint()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint that explains another target.
+
+        Raises:
+            ValueError: If the fingerprints differ.
+        """
+        stored, own = checkpoint.get("target_fingerprint"), self.target.fingerprint()
+        if stored is not None and stored != own:
+            raise ValueError(
+                f"The checkpoint explains target {stored}, but this target is {own}: load the weights it was trained "
+                "with, or start a fine-tuning from it with explainer.init_from=<checkpoint>."
+            )
+
+
+def plain(images: Tensor) -> Tensor:
+    """A plain tensor without metadata, history or inference flag, safe to differentiate through."""
+    with torch.inference_mode(False):
+        images = images.as_tensor() if hasattr(images, "as_tensor") else images
+        return images.detach().clone() if images.is_inference() or images.requires_grad else images.detach()

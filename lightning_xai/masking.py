@@ -1,0 +1,126 @@
+"""Soft masks, blends and objectives shared by the explainers that learn a mask."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_xai.reveal import Fill, fill_images
+from lightning_xai.targets import Target
+
+GOLDEN_RATIO = 0.6180339887498949
+Baseline = str | Tensor | Fill | Sequence[str]
+
+
+def blend(images: Tensor, baseline: Tensor, alpha: Tensor) -> Tensor:
+    """Mix the pixel channels: ``b + alpha (x - b)``, which is the explicit mix of :func:`isolate` without its N channels.
+
+    Args:
+        images: ``(B, C, *S)``.
+        baseline: ``(B, C, *S)``, what an absent pixel shows.
+        alpha: ``(B, 1 or C, *S)``, 1 = the pixel, 0 = the baseline.
+    """
+    return baseline + alpha * (images - baseline)
+
+
+def isolate(images: Tensor, baseline: Tensor) -> Tensor:
+    """Every pixel as a channel of its own, for tests and teaching: N^2 memory.
+
+    Args:
+        images: ``(B, C, *S)``.
+        baseline: ``(B, C, *S)``.
+
+    Returns:
+        ``(B, N, C, *S)``; channel ``i`` is the baseline everywhere but at pixel ``i``.
+    """
+    pixels = images[0, 0].numel()
+    one_hot = torch.eye(pixels, dtype=torch.bool, device=images.device).view(1, pixels, 1, *images.shape[2:])
+    return torch.where(one_hot, images.unsqueeze(1), baseline.unsqueeze(1))
+
+
+def baselines(images: Tensor, baseline: Baseline) -> list[Tensor]:
+    """The fills that are drawn in turn, each ``(B, C, *S)``.
+
+    Args:
+        images: ``(B, C, *S)``.
+        baseline: One fill (see :func:`lightning_xai.reveal.fill_images`) or a list of names.
+    """
+    if isinstance(baseline, str | Tensor) or callable(baseline):
+        return [fill_images(images, baseline)]
+    made = {name: fill_images(images, name) for name in baseline}
+    return [made[name] for name in baseline]
+
+
+def distinct(fills: Sequence[Tensor]) -> list[Tensor]:
+    """The fills of :func:`baselines`, each once however often it is drawn."""
+    return list({id(fill): fill for fill in fills}.values())
+
+
+def area_share(step: int, low: float = 0.01, high: float = 0.99) -> float:
+    """Area share of a step: one deterministic low-discrepancy sequence, so that B images equal B single runs."""
+    return low + (high - low) * ((step + 1) * GOLDEN_RATIO % 1.0)
+
+
+def top_share(alpha: Tensor, share: float | Tensor, tau: float) -> Tensor:
+    """Soft mask of the top ``share`` of each map: ``sigmoid((a - quantile(a)) / (tau std(a)))``.
+
+    The quantile and the spread are constants for the gradient, which then says pixel by pixel whether to rise or fall.
+
+    Args:
+        alpha: ``(B, 1 or C, *S)``.
+        share: Share of the map to keep, in (0, 1): one for all, or one per map ``(B,)``.
+        tau: Softness of the edge, in standard deviations of the map.
+
+    Returns:
+        ``(B, 1 or C, *S)`` in (0, 1).
+    """
+    flat = alpha.detach().flatten(1)
+    count = flat.shape[1]
+    if isinstance(share, Tensor):
+        rank = ((1 - share) * count).round().long().clamp(1, count) - 1
+        threshold = flat.sort(dim=1).values.gather(1, rank.unsqueeze(1))
+    else:
+        threshold = flat.kthvalue(min(count, max(1, round((1 - share) * count))), dim=1).values
+    shape = (-1, *(1,) * (alpha.ndim - 1))
+    spread = flat.std(dim=1).view(shape) + 1e-3
+    return torch.sigmoid((alpha - threshold.view(shape)) / (tau * spread))
+
+
+def total_variation(alpha: Tensor) -> Tensor:
+    """Mean absolute difference of neighbours, summed over the axes: ``(B,)``."""
+    total = alpha.new_zeros(len(alpha))
+    for axis in range(2, alpha.ndim):
+        if alpha.shape[axis] > 1:
+            total = total + alpha.diff(dim=axis).abs().flatten(1).mean(dim=1)
+    return total
+
+
+def two_sided(target: Target, images: Tensor, baseline: Tensor, mask: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+    """How far the masked image falls short of the class, and its complement shows it: ``(1 - p(kept)) + p(rest)``.
+
+    Probabilities, not their logarithms: averaged over area shares this is 1 minus the insertion - deletion gap, so
+    areas at which no mask could keep the class do not dominate those at which one can.
+
+    Args:
+        target: The frozen target.
+        images: ``(R, C, *S)``.
+        baseline: ``(R, C, *S)``.
+        mask: ``(R, 1 or C, *S)`` in [0, 1].
+        targets: ``(R, 1)``.
+        pixels: ``(R, 1, *S)`` or ``None``.
+
+    Returns:
+        ``(R,)``, 0 at best.
+    """
+    both = torch.cat([blend(images, baseline, mask), blend(images, baseline, 1 - mask)])
+    twice = None if pixels is None else pixels.repeat(2, *(1,) * (pixels.ndim - 1))
+    kept, rest = target.probability(both, targets.repeat(2, 1), twice)[:, 0].chunk(2)
+    return (1 - kept) + rest
+
+
+def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Linear resize of ``(B, C, *s)`` to ``(B, C, *size)``; the same tensor where the sizes agree."""
+    if list(maps.shape[2:]) == list(size):
+        return maps
+    return F.interpolate(maps, size=list(size), mode="bilinear" if maps.ndim == 4 else "trilinear", align_corners=False)

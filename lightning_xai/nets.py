@@ -1,0 +1,85 @@
+"""Networks that MONAI does not have in a size fit for small images."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from monai.networks.blocks.convolutions import Convolution
+from monai.networks.layers.factories import Pool
+from monai.networks.nets import BasicUNet
+from torch import Tensor, nn
+
+# Not in place: explainers hook activations and need them as they were.
+RELU = ("relu", {"inplace": False})
+
+
+class SmallCNN(nn.Module):
+    """A small classifier whose last convolution keeps a quarter of the resolution, for class activation maps.
+
+    Stages of two conv-BN-ReLU blocks with max-pooling between them, then global average pooling and one linear layer.
+    (MONAI's smallest ResNet pools a 28-pixel image down to 4 x 4.)
+
+    Args:
+        in_channels: Image channels.
+        num_classes: Logits.
+        spatial_dims: 2 or 3.
+        widths: Channels of each stage; one more stage halves the resolution of the last convolution once more.
+
+    Example:
+        >>> import torch
+        >>> SmallCNN(5, 3)(torch.rand(2, 5, 28, 28)).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(
+        self, in_channels: int, num_classes: int, spatial_dims: int = 2, widths: Sequence[int] = (16, 32, 64)
+    ) -> None:
+        super().__init__()
+        stages: list[nn.Module] = []
+        for before, width in pairwise((in_channels, *widths)):
+            block = [
+                Convolution(spatial_dims, channels, width, bias=False, act=RELU, norm="batch", adn_ordering="NA")
+                for channels in (before, width)
+            ]
+            stages.append(nn.Sequential(*([Pool["max", spatial_dims](2)] if stages else []), *block))
+        self.features = nn.Sequential(*stages)
+        self.head = nn.Linear(widths[-1], num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(B, C, *S)`` -> logits ``(B, K)``."""
+        logits: Tensor = self.head(self.features(images).flatten(2).mean(dim=2))
+        return logits
+
+
+def mask_features(channels: int, dims: int = 2) -> nn.Module:
+    """The default trunk of a mask network: MONAI's U-Net of four levels with 16 features at image resolution.
+
+    Args:
+        channels: Image channels.
+        dims: 2 or 3.
+
+    Returns:
+        ``(B, channels, *S)`` -> ``(B, 16, *S)``, any size of at least 16 a side.
+    """
+    return BasicUNet(dims, channels, 16, features=(16, 16, 32, 32, 64, 16), norm=("group", {"num_groups": 4}))
+
+
+class MaskNet(nn.Module):
+    """One map per asked class from shared features: a linear head with a row per class.
+
+    Args:
+        features: ``(B, C, *S)`` -> ``(B, width, *S)``.
+        classes: Number of classes.
+        width: Features per pixel.
+    """
+
+    def __init__(self, features: nn.Module, classes: int, width: int = 16) -> None:
+        super().__init__()
+        self.features = features
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Maps ``(B, T, *S)`` of the classes ``targets (B, T)``, before any activation."""
+        features = self.features(images)
+        flat = torch.einsum("bf...,btf->bt...", features, self.head.weight[targets])
+        return flat + self.head.bias[targets].view(*targets.shape, *(1,) * (features.ndim - 2))

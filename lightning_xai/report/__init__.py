@@ -1,0 +1,1 @@
+"""Comparison of explainers: statistics and tables."""

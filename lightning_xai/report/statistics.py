@@ -1,0 +1,90 @@
+"""Intervals for means and for paired differences, by the bootstrap over images."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+#: ``(id, question, value)`` per image and question.
+Rows = list[tuple[str, int, float]]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over images and its bootstrap interval.
+
+    Attributes:
+        mean: Mean over the defined values.
+        low: Lower end.
+        high: Upper end.
+        count: Images with a defined value.
+        undefined: Images without one.
+    """
+
+    mean: float
+    low: float
+    high: float
+    count: int
+    undefined: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of 0."""
+        return self.low > 0 or self.high < 0
+
+    def as_dict(self) -> dict[str, float | int]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def bootstrap(values: Tensor, samples: int = 2000, level: float = 0.95, seed: int = 0) -> Interval:
+    """Percentile bootstrap of a mean.
+
+    Args:
+        values: ``(N,)``, NaN = undefined.
+        samples: Resamples.
+        level: Coverage of the interval.
+        seed: Resamples are the same for the same seed and N.
+
+    Returns:
+        The interval; NaN bounds where no value is defined.
+
+    Example:
+        >>> bootstrap(torch.full((10,), 0.5)).low
+        0.5
+    """
+    defined = values.double()[~values.isnan()]
+    undefined = len(values) - len(defined)
+    if not len(defined):
+        return Interval(float("nan"), float("nan"), float("nan"), 0, undefined)
+    generator = torch.Generator().manual_seed(seed)
+    picks = torch.randint(len(defined), (samples, len(defined)), generator=generator)
+    means = defined.cpu()[picks].mean(dim=1)
+    tail = (1 - level) / 2
+    low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return Interval(defined.mean().item(), low, high, len(defined), undefined)
+
+
+def paired_bootstrap(first: Rows, second: Rows, samples: int = 2000, level: float = 0.95, seed: int = 0) -> Interval:
+    """Bootstrap of the mean difference ``first - second`` over the images that both have, question by question.
+
+    Args:
+        first: Rows of one explainer.
+        second: Rows of another, on the same images.
+        samples: Resamples.
+        level: Coverage.
+        seed: See :func:`bootstrap`.
+    """
+    other = {(name, question): value for name, question, value in second}
+    gaps = [
+        (name, question, value - other[name, question]) for name, question, value in first if (name, question) in other
+    ]
+    return bootstrap(torch.tensor(list(per_image_means(gaps).values()), dtype=torch.float64), samples, level, seed)
+
+
+def per_image_means(rows: Rows) -> dict[str, float]:
+    """Mean over the defined questions of each image: images, not questions, are independent."""
+    values: dict[str, list[float]] = {}
+    for name, _, value in rows:
+        values.setdefault(name, []).append(value)
+    return {name: torch.tensor(row, dtype=torch.float64).nanmean().item() for name, row in values.items()}

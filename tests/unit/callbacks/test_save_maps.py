@@ -1,0 +1,79 @@
+"""Predicted maps on disk: formats, affines, names."""
+
+from types import SimpleNamespace
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from PIL import Image
+
+from lightning_xai.callbacks import SaveMaps
+from lightning_xai.callbacks.save_maps import safe_name
+
+
+def save(tmp_path, maps, ids, image=None, callback=None, **extra):
+    callback = callback or SaveMaps()
+    trainer = SimpleNamespace(default_root_dir=tmp_path)
+    callback.on_predict_start(trainer, None)
+    batch = {"image": torch.rand(len(maps), 1, *maps.shape[2:]) if image is None else image, "id": ids, **extra}
+    callback.on_predict_batch_end(trainer, None, {"maps": maps}, batch, 0)
+    return sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_pictures_become_npy_and_png(tmp_path):
+    maps = torch.randn(2, 1, 6, 8)
+    assert save(tmp_path, maps, ["a", "b"]) == [f"predictions/{name}" for name in ("a.npy", "a.png", "b.npy", "b.png")]
+    stored = np.load(tmp_path / "predictions" / "b.npy")
+    assert stored.dtype == np.float32 and np.array_equal(stored, maps[1].numpy())
+    assert Image.open(tmp_path / "predictions" / "a.png").size == (8, 6)
+
+
+def test_one_png_a_question(tmp_path):
+    callback = SaveMaps("png", tmp_path / "x")
+    assert save(tmp_path, torch.randn(1, 2, 6, 8), ["a"], callback=callback) == ["x/a_0.png", "x/a_1.png"]
+
+
+@pytest.mark.parametrize("given", ["metatensor", "affine", None])
+@pytest.mark.parametrize("questions", [1, 3])
+def test_volumes_become_nifti_with_the_affine(tmp_path, questions, given):
+    affine = torch.diag(torch.tensor([2.0, 3.0, 4.0, 1.0])).double()
+    affine[:3, 3] = torch.tensor([-5.0, 6.0, 7.0])
+    affines, images = torch.stack([torch.eye(4).double(), affine]), torch.rand(2, 1, 4, 5, 6)
+    extra = {"affine": affines} if given == "affine" else {}
+    if given == "metatensor":
+        images = MetaTensor(images, affine=affines)
+        images.is_batch = True
+    maps = torch.randn(2, questions, 4, 5, 6)
+    assert save(tmp_path, maps, ["a", "b"], images, **extra) == ["predictions/a.nii.gz", "predictions/b.nii.gz"]
+    stored = nibabel.load(tmp_path / "predictions" / "b.nii.gz")
+    assert np.allclose(stored.affine, affine if given else np.eye(4))
+    data = torch.from_numpy(stored.get_fdata(dtype=np.float32))
+    assert torch.equal(data, maps[1, 0] if questions == 1 else maps[1].movedim(0, -1))
+
+
+def test_nifti_of_a_picture_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="a is a picture .* use format npy or png"):
+        save(tmp_path, torch.randn(1, 1, 6, 8), ["a"], callback=SaveMaps("nifti"))
+
+
+@pytest.mark.parametrize("image_id", ["../../etc/passwd", "a/b c:d.png", ".hidden", "...", "Zelle_ä"])
+def test_ids_stay_in_their_folder(image_id):
+    name = safe_name(image_id)
+    assert name and not name.startswith(".") and "/" not in name and " " not in name
+
+
+def test_two_ids_with_one_name_are_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"'a b' and 'a/b' would both be written to 'a_b'"):
+        save(tmp_path, torch.randn(2, 1, 4, 4), ["a b", "a/b"])
+
+
+def test_the_same_image_twice_is_none(tmp_path):
+    # A distributed sampler pads the last batch with images it has already shown.
+    assert len(save(tmp_path, torch.randn(2, 1, 4, 4), ["a", "a"])) == 2
+
+
+def test_unknown_format_is_named():
+    with pytest.raises(ValueError, match="'tiff'; use one of auto, npy, png, nifti"):
+        SaveMaps("tiff")

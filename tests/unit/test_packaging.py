@@ -1,0 +1,113 @@
+"""What is installed, what gets imported, and what the repository must not contain."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+from pkgutil import walk_packages
+
+import pytest
+import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import lightning_xai
+from lightning_xai import ClassifierTarget
+
+REPO = Path(__file__).parents[2]
+PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+PINS = {
+    canonicalize_name(line.partition("==")[0]): line.partition("==")[2]
+    for line in (REPO / "constraints.txt").read_text().splitlines()
+    if "==" in line
+}
+MODULES = sorted(module.name for module in walk_packages(lightning_xai.__path__, "lightning_xai."))
+#: Spelt in halves, so that this file does not contain them.
+HALVES = [("/wo", "rk/"), ("/tm", "p/"), ("/ro", "ot/"), ("/ho", "me/"), ("py", r"pi\.org"), ("python", r"hosted\.org")]
+FORBIDDEN = re.compile("|".join(first + second for first, second in HALVES))
+
+
+def requirements() -> list[Requirement]:
+    extras = PROJECT["optional-dependencies"].values()
+    found = [Requirement(line) for line in [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]]
+    return [requirement for requirement in found if requirement.name != PROJECT["name"]]
+
+
+@pytest.mark.parametrize("requirement", requirements(), ids=str)
+def test_pin_is_in_range(requirement: Requirement) -> None:
+    pin = PINS.get(canonicalize_name(requirement.name))
+    assert pin is not None, f"constraints.txt does not pin {requirement.name}"
+    assert requirement.specifier.contains(pin), f"constraints.txt pins {requirement.name}=={pin}"
+
+
+def test_ranges_have_floors() -> None:
+    bare = [str(requirement) for requirement in requirements() if ">=" not in str(requirement.specifier)]
+    assert not bare, f"no floor in pyproject.toml: {bare}"
+
+
+def test_pins_are_plain_versions() -> None:
+    odd = [name for name, version in PINS.items() if not re.fullmatch(r"[0-9][0-9A-Za-z.]*", version)]
+    assert not odd, f"local or malformed versions in constraints.txt: {odd}"
+
+
+def test_third_party_imports_are_declared() -> None:
+    names = {"PIL": "pillow", "hydra": "hydra-core", "sklearn": "scikit-learn"}
+    declared = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]} | {"lightning-xai"}
+    pattern = re.compile(r"^\s*(?:from|import) (\w+)", re.MULTILINE)
+    for file in [*(REPO / "lightning_xai").rglob("*.py"), REPO / "train.py"]:
+        code = re.sub(r'"""(?:.|\n)*?"""', "", file.read_text())
+        found = {name for name in pattern.findall(code) if name not in sys.stdlib_module_names}
+        missing = {name for name in found if canonicalize_name(names.get(name, name)) not in declared}
+        assert not missing, f"{file.relative_to(REPO)} imports {missing}, which pyproject.toml does not require"
+
+
+def test_version() -> None:
+    assert PROJECT["version"] == lightning_xai.__version__
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_module_imports(name: str) -> None:
+    import_module(name)
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_imports_without_torchvision() -> None:
+    run_python(f"import sys; sys.modules.update(torchvision=None, pytorch_lightning=None); import {', '.join(MODULES)}")
+
+
+def test_method_code_does_not_load_wandb() -> None:
+    parts = ", ".join(f"lightning_xai.{part}" for part in ("explainers", "metrics", "data", "report"))
+    assert "wandb" not in run_python(f"import sys, {parts}; print(*sys.modules)").split()
+
+
+def test_no_machine_paths_or_package_indexes() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], capture_output=True, text=True, cwd=REPO
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    for name in listed.stdout.splitlines():
+        data = (REPO / name).read_bytes() if (REPO / name).is_file() else b""
+        if b"\0" not in data[:1000]:
+            found = FORBIDDEN.search(data.decode(errors="ignore"))
+            assert found is None, f"{name} mentions {found and found.group()}"
+
+
+def test_contributing_example() -> None:
+    """The explainer that CONTRIBUTING.md shows works as it stands."""
+    (code,) = re.findall(r"```python\n(.*?)```", (REPO / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    namespace: dict[str, object] = {"__name__": "example"}
+    exec(code, namespace)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+    explainer = namespace["GradientTimesInput"](ClassifierTarget(network))
+    images, weight = torch.rand(2, 1, 4, 4), network[1].weight.view(3, 1, 4, 4)
+    maps = explainer.explain(images, torch.tensor([[0, 2], [1, 2]]))
+    expected = images * torch.stack([weight[[0, 2], 0], weight[[1, 2], 0]])
+    torch.testing.assert_close(maps, expected.detach())

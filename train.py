@@ -1,0 +1,61 @@
+"""Train and judge an explainer around a frozen model: ``python train.py explainer=pcim data=digits``; see ``--help``."""
+
+import sys
+from pathlib import Path
+
+import hydra
+import lightning
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from lightning_xai import runs
+from lightning_xai.loggers import RunCSVLogger, finish_loggers
+from lightning_xai.overrides import check_overrides
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def main(cfg: DictConfig) -> dict[str, float]:
+    """Run one job.
+
+    Args:
+        cfg: The composed configuration; ``run_dir`` must be set when Hydra does not run the job.
+
+    Returns:
+        ``target/...`` and ``test/...`` numbers.
+    """
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
+    resume = runs.prepare(cfg)
+    data = instantiate(cfg.data)
+    data.setup("fit")
+    runs.note_facts(cfg, data)
+
+    target, quality = runs.build_target(cfg, data)
+    if cfg.task == "target":
+        return quality
+    explainer = instantiate(cfg.explainer)(target)
+    explainer.ask, explainer.ask_pixels = cfg.ask, cfg.pixels
+
+    loggers = [RunCSVLogger(cfg.run_dir), *instantiate(cfg.logger).values()]
+    trainer = instantiate(cfg.trainer, logger=loggers, callbacks=list(instantiate(cfg.callbacks).values()))
+    runs.log_config(cfg, trainer)
+    best = resume
+    if explainer.learned and cfg.task == "explain":
+        trainer.fit(explainer, datamodule=data, ckpt_path=resume, weights_only=True)
+        best = trainer.checkpoint_callback.best_model_path or None
+    if cfg.task == "predict":
+        trainer.predict(explainer, datamodule=data, ckpt_path=best, return_predictions=False, weights_only=True)
+        results = {}
+    else:
+        trainer.test(explainer, datamodule=data, ckpt_path=best, verbose=False, weights_only=True)
+        results = runs.finish(cfg, trainer, quality, best)
+    finish_loggers(loggers)
+    return quality | results
+
+
+if __name__ == "__main__":
+    try:
+        check_overrides(sys.argv[1:], CONFIGS)
+    except ValueError as error:
+        sys.exit(f"train.py: {error}")
+    hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(main)()
