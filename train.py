@@ -1,4 +1,4 @@
-"""Train and judge an explainer around a frozen model: ``python train.py explainer=pcim data=digits``; see ``--help``."""
+"""Train and judge an explainer around a frozen model: ``python train.py explainer=pcim``; see ``--help``."""
 
 import sys
 from pathlib import Path

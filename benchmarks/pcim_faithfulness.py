@@ -1,6 +1,6 @@
 """PCIM against controls and classical maps on real data: the insertion - deletion gap with two fills, and localisation.
 
-Usage: ``LIGHTNING_XAI_DATA=... python benchmarks/pcim_faithfulness.py [cells|blood ...] [--seeds 0 1 2] [--images 100]``.
+Usage: ``LIGHTNING_XAI_DATA=... python benchmarks/pcim_faithfulness.py [cells|blood ...] [--seeds 0 1] [--images 100]``.
 A seed decides the target's training and, where the split is made, the split; all methods see the same images.
 """
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
 from lightning_xai import ClassifierTarget, runs
 from lightning_xai.explainers import PCIM, CaptumExplainer, CenterPrior, EdgeMap, RandomMap
@@ -36,16 +37,19 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 def target_and_images(data_name: str, seed: int, count: int) -> tuple[ClassifierTarget, dict[str, torch.Tensor], float]:
     """The trained target of a seed, ``count`` test images, and its test accuracy."""
     with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
-        cfg = compose("train", [f"data={data_name}", f"seed={seed}", f"run_dir=runs/bench/{data_name}_{seed}", "data.batch_size=32"])
-    from hydra.utils import instantiate
-
+        cfg = compose(
+            "train",
+            [f"data={data_name}", f"seed={seed}", f"run_dir=runs/bench/{data_name}_{seed}", "data.batch_size=32"],
+        )
     data = instantiate(cfg.data)
     data.setup("fit")
     runs.note_facts(cfg, data)
     torch.manual_seed(seed)
     target, quality = runs.build_target(cfg, data)
     batches = list(data.test_dataloader())
-    images = {key: torch.cat([batch[key] for batch in batches])[:count] for key in ("image", "mask") if key in batches[0]}
+    images = {
+        key: torch.cat([batch[key] for batch in batches])[:count] for key in ("image", "mask") if key in batches[0]
+    }
     return target, images, quality["target/accuracy"]
 
 
@@ -66,7 +70,9 @@ def score(target: ClassifierTarget, images: dict[str, torch.Tensor], seed: int) 
         )
         targets, _ = target.questions(images["image"], None, None)
         ids = [f"{seed}-{index}" for index in range(len(maps))]
-        suite.update(target=target, images=images["image"], maps=maps, targets=targets, masks=images.get("mask"), ids=ids)
+        suite.update(
+            target=target, images=images["image"], maps=maps, targets=targets, masks=images.get("mask"), ids=ids
+        )
         results[name] = {metric: value.rows() for metric, value in suite.items() if value.update_called}
         gaps = [f"{suite[metric].compute():+.3f}" for metric in ("gap_zero", "gap_median")]
         print(f"  seed {seed}  {name:22s} {' '.join(gaps)}  {1000 * seconds / len(maps):8.1f} ms an image", flush=True)
@@ -87,11 +93,15 @@ def main() -> None:
         pooled: dict[str, dict[str, Rows]] = {}
         for seed in args.seeds:
             target, images, accuracy = target_and_images(data_name, seed, args.images)
-            print(f"{data_name}, seed {seed}: target test accuracy {accuracy:.3f}, {len(images['image'])} test images", flush=True)
+            print(
+                f"{data_name}, seed {seed}: target test accuracy {accuracy:.3f}, {len(images['image'])} test images",
+                flush=True,
+            )
             for name, table in score(target, images, seed).items():
                 for metric, rows in table.items():
                     pooled.setdefault(name, {}).setdefault(metric, []).extend(rows)
-        print(f"\n{data_name}, {len(args.seeds)} seeds pooled\n{format_table(summarise(pooled), dict.fromkeys(pooled['random'], True))}\n")
+        table = format_table(summarise(pooled), dict.fromkeys(pooled["random"], True))
+        print(f"\n{data_name}, {len(args.seeds)} seeds pooled\n{table}\n")
 
 
 if __name__ == "__main__":

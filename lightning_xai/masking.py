@@ -14,7 +14,7 @@ Baseline = str | Tensor | Fill | Sequence[str]
 
 
 def blend(images: Tensor, baseline: Tensor, alpha: Tensor) -> Tensor:
-    """Mix the pixel channels: ``b + alpha (x - b)``, which is the explicit mix of :func:`isolate` without its N channels.
+    """Mix the pixel channels: ``b + alpha (x - b)``, the explicit mix of :func:`isolate` without its N channels.
 
     Args:
         images: ``(B, C, *S)``.
@@ -96,7 +96,9 @@ def total_variation(alpha: Tensor) -> Tensor:
     return total
 
 
-def two_sided(target: Target, images: Tensor, baseline: Tensor, mask: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+def two_sided(
+    target: Target, images: Tensor, baseline: Tensor, mask: Tensor, targets: Tensor, pixels: Tensor | None
+) -> Tensor:
     """How far the masked image falls short of the class, and its complement shows it: ``(1 - p(kept)) + p(rest)``.
 
     Probabilities, not their logarithms: averaged over area shares this is 1 minus the insertion - deletion gap, so

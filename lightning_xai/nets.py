@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from monai.networks.blocks.convolutions import Convolution
 from monai.networks.layers.factories import Pool
-from monai.networks.nets import BasicUNet
+from monai.networks.nets.basic_unet import BasicUNet
 from torch import Tensor, nn
 
 # Not in place: explainers hook activations and need them as they were.

@@ -24,7 +24,16 @@ log = logging.getLogger(__name__)
 
 TASKS = ("explain", "test", "predict", "target")
 #: What a run leaves in its folder, and a new run in the same folder moves aside.
-RESULTS = ("metrics.csv", "per_image.csv", "controls.csv", "summary.json", "config.yaml", "maps", "checkpoints", "predictions")
+RESULTS = (
+    "metrics.csv",
+    "per_image.csv",
+    "controls.csv",
+    "summary.json",
+    "config.yaml",
+    "maps",
+    "checkpoints",
+    "predictions",
+)
 WAIT_FOR_TARGET = 3600.0
 
 
@@ -52,18 +61,24 @@ def prepare(cfg: DictConfig) -> str | None:
         log.info("Resuming from %s.", last) if last.is_file() else log.info("No %s yet: starting from scratch.", last)
         return str(last) if last.is_file() else None
     if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
-        raise FileNotFoundError(f"ckpt_path={cfg.ckpt_path} does not exist; give an explainer checkpoint, or 'last' to go on in run_dir.")
+        raise FileNotFoundError(
+            f"ckpt_path={cfg.ckpt_path} does not exist; give an explainer checkpoint, or 'last' to go on in run_dir."
+        )
     if cfg.ckpt_path is None or folder.resolve() not in Path(cfg.ckpt_path).resolve().parents:
         keep_earlier(folder)
     return None if cfg.ckpt_path is None else str(cfg.ckpt_path)
 
 
-@rank_zero_only  # type: ignore[untyped-decorator]
+@rank_zero_only
 def keep_earlier(folder: Path) -> None:
     """Move the results of an earlier run in this folder aside."""
     old = [folder / name for name in RESULTS if (folder / name).exists()]
     if old:
-        aside = folder / "earlier" / time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(max(path.stat().st_mtime for path in old)))
+        aside = (
+            folder
+            / "earlier"
+            / time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(max(path.stat().st_mtime for path in old)))
+        )
         aside.mkdir(parents=True, exist_ok=True)
         for path in old:
             shutil.move(path, aside / path.name)
@@ -126,14 +141,18 @@ def train_target(cfg: DictConfig, data: ImageDataModule, weights: Path) -> None:
         TimeoutError: If rank zero does not finish.
     """
     if not cfg.target._target_.endswith("ClassifierTarget"):
-        raise ValueError(f"{cfg.target._target_} has no weights, and only classifiers are trained here; give target.weights=<file>.")
-    if rank_zero_only.rank != 0:
+        raise ValueError(
+            f"{cfg.target._target_} has no weights, and only classifiers are trained here; give target.weights=<file>."
+        )
+    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
         wait_for(weights)
         return
     log.info("The target has no weights: training it on the data.")
     names = ("activation", "mean", "std", "class_names")
     facts = {name: OmegaConf.to_object(cfg.target)[name] for name in names}  # type: ignore[index,call-overload]
-    module = instantiate(cfg.target_trainer.module, model=instantiate(cfg.target.model), num_classes=cfg.facts.classes, **facts)
+    module = instantiate(
+        cfg.target_trainer.module, model=instantiate(cfg.target.model), num_classes=cfg.facts.classes, **facts
+    )
     trainer = instantiate(cfg.target_trainer.trainer)
     quality = fit_target(module, trainer, data)
     weights.parent.mkdir(parents=True, exist_ok=True)
@@ -148,21 +167,25 @@ def wait_for(path: Path) -> None:
     end = time.monotonic() + WAIT_FOR_TARGET
     while not path.is_file():
         if time.monotonic() > end:
-            raise TimeoutError(f"Rank zero did not write {path} within {WAIT_FOR_TARGET:.0f} s; train it first with task=target.")
+            raise TimeoutError(
+                f"Rank zero did not write {path} within {WAIT_FOR_TARGET:.0f} s; train it first with task=target."
+            )
         time.sleep(1)
 
 
-@rank_zero_only  # type: ignore[untyped-decorator]
+@rank_zero_only
 def log_config(cfg: DictConfig, trainer: lightning.Trainer) -> None:
     """Write the composed configuration, all values resolved, into the run folder and to every logger."""
-    resolved = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+    resolved = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
     with atomic_write(Path(cfg.run_dir) / "config.yaml") as file:
         file.write(OmegaConf.to_yaml(resolved))
     for logger in trainer.loggers:
         logger.log_hyperparams(OmegaConf.to_container(resolved))  # type: ignore[arg-type]
 
 
-def finish(cfg: DictConfig, trainer: lightning.Trainer, quality: dict[str, float], checkpoint: str | None) -> dict[str, float]:
+def finish(
+    cfg: DictConfig, trainer: lightning.Trainer, quality: dict[str, float], checkpoint: str | None
+) -> dict[str, float]:
     """Write ``summary.json``, print the table and where things are.
 
     Returns:
@@ -175,7 +198,7 @@ def finish(cfg: DictConfig, trainer: lightning.Trainer, quality: dict[str, float
     return means
 
 
-@rank_zero_only  # type: ignore[untyped-decorator]
+@rank_zero_only
 def report(cfg: DictConfig, scored: Faithfulness, quality: dict[str, float], checkpoint: str | None) -> None:
     """See :func:`finish`."""
     folder = Path(cfg.run_dir)
@@ -184,6 +207,7 @@ def report(cfg: DictConfig, scored: Faithfulness, quality: dict[str, float], che
         json.dump({"target": quality, "checkpoint": checkpoint, "seed": cfg.seed, **summary}, file, indent=2)
     directions = {name: metric.higher_is_better for name, metric in scored.suite.items()}
     print(f"\n{format_table(summary, directions)}\n")
-    print(f"Pictures     {folder / 'maps'}\nPer image    {folder / 'per_image.csv'}\nSummary      {folder / 'summary.json'}")
+    places = {"Pictures": folder / "maps", "Per image": folder / "per_image.csv", "Summary": folder / "summary.json"}
     if checkpoint is not None:
-        print(f"Checkpoint   {checkpoint}")
+        places["Checkpoint"] = Path(checkpoint)
+    print("\n".join(f"{what:<12} {where}" for what, where in places.items()))

@@ -184,7 +184,7 @@ def stretch(planes: Array) -> Array:
 
 
 def scaled_plane(values: Tensor, signed: bool | None, index: int | None) -> tuple[Array, bool]:
-    """A map's plane in [-1, 1], 0 at 0 for a signed map and at the lowest value of a positive one; and whether it is signed."""
+    """A map's plane in [-1, 1], 0 at 0 if it is signed, else at its lowest value; and whether it is signed."""
     index = best_slice(values) if index is None else index
     plane = to_plane(values.unsqueeze(0), index)[0]
     signed = bool((plane < 0).any()) if signed is None else signed

@@ -39,7 +39,9 @@ def vit(side=8, channels=1, classes=3, seed=0):
     """Patch tokens, one attention layer, mean token."""
     torch.manual_seed(seed)
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
-    return nn.Sequential(nn.Conv2d(channels, 8, 4, 4), nn.Flatten(2), Transposed(), layer, Mean(1), nn.Linear(8, classes))
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 4, 4), nn.Flatten(2), Transposed(), layer, Mean(1), nn.Linear(8, classes)
+    )
 
 
 def pixel_segmenter(weight, bias=None):

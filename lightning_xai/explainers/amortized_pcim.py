@@ -27,8 +27,8 @@ class AmortizedPCIM(PCIM):
 
     Args:
         target: The frozen target.
-        net: ``(images (B, C, *S), targets (B, T)) -> (B, T, *S)``; default: a :class:`~lightning_xai.nets.MaskNet` over a
-            small MONAI U-Net.
+        net: ``(images (B, C, *S), targets (B, T)) -> (B, T, *S)``; default: a
+            :class:`~lightning_xai.nets.MaskNet` over a small MONAI U-Net.
         refine_steps: PCIM steps per image that start from the prediction.
         classes: Number of classes; default: the target's class names.
         channels: Image channels; default: the target's statistics.
@@ -39,8 +39,8 @@ class AmortizedPCIM(PCIM):
         tv: Weight of the total variation.
         tau: Softness of the mask's edge, in standard deviations of the map.
         any_class: Share of training questions about a class drawn at random.
-        init_from: A checkpoint to start from, of any target: what fits is taken over. With another number of classes every
-            new class starts as the mean of the old ones.
+        init_from: A checkpoint to start from, of any target: what fits is taken over. With another number of
+            classes every new class starts as the mean of the old ones.
 
     Raises:
         ValueError: If classes or channels are unknown.
@@ -67,7 +67,9 @@ class AmortizedPCIM(PCIM):
         classes = classes or (len(target.class_names) if target.class_names else None)
         channels = channels or (len(target.mean) if target.mean is not None else None)
         if classes is None or channels is None:
-            raise ValueError("AmortizedPCIM must know its size: give classes= and channels=, or a target with class_names, mean and std.")
+            raise ValueError(
+                "AmortizedPCIM lacks its size: give classes= and channels=, or a target with class_names, mean and std."
+            )
         self.classes = classes
         self.net = net if net is not None else MaskNet(mask_features(channels, dims), classes)
         self.tau, self.any_class = tau, any_class
@@ -105,21 +107,31 @@ class AmortizedPCIM(PCIM):
             fill = fills[int(torch.randint(len(fills), ()))]
             faithful = self._at(alpha, rows, fill, asked, sets, stratified(len(rows), rows.device))
         else:
-            losses = [self._at(alpha, rows, fill, asked, sets, share) for fill in distinct(fills) for share in VALIDATION_SHARES]
+            losses = [
+                self._at(alpha, rows, fill, asked, sets, share)
+                for fill in distinct(fills)
+                for share in VALIDATION_SHARES
+            ]
             faithful = torch.stack(losses).mean(dim=0)
         smooth = total_variation(alpha.sigmoid())
         return {"loss": (faithful + self.tv * smooth).mean(), "faithful": faithful.mean(), "tv": smooth.mean()}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with a cosine schedule over the planned steps."""
-        optimizer = torch.optim.AdamW(self.net.parameters(), lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"])
+        optimizer = torch.optim.AdamW(
+            self.net.parameters(), lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"]
+        )
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             return optimizer
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.hparams["lr"], total_steps=int(steps), pct_start=0.1)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.hparams["lr"], total_steps=int(steps), pct_start=0.1
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _at(self, alpha: Tensor, rows: Tensor, fill: Tensor, asked: Tensor, sets: Tensor | None, share: float | Tensor) -> Tensor:
+    def _at(
+        self, alpha: Tensor, rows: Tensor, fill: Tensor, asked: Tensor, sets: Tensor | None, share: float | Tensor
+    ) -> Tensor:
         return two_sided(self.target, rows, fill, top_share(alpha, share, self.tau), asked, sets)
 
     def _mix_classes(self, targets: Tensor) -> Tensor:
@@ -158,16 +170,24 @@ def start_from(explainer: AmortizedPCIM, checkpoint: str | Path) -> None:
         ValueError: If the file holds nothing that fits.
     """
     if not Path(checkpoint).is_file():
-        raise FileNotFoundError(f"init_from names {checkpoint}, which does not exist; give a checkpoint of an AmortizedPCIM run.")
+        raise FileNotFoundError(
+            f"init_from names {checkpoint}, which does not exist; give a checkpoint of an AmortizedPCIM run."
+        )
     stored: dict[str, Tensor] = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     own = explainer.state_dict()
     for name in ("net.head.weight", "net.head.bias"):
         if name in stored and len(stored[name]) != len(own[name]):
-            log.info("Fine-tuning from %d to %d classes: new classes start as the mean of the old.", len(stored[name]), len(own[name]))
+            log.info(
+                "Fine-tuning from %d to %d classes: new classes start as the mean of the old.",
+                len(stored[name]),
+                len(own[name]),
+            )
             stored[name] = stored[name].mean(dim=0, keepdim=True).expand_as(own[name]).clone()
     fitting = {name: value for name, value in stored.items() if name in own and value.shape == own[name].shape}
     if not fitting:
-        raise ValueError(f"Nothing in {checkpoint} fits this AmortizedPCIM; was it made by another explainer or network?")
+        raise ValueError(
+            f"Nothing in {checkpoint} fits this AmortizedPCIM; was it made by another explainer or network?"
+        )
     left = sorted(set(own) - set(fitting))
     if left:
         log.warning("Not taken over from %s, starts fresh: %s.", checkpoint, ", ".join(left))

@@ -20,7 +20,7 @@ class CaptumExplainer(Explainer):
         method: Name of the class in ``captum.attr``, such as ``"IntegratedGradients"``.
         layer: Name of a module inside the target's model, for Captum's ``Layer...`` methods. Their maps are upsampled
             linearly; ``"LayerGradientXActivation"`` is HiResCAM.
-        baseline: Captum's baseline as a fill (see :func:`lightning_xai.reveal.fill_images`), for the methods that take one.
+        baseline: Captum's baseline as a fill (see :func:`lightning_xai.reveal.fill_images`), where it takes one.
         options: Passed on to Captum's ``attribute``, such as ``n_steps`` or ``internal_batch_size``.
 
     Raises:
@@ -43,7 +43,9 @@ class CaptumExplainer(Explainer):
     ) -> None:
         super().__init__(target)
         if not hasattr(captum.attr, method):
-            raise ValueError(f"captum.attr has no {method!r}; give the name of one of its classes, such as 'IntegratedGradients'.")
+            raise ValueError(
+                f"captum.attr has no {method!r}; give the name of one of its classes, such as 'IntegratedGradients'."
+            )
         self.method = method
         self.layer = None if layer is None else named_layer(target, layer)
         self.baseline = baseline
@@ -51,8 +53,10 @@ class CaptumExplainer(Explainer):
 
     def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
         """See :meth:`Explainer.attribute`."""
-        sets: list[Tensor | None] = [None] * targets.shape[1] if pixels is None else [*pixels.split(1, dim=1)]
-        return torch.cat([self._one(images, *question) for question in zip(targets.split(1, dim=1), sets, strict=True)], dim=1)
+        sets: list[Tensor | None] = [None] * targets.shape[1] if pixels is None else [*torch.split(pixels, 1, dim=1)]
+        return torch.cat(
+            [self._one(images, *question) for question in zip(torch.split(targets, 1, dim=1), sets, strict=True)], dim=1
+        )
 
     def _one(self, images: Tensor, asked: Tensor, pixels: Tensor | None) -> Tensor:
         """The map ``(B, 1, *S)`` of one question per image."""
@@ -63,7 +67,9 @@ class CaptumExplainer(Explainer):
 
         method = getattr(captum.attr, self.method)(*((score,) if self.layer is None else (score, self.layer)))
         extra = () if pixels is None else (pixels,)
-        options = self.options if self.baseline is None else self.options | {"baselines": fill_images(images, self.baseline)}
+        options = (
+            self.options if self.baseline is None else self.options | {"baselines": fill_images(images, self.baseline)}
+        )
         # Captum writes gradients of the images into .grad: it gets a copy of its own.
         maps = method.attribute(images.clone(), additional_forward_args=(asked, *extra), **options)
         return resize(maps.sum(dim=1, keepdim=True), images.shape[2:])
@@ -78,4 +84,5 @@ def named_layer(target: Target, layer: str) -> torch.nn.Module:
     layers = dict(target.model.named_modules()) if isinstance(target.model, torch.nn.Module) else {}
     if layer not in layers:
         raise ValueError(f"The model has no layer {layer!r}; it has {', '.join(name for name in layers if name)}.")
-    return layers[layer]
+    found: torch.nn.Module = layers[layer]
+    return found

@@ -1,6 +1,7 @@
 """PCIM: one optimised blending weight per pixel."""
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,12 +10,22 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lightning_xai.explainers.base import Explainer
-from lightning_xai.masking import Baseline, area_share, baselines, blend, distinct, resize, top_share, total_variation, two_sided
+from lightning_xai.masking import (
+    Baseline,
+    area_share,
+    baselines,
+    blend,
+    distinct,
+    resize,
+    top_share,
+    total_variation,
+    two_sided,
+)
 from lightning_xai.targets import Target
 
 log = logging.getLogger(__name__)
 
-#: Softness of the faithful preset's mask at the first and at the last step: early steps feel every pixel, late ones cut.
+#: Softness of the faithful preset's mask at the first and the last step: early steps feel every pixel, late ones cut.
 SOFTNESS = (2.0, 0.1)
 #: Steps over which a loss is averaged before it counts as settled, and the gain below which it has.
 WINDOW, SETTLED = 60, 1e-3
@@ -64,8 +75,8 @@ class PCIM(Explainer):
     ``blend(x; alpha) = b + alpha (x - b)`` mixes the channels that isolate one pixel each. Siegismund et al.,
     arXiv 2412.02275. The paper gives no equations: the objective, the presets and their numbers are our reading.
 
-    * ``faithful``: at each step an area share ``s`` is drawn; the soft mask of the top ``s`` must keep the class and its
-      complement must lose it, ``(1 - p(keep)) + p(rest)``, plus total variation. Every fill takes its turn.
+    * ``faithful``: at each step an area share ``s`` is drawn; the soft mask of the top ``s`` must keep the class and
+      its complement must lose it, ``(1 - p(keep)) + p(rest)``, plus total variation. Every fill takes its turn.
     * ``sparse``: start at 1, cross-entropy + ``l1 mean|alpha|``: localises.
     * ``literal``: start at 0, cross-entropy alone: the paper's words.
 
@@ -76,9 +87,9 @@ class PCIM(Explainer):
         preset: ``"faithful"``, ``"sparse"`` or ``"literal"``; ``None`` in the arguments below is the preset's value.
         steps: Optimiser steps at most; an image whose loss has settled stops earlier.
         lr: The optimiser's learning rate.
-        baseline: What an absent pixel shows: ``"auto"`` (the preset's), a fill of :mod:`lightning_xai.reveal`, a tensor, or a
-            list of fills that are drawn in turn.
-        constraint: ``"unit"`` (sigmoid), ``"nonneg"`` (clamped after each step), ``"softmax"`` (times N) or ``"signed"``.
+        baseline: What absent pixels show: ``"auto"`` (the preset's), a fill of :mod:`lightning_xai.reveal`, a tensor,
+            or a list of fills that are drawn in turn.
+        constraint: ``"unit"`` (sigmoid), ``"nonneg"`` (clamped each step), ``"softmax"`` (times N) or ``"signed"``.
         readout: ``"alpha"``, ``"alpha_x"`` (``alpha ||x - b||``) or ``"alpha_delta"`` (alpha minus its start).
         l1: Weight of ``mean |alpha|``.
         tv: Weight of the total variation of alpha.
@@ -159,7 +170,7 @@ class PCIM(Explainer):
     def softness(self, step: int) -> float:
         """Softness of the mask at a step, falling geometrically between :data:`SOFTNESS`."""
         first, last = SOFTNESS
-        return first * (last / first) ** (step / self.steps)
+        return first * math.pow(last / first, step / self.steps)
 
     def objective(
         self, raw: Tensor, images: Tensor, baseline: Tensor, targets: Tensor, pixels: Tensor | None, step: int
@@ -181,7 +192,9 @@ class PCIM(Explainer):
         size = rows.shape[2:] if self.grid is None else [min(self.grid, side) for side in rows.shape[2:]]
         return rows.new_full((len(rows), channels, *size), self.start)
 
-    def optimise(self, start: Tensor, rows: Tensor, fills: list[Tensor], targets: Tensor, pixels: Tensor | None) -> Tensor:
+    def optimise(
+        self, start: Tensor, rows: Tensor, fills: list[Tensor], targets: Tensor, pixels: Tensor | None
+    ) -> Tensor:
         """Run Adam on every row until its loss has settled or the steps are used up."""
         final = start.clone()
         active = torch.arange(len(rows), device=rows.device)
@@ -267,7 +280,8 @@ def keep_rows(optimizer: torch.optim.Optimizer, going: Tensor) -> Tensor:
     new: Tensor = old[going]
     state = optimizer.state.pop(old, {})
     optimizer.state[new] = {
-        name: value[going] if isinstance(value, Tensor) and value.shape == old.shape else value for name, value in state.items()
+        name: value[going] if isinstance(value, Tensor) and value.shape == old.shape else value
+        for name, value in state.items()
     }
     group["params"] = [new]
     return new

@@ -10,7 +10,8 @@ REPO = Path(__file__).parents[2]
 
 TREE = {
     "train.yaml": """
-defaults: [{explainer: pcim}, {data/source: digits}, {callbacks: default}, {trainer: default}, {experiment: null}, _self_]
+defaults: [{explainer: pcim}, {data/source: digits}, {callbacks: default}, {trainer: default},
+  {experiment: null}, _self_]
 seed: 0
 run_dir: ${hydra:runtime.output_dir}
 root: ${oc.env:NO_SUCH_VARIABLE}

@@ -42,7 +42,9 @@ def mask_of(maps, share, direction):
     images = torch.ones(len(maps), 1, *maps.shape[2:])
     seen = []
     for pixel in range(pixels):
-        answers = reveal_curve(lambda shown, rows, p=pixel: shown.flatten(1)[:, p], images, maps, [share], "zero", direction)
+        answers = reveal_curve(
+            lambda shown, rows, p=pixel: shown.flatten(1)[:, p], images, maps, [share], "zero", direction
+        )
         seen.append(answers[..., 0])
     return torch.stack(seen, -1).bool()
 
@@ -302,7 +304,9 @@ def test_blur_spreads_a_point_evenly():
         assert torch.allclose(blurred, twin, atol=1e-7)
     box = torch.zeros(9)
     box[:] = 1 / 9
-    line = F.conv1d(F.conv1d(box.view(1, 1, -1), box.view(1, 1, -1), padding=8), box.view(1, 1, -1), padding=8).flatten()
+    line = F.conv1d(
+        F.conv1d(box.view(1, 1, -1), box.view(1, 1, -1), padding=8), box.view(1, 1, -1), padding=8
+    ).flatten()
     assert torch.allclose(blurred[0, 0, 16, 4:29], line * line.max(), atol=1e-6)
 
 

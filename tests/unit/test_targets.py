@@ -230,7 +230,8 @@ def test_wrong_channels_name_the_statistics(weight):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"mean": [0.1]}, {"std": [0.1]}, {"mean": [0.1], "std": [0.1, 0.2]}, {"activation": "relu"}, {"model": None}]
+    "wrong",
+    [{"mean": [0.1]}, {"std": [0.1]}, {"mean": [0.1], "std": [0.1, 0.2]}, {"activation": "relu"}, {"model": None}],
 )
 def test_impossible_targets_are_refused(wrong):
     with pytest.raises(ValueError, match=r"together|use 'softmax'|needs a model"):

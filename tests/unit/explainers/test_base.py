@@ -70,7 +70,12 @@ def nested(*managers):
 
 
 def trainer(tmp_path, **kwargs):
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
     return Trainer(accelerator="cpu", devices=1, default_root_dir=tmp_path, **(quiet | kwargs))
 
 
@@ -95,12 +100,15 @@ def test_maps_are_the_same_in_any_context(context, kind):
     assert maps.dtype == torch.float32 and not maps.requires_grad and maps.grad_fn is None
     assert not maps.is_inference(), "an inference tensor could not be used in a later loss"
     assert expected.abs().max() > 1e-3
-    assert torch.allclose(maps, expected, rtol=0.05 if "autocast" in context else 1e-6, atol=0.02 * expected.abs().max())
+    assert torch.allclose(
+        maps, expected, rtol=0.05 if "autocast" in context else 1e-6, atol=0.02 * expected.abs().max()
+    )
     assert_untouched(before, state_of(target))
 
 
 @pytest.mark.parametrize(
-    ("model", "size"), [(cnn(), (8, 8)), (cnn(3), (4, 6, 5)), (mlp(), (8, 8)), (vit(), (8, 8)), (cnn(channels=5), (8, 9))]
+    ("model", "size"),
+    [(cnn(), (8, 8)), (cnn(3), (4, 6, 5)), (mlp(), (8, 8)), (vit(), (8, 8)), (cnn(channels=5), (8, 9))],
 )
 def test_any_model_and_both_dimensions(model, size):
     channels = 5 if size == (8, 9) else 1
@@ -160,7 +168,9 @@ def test_images_that_require_gradients_get_none():
 
 
 def test_maps_are_raw_signed_and_writable():
-    explainer = Nothing(ClassifierTarget(cnn()), lambda images, targets: torch.tensor(-3.0).expand(*targets.shape, 8, 8))
+    explainer = Nothing(
+        ClassifierTarget(cnn()), lambda images, targets: torch.tensor(-3.0).expand(*targets.shape, 8, 8)
+    )
     maps = explainer.explain(torch.rand(2, 1, 8, 8))
     assert (maps == -3).all()
     maps.add_(1)  # an expanded map would have one memory for all pixels

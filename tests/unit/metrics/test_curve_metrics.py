@@ -58,7 +58,11 @@ def test_normalised_closed_form():
 
 
 def test_normalising_is_undefined_where_the_blank_image_has_the_same_probability():
-    target, images, maps = ClassifierTarget(linear_net(torch.zeros(3, 64))), torch.rand(2, 1, 8, 8), torch.rand(2, 1, 8, 8)
+    target, images, maps = (
+        ClassifierTarget(linear_net(torch.zeros(3, 64))),
+        torch.rand(2, 1, 8, 8),
+        torch.rand(2, 1, 8, 8),
+    )
     question = (target, images, maps, torch.tensor([0, 1]))
     assert scored(DeletionAUC(normalise=True), *question).isnan().all()
     assert torch.allclose(scored(DeletionAUC(), *question), torch.full((2, 1), 1 / 3).double())
@@ -78,7 +82,9 @@ def test_blank_probability_is_that_of_the_blank_image():
     targets = torch.tensor([0, 1, 2])
     for fill in ("zero", "median"):
         expected = target.probability(fill_images(images, fill), targets)
-        assert torch.allclose(scored(BlankProbability(fill), target, images, maps, targets), expected.double(), atol=1e-6)
+        assert torch.allclose(
+            scored(BlankProbability(fill), target, images, maps, targets), expected.double(), atol=1e-6
+        )
 
 
 def test_the_gradient_of_a_linear_model_orders_best():
