@@ -21,7 +21,8 @@ def blend(images: Tensor, baseline: Tensor, alpha: Tensor) -> Tensor:
         baseline: ``(B, C, *S)``, what an absent pixel shows.
         alpha: ``(B, 1 or C, *S)``, 1 = the pixel, 0 = the baseline.
     """
-    return baseline + alpha * (images - baseline)
+    # lerp, because b + (x - b) rounds: alpha = 1 must give x to the last bit.
+    return torch.lerp(baseline, images, alpha.to(images.dtype))
 
 
 def isolate(images: Tensor, baseline: Tensor) -> Tensor:

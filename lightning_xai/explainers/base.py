@@ -81,7 +81,7 @@ class Explainer(lightning.LightningModule):
             if pixels is not None:
                 asked = pixels.flatten(2).any(dim=2).view(*targets.shape, *(1,) * (maps.ndim - 2))
                 maps = torch.where(asked, maps, 0.0)
-        return maps.contiguous()
+            return maps.contiguous()
 
     def questions(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """The questions that the steps ask of a batch, from :attr:`ask` and :attr:`ask_pixels`."""

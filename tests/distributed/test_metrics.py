@@ -1,0 +1,122 @@
+"""Two ranks with uneven shards: the same values as one process, every image once."""
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from pytest import approx, fixture, mark
+
+from lightning_xai import ClassifierTarget
+from lightning_xai.callbacks import Faithfulness
+from lightning_xai.explainers import CenterPrior, RandomMap
+from lightning_xai.metrics import InsertionDeletionGap, PointingGame, RelevanceMass
+from tests.helpers import Blobs, cnn
+
+COUNT = 7
+#: Which images each rank scores; the sampler repeated image 0 to even out "padded".
+SHARDS = {
+    "uneven": ([0, 2, 4, 5, 6], [1, 3]),
+    "padded": ([0, 2, 4, 6], [1, 3, 5, 0]),
+    "one_rank_has_none": (list(range(COUNT)), []),
+    "first_rank_has_none": ([], list(range(COUNT))),
+    "nothing": ([], []),
+}
+METRICS = {"gap": InsertionDeletionGap, "mass": RelevanceMass, "pointing": PointingGame}
+
+
+def scene():
+    generator = torch.Generator().manual_seed(0)
+    images, maps = torch.rand(COUNT, 1, 8, 8, generator=generator), torch.rand(COUNT, 2, 8, 8, generator=generator)
+    masks = (torch.rand(COUNT, 1, 8, 8, generator=generator) > 0.6).long()
+    maps[3], masks[5] = 0.5, 0  # undefined values travel too
+    targets = torch.arange(2).expand(COUNT, -1)
+    return {"images": images, "maps": maps, "masks": masks, "targets": targets}, [f"bild_ä_{i}" for i in range(COUNT)]
+
+
+def metrics_of(which, target):
+    """All metrics over some of the images, one by one, as batches of any size must agree."""
+    batch, ids = scene()
+    metrics = {name: kind() for name, kind in METRICS.items()}
+    for metric in metrics.values():
+        for place in which:
+            part = {name: value[place : place + 1] for name, value in batch.items()}
+            metric.update(target=target, ids=[ids[place]], **part)
+    return metrics
+
+
+def read(metric):
+    value = metric.compute()
+    return {"value": value, "counts": metric.counts(), "rows": metric.rows(), "table": metric.per_image()}
+
+
+def faithfulness(rank, folder):
+    """A test whose second rank has no batch: it must take part in every gathering all the same."""
+    explainer = CenterPrior(ClassifierTarget(cnn()))
+    callback = Faithfulness({name: kind() for name, kind in METRICS.items()}, controls={"random": RandomMap})
+    trainer = type("Trainer", (), {"default_root_dir": folder, "loggers": [], "sanity_checking": False})()
+    callback.on_test_epoch_start(trainer, explainer)
+    for number, batch in enumerate(Blobs(masks=False).loader() if rank == 0 else []):
+        callback.on_test_batch_end(trainer, explainer, explainer.answer(batch), batch, number)
+    callback.on_test_epoch_end(trainer, explainer)
+    return callback.results
+
+
+def work(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    target, answers = ClassifierTarget(cnn()), {}
+    for name, shards in SHARDS.items():
+        metrics = metrics_of(shards[rank], target)
+        answers[name] = {metric: read(value) for metric, value in metrics.items()}
+        # Gathering must leave this rank's own share as it was: it goes on accumulating.
+        answers[name]["again"] = metrics["mass"].counts()
+    answers["faithfulness"] = faithfulness(rank, folder)
+    torch.save(answers, f"{folder}/rank{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@fixture(scope="module")
+def ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(work, (str(folder),), nprocs=2)
+    return folder, [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@mark.parametrize("metric", METRICS)
+@mark.parametrize("shards", SHARDS)
+def test_two_ranks_equal_one_process(ranks, shards, metric):
+    alone = metrics_of([] if shards == "nothing" else range(COUNT), ClassifierTarget(cnn()))[metric]
+    expected = {name: (question, value) for name, question, value in alone.rows()}
+    for answers in ranks[1]:
+        answer = answers[shards][metric]
+        if shards == "nothing":
+            assert answer["value"].isnan() and answer["counts"] == (0, 0)
+            assert answer["rows"] == [] and answer["table"].shape == (0, 0)
+            continue
+        assert answer["value"].item() == approx(alone.compute().item(), abs=1e-12)
+        assert answer["counts"] == alone.counts() == (2 * COUNT, 4 if metric == "pointing" else 2)
+        asked = [(name, question) for name, question, _ in answer["rows"]]
+        assert len(set(asked)) == len(asked) == 2 * COUNT, "an image was counted twice, or lost"
+        gathered = {(name, question): value for name, question, value in answer["rows"]}
+        for name, question, value in alone.rows():
+            assert gathered[name, question] == approx(value, abs=1e-12, nan_ok=True), (name, question)
+        assert answer["table"].shape == (COUNT, 2) and set(expected) == {name for name, _ in gathered}
+
+
+@mark.parametrize("shards", SHARDS)
+def test_both_ranks_read_the_same_and_can_read_again(ranks, shards):
+    first, second = (answers[shards] for answers in ranks[1])
+    for metric in METRICS:
+        assert repr(first[metric]["rows"]) == repr(second[metric]["rows"])
+    assert first["again"] == second["again"] == first["mass"]["counts"]
+
+
+def test_a_rank_without_batches_does_not_hold_up_the_callback(ranks):
+    folder, answers = ranks
+    first, second = (answer["faithfulness"] for answer in answers)
+    assert repr(first) == repr(second)
+    assert list(first) == ["CenterPrior", "random"] and list(first["CenterPrior"]) == ["gap"], (
+        "no masks, no localisation"
+    )
+    assert len(first["CenterPrior"]["gap"]) == 6
+    assert len((folder / "per_image.csv").read_text().splitlines()) == 1 + 6

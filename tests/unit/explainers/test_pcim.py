@@ -1,0 +1,557 @@
+"""PCIM per image: what must hold whatever its numbers are."""
+
+import itertools
+import logging
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lightning_xai import ClassifierTarget, SegmenterTarget
+from lightning_xai.explainers import PCIM
+from lightning_xai.explainers import pcim as module
+from lightning_xai.explainers.pcim import CONSTRAINTS, PRESETS, READOUTS
+from lightning_xai.reveal import fill_images
+from tests.helpers import assert_untouched, cnn, linear_net, mlp, pixel_segmenter, segmenter, state_of, vit
+
+
+def squares(count=4, side=16, contrast=0.8, square=3):
+    """Dark noise with a bright square at a random place: images and masks."""
+    images, masks = 0.1 * torch.rand(count, 1, side, side), torch.zeros(count, 1, side, side, dtype=torch.bool)
+    for image, mask in zip(images, masks, strict=True):
+        row, column = (int(place) for place in torch.randint(1, side - square, (2,)))
+        mask[:, row : row + square, column : column + square] = True
+        image[mask] += contrast
+    return images, masks
+
+
+class SquareFinder(nn.Module):
+    """Class 1 where any 3 x 3 patch is bright, class 0 elsewhere: the square is all the evidence there is."""
+
+    def forward(self, images):
+        brightest = F.avg_pool2d(images.mean(dim=1, keepdim=True), 3, stride=1).amax(dim=(1, 2, 3))
+        return torch.stack([torch.zeros_like(brightest), 20 * (brightest - 0.4)], dim=1)
+
+
+def mass(maps, masks):
+    """Share of the positive relevance inside the masks, per image."""
+    positive = maps[:, 0].clamp(min=0)
+    return (positive * masks[:, 0]).flatten(1).sum(dim=1) / positive.flatten(1).sum(dim=1)
+
+
+class Spy(PCIM):
+    """Notes the arguments of every objective."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.calls = []
+
+    def objective(self, raw, images, baseline, targets, pixels, step):
+        self.calls.append((raw.detach().clone(), baseline, step))
+        return super().objective(raw, images, baseline, targets, pixels, step)
+
+
+def correlation(a, b):
+    return torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]
+
+
+# ------------------------------------------------------------------ shapes, models, questions
+
+
+MODELS = {
+    "cnn": lambda: (ClassifierTarget(cnn()), (2, 1, 8, 8)),
+    "cnn_3d": lambda: (ClassifierTarget(cnn(3)), (2, 1, 4, 5, 6)),
+    "vit": lambda: (ClassifierTarget(vit()), (2, 1, 8, 8)),
+    "mlp": lambda: (ClassifierTarget(mlp()), (2, 1, 8, 8)),
+    "multilabel": lambda: (ClassifierTarget(cnn(channels=3), activation="sigmoid"), (2, 3, 8, 8)),
+    "one_logit": lambda: (ClassifierTarget(cnn(classes=1), activation="sigmoid"), (2, 1, 8, 8)),
+    "segmenter": lambda: (SegmenterTarget(segmenter()), (2, 1, 8, 8)),
+    "segmenter_3d": lambda: (SegmenterTarget(segmenter(3)), (2, 1, 4, 5, 6)),
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("model", MODELS)
+def test_any_model_any_preset(model, preset):
+    target, shape = MODELS[model]()
+    images, before = torch.rand(shape), state_of(target)
+    maps = PCIM(target, preset=preset, steps=12).explain(images)
+    questions = maps.shape[1]
+    assert maps.shape == (shape[0], questions, *shape[2:])
+    assert maps.dtype == torch.float32 and maps.isfinite().all() and not maps.requires_grad
+    assert maps.flatten(2).std(dim=2).gt(0).all(), "12 steps left a map flat"
+    assert_untouched(before, state_of(target))
+
+
+def test_preset_numbers_can_each_be_replaced():
+    target = ClassifierTarget(mlp())
+    for name, preset in PRESETS.items():
+        plain = PCIM(target, preset=name)
+        for field in ("two_sided", "constraint", "steps", "lr", "l1", "tv", "readout", "baseline"):
+            assert getattr(plain, field) == getattr(preset, field), f"{name}.{field}"
+    other = PCIM(target, steps=7, lr=0.5, baseline="blur", constraint="signed", readout="alpha_delta", l1=0.1, tv=0.2)
+    got = (other.steps, other.lr, other.baseline, other.constraint, other.readout, other.l1, other.tv)
+    assert got == (7, 0.5, "blur", "signed", "alpha_delta", 0.1, 0.2)
+    zeroed = PCIM(target, preset="sparse", l1=0.0)
+    assert zeroed.l1 == 0.0, "0 is a value, not 'the preset's'"
+
+
+def test_no_steps_give_the_start():
+    maps = PCIM(ClassifierTarget(mlp()), preset="literal", steps=0).explain(torch.rand(2, 1, 8, 8))
+    assert torch.equal(maps, torch.zeros(2, 1, 8, 8))
+
+
+def test_an_unlearned_explainer_has_nothing_to_fit_or_save():
+    explainer = PCIM(ClassifierTarget(mlp()))
+    assert not explainer.learned and not explainer.state_dict()
+
+
+# ------------------------------------------------------------------ the definition
+
+
+def test_alpha_one_asks_about_the_image_and_alpha_zero_about_the_baseline():
+    target = ClassifierTarget(cnn())
+    images, asked = torch.randint(0, 256, (3, 1, 8, 8)) / 255, torch.tensor([[0], [1], [2]])
+    explainer = PCIM(target, preset="literal")
+    for fill in ("zero", "median", "mean", "blur"):
+        baseline = fill_images(images, fill)
+        for value, seen in ((1.0, images), (0.0, baseline)):
+            raw = torch.full((3, 1, 8, 8), value)
+            expected = F.cross_entropy(target.logits(seen), asked[:, 0], reduction="none")
+            assert torch.equal(explainer.objective(raw, images, baseline, asked, None, 0), expected), (fill, value)
+
+
+def test_the_loss_adds_the_penalties_of_each_row():
+    target, images = ClassifierTarget(cnn()), torch.rand(2, 1, 8, 8)
+    asked, raw = torch.tensor([[0], [1]]), torch.randn(2, 1, 8, 8)
+    settings = {"preset": "literal", "constraint": "signed"}
+    bare, l1, tv = (
+        PCIM(target, **settings, **extra).objective(raw, images, 0 * images, asked, None, 0)
+        for extra in ({}, {"l1": 0.5}, {"tv": 2.0})
+    )
+    assert torch.allclose(l1 - bare, 0.5 * raw.abs().flatten(1).mean(dim=1), atol=1e-5)
+    neighbours = raw.diff(dim=2).abs().flatten(1).mean(dim=1) + raw.diff(dim=3).abs().flatten(1).mean(dim=1)
+    assert torch.allclose(tv - bare, 2 * neighbours, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 9, 20])
+def test_nonneg_alpha_is_never_negative(steps):
+    images = torch.randn(3, 1, 8, 8)
+    maps = PCIM(ClassifierTarget(cnn()), preset="literal", steps=steps, lr=0.3).explain(images)
+    assert maps.min() == 0 and maps.max() > 0
+
+
+@pytest.mark.parametrize("preset", ["literal", "sparse"])
+def test_nonneg_alpha_is_clamped_after_every_step(preset):
+    spy = Spy(ClassifierTarget(cnn()), preset=preset, steps=15, lr=0.3, constraint="nonneg")
+    spy.explain(torch.randn(3, 1, 8, 8))
+    free = Spy(ClassifierTarget(cnn()), preset=preset, steps=15, lr=0.3, constraint="signed")
+    free.explain(torch.randn(3, 1, 8, 8))
+    assert len(spy.calls) == 15 and all((raw >= 0).all() for raw, _, _ in spy.calls)
+    assert any((raw < 0).any() for raw, _, _ in free.calls), "nothing was there to clamp"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_pixel_like_the_baseline_has_exactly_no_gradient(preset):
+    """Without the penalties, which do not look at the image."""
+    explainer = PCIM(ClassifierTarget(cnn(channels=2)), preset=preset, l1=0.0, tv=0.0)
+    images = torch.rand(2, 2, 8, 8)
+    baseline = fill_images(images, "median").clone()
+    baseline[..., :4] = images[..., :4]
+    raw = torch.rand(2, 1, 8, 8, requires_grad=True)
+    losses = explainer.objective(raw, images, baseline, torch.tensor([[0], [1]]), None, 3)
+    (gradient,) = torch.autograd.grad(losses.sum(), raw)
+    assert not gradient[..., :4].any(), "a pixel that looks like the baseline has a gradient"
+    assert gradient[..., 4:].count_nonzero() > 0.9 * gradient[..., 4:].numel()
+
+
+def test_a_pixel_like_the_baseline_keeps_its_start_so_sparse_shows_it_as_zero():
+    """The hazard: alpha starts at 1, and black background would look important."""
+    images = torch.rand(2, 1, 8, 8)
+    images[..., :4] = 0.0
+    target = ClassifierTarget(cnn())
+    shared = {"preset": "sparse", "baseline": "zero", "steps": 10}
+    shown = PCIM(target, **shared).explain(images)
+    assert not shown[..., :4].any() and shown[..., 4:].any()
+    alone = PCIM(target, **shared, l1=0.0, readout="alpha").explain(images)
+    assert (alone[..., :4] == 1).all(), "without sparsity the background keeps its start"
+    literal = PCIM(target, preset="literal", baseline="zero", steps=10).explain(images)
+    assert not literal[..., :4].any()
+
+
+@pytest.mark.parametrize("constraint", ["signed", "nonneg"])
+def test_one_sgd_step_on_a_linear_classifier_is_its_weights_times_the_image(constraint):
+    weight, bias = torch.randn(2, 2 * 16), torch.tensor([0.3, -0.4])
+    target = ClassifierTarget(linear_net(weight, bias))
+    images = torch.randn(3, 2, 4, 4)
+    settings = {"preset": "literal", "baseline": "zero", "steps": 1, "lr": 0.5, "constraint": constraint}
+    explainer = PCIM(target, **settings, optimizer=torch.optim.SGD)
+    maps = explainer.explain(images, torch.tensor([[0, 1]] * 3))
+    p_other = bias.softmax(dim=0).flip(0)
+    for asked in (0, 1):
+        difference = (weight[asked] - weight[1 - asked]).view(2, 4, 4)
+        expected = 0.5 * p_other[asked] * (difference * images).sum(dim=1)
+        expected = expected.clamp(min=0) if constraint == "nonneg" else expected
+        assert torch.allclose(maps[:, asked], expected, atol=1e-6), f"class {asked}"
+
+
+# ------------------------------------------------------------------ batches
+
+
+def separate(explainer, images, targets, pixels):
+    """The same questions, each alone."""
+    rows = []
+    for image in range(len(images)):
+        one = slice(image, image + 1)
+        maps = [
+            explainer.explain(images[one], targets[one, t : t + 1], None if pixels is None else pixels[one, t : t + 1])
+            for t in range(targets.shape[1])
+        ]
+        rows.append(torch.cat(maps, dim=1))
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("gradient", ["backprop", "spsa"])
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("kind", ["classifier", "segmenter"])
+def test_images_and_questions_together_equal_each_alone(kind, preset, gradient):
+    target = ClassifierTarget(cnn().double()) if kind == "classifier" else SegmenterTarget(segmenter().double())
+    images = torch.rand(3, 1, 8, 8, dtype=torch.float64)
+    targets, pixels = torch.tensor([[0, 2], [1, 0], [2, 2]]), None
+    if kind == "segmenter":
+        pixels = torch.rand(3, 2, 8, 8) < 0.5
+    explainer = PCIM(target, preset=preset, steps=8, gradient=gradient)
+    together = explainer.explain(images, targets, pixels)
+    assert torch.allclose(together, separate(explainer, images, targets, pixels), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "lr"), [(torch.optim.Adam, 0.05), (partial(torch.optim.SGD, momentum=0.9), 5.0)], ids=["Adam", "SGD"]
+)
+def test_images_that_settle_early_leave_the_others_alone(optimizer, lr, monkeypatch):
+    """One image is blank, so nothing can improve and it stops; the others go on as if it had never been there."""
+    monkeypatch.setattr(module, "WINDOW", 5)
+    target = ClassifierTarget(cnn().double())
+    images = torch.rand(4, 1, 8, 8, dtype=torch.float64)
+    images[1] = 0.0
+    explainer = Spy(target, preset="literal", steps=30, lr=lr, baseline="zero", optimizer=optimizer)
+    together = explainer.explain(images)
+    rows = [len(raw) for raw, _, _ in explainer.calls]
+    assert rows[0] == 4 and rows[-1] < 4 and rows == sorted(rows, reverse=True), f"rows at each step: {rows}"
+    assert len(rows) > 10, "everything stopped at once, so the test shows nothing"
+    alone = torch.cat([explainer.explain(image.unsqueeze(0)) for image in images])
+    assert torch.allclose(together, alone, atol=1e-4)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_settled_image_stops_before_its_last_step(preset):
+    """A constant image equals its median: no step changes the loss."""
+    spy = Spy(ClassifierTarget(cnn()), preset=preset, steps=5 * module.WINDOW, baseline="median")
+    maps = spy.explain(torch.full((2, 1, 8, 8), 0.4))
+    assert len(spy.calls) < 5 * module.WINDOW
+    assert maps.isfinite().all()
+
+
+def test_the_same_map_twice_whatever_the_global_seed():
+    images = torch.rand(2, 1, 8, 8)
+    for preset, gradient in itertools.product(PRESETS, ("backprop", "spsa")):
+        explainer = PCIM(ClassifierTarget(cnn()), preset=preset, steps=6, gradient=gradient)
+        torch.manual_seed(1)
+        first = explainer.explain(images)
+        torch.manual_seed(2)
+        assert torch.equal(first, explainer.explain(images)), (preset, gradient)
+
+
+# ------------------------------------------------------------------ what maps must say
+
+
+@pytest.mark.parametrize("model", ["cnn", "vit", "mlp"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_another_class_gives_another_map(model, preset):
+    target, shape = MODELS[model]()
+    maps = PCIM(target, preset=preset, steps=20).explain(torch.rand(shape), torch.tensor([[0, 1]] * 2))
+    for first, second in maps:
+        assert correlation(first, second) < 0.9
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_another_target_gives_another_map(preset):
+    images, asked = torch.rand(2, 1, 8, 8), torch.tensor([0, 0])
+    first, second = (
+        PCIM(ClassifierTarget(mlp(seed=seed)), preset=preset, steps=20).explain(images, asked) for seed in (0, 1)
+    )
+    for a, b in zip(first, second, strict=True):
+        assert correlation(a, b) < 0.6, "the map does not come from the target's weights"
+
+
+def test_sparse_puts_its_mass_on_the_planted_square():
+    images, masks = squares()
+    maps = PCIM(ClassifierTarget(SquareFinder()), preset="sparse").explain(images, torch.ones(4, dtype=torch.long))
+    assert mass(maps, masks).min() > 0.9
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_points_at_the_planted_square(preset):
+    images, masks = squares()
+    maps = PCIM(ClassifierTarget(SquareFinder()), preset=preset).explain(images, torch.ones(4, dtype=torch.long))
+    hits = masks.flatten(1).gather(1, maps.flatten(1).argmax(dim=1, keepdim=True))
+    assert hits.all()
+    inside, outside = maps[masks].mean(), maps[~masks].mean()
+    assert inside > outside
+
+
+def test_a_segmenters_map_stays_in_its_pixel_set():
+    """A 1 x 1 convolution looks at one pixel at a time: pixels outside the set cannot matter."""
+    target = SegmenterTarget(pixel_segmenter(torch.tensor([[-4.0], [4.0]]), torch.tensor([2.0, -2.0])))
+    images, pixels = 0.6 + 0.4 * torch.rand(2, 1, 8, 8), torch.zeros(2, 1, 8, 8, dtype=torch.bool)
+    pixels[:, :, 2:5, 3:7] = True
+    maps = PCIM(target, preset="literal", baseline="zero", steps=20).explain(images, torch.tensor([1, 1]), pixels)
+    assert not maps[~pixels].any() and (maps[pixels] > 0).all()
+
+
+def test_a_question_about_no_pixel_has_a_zero_map():
+    target, images = SegmenterTarget(segmenter()), torch.rand(2, 1, 8, 8)
+    pixels = torch.ones(2, 2, 8, 8, dtype=torch.bool)
+    pixels[1, 0] = False
+    maps = PCIM(target, steps=5).explain(images, torch.tensor([[0, 1]] * 2), pixels)
+    assert not maps[1, 0].any() and maps[0, 0].any() and maps[1, 1].any()
+
+
+# ------------------------------------------------------------------ without gradients
+
+
+@pytest.fixture
+def no_autograd(monkeypatch):
+    """Any backward pass fails."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("spsa ran a backward pass")
+
+    monkeypatch.setattr(torch.autograd, "grad", refuse)
+    monkeypatch.setattr(torch.autograd, "backward", refuse)
+    monkeypatch.setattr(torch.Tensor, "backward", refuse)
+
+
+class Guarded:
+    """A callable, as an ONNX session would be: no module, no gradient, numbers in and numbers out."""
+
+    def __init__(self, net):
+        self.net, self.calls = net, 0
+
+    def __call__(self, images):
+        assert not images.requires_grad, "the target was handed images with a gradient"
+        self.calls += 1
+        with torch.no_grad():
+            return torch.from_numpy(self.net(torch.from_numpy(images.detach().numpy())).numpy())
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_spsa_explains_a_plain_callable_without_a_backward_pass(no_autograd, preset):
+    target = Guarded(cnn().eval())
+    explainer = PCIM(ClassifierTarget(target), preset=preset, gradient="spsa", steps=4)
+    maps = explainer.explain(torch.rand(2, 1, 8, 8), torch.tensor([[0, 1]] * 2))
+    assert maps.shape == (2, 2, 8, 8) and maps.isfinite().all() and maps.std() > 0
+    assert target.calls > 4
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_spsa_explains_a_torchscript_model_without_a_backward_pass(no_autograd):
+    script = torch.jit.trace(cnn().eval(), torch.rand(1, 1, 8, 8))
+    maps = PCIM(ClassifierTarget(script), gradient="spsa", steps=4).explain(torch.rand(2, 1, 8, 8))
+    assert maps.shape == (2, 1, 8, 8) and maps.std() > 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_backprop_explains_a_torchscript_model_too():
+    script = torch.jit.trace(cnn().eval(), torch.rand(1, 1, 8, 8))
+    images = torch.rand(2, 1, 8, 8)
+    maps = [PCIM(ClassifierTarget(net), steps=5).explain(images) for net in (script, cnn())]
+    assert torch.allclose(*maps, atol=1e-3)
+
+
+def test_spsa_finds_the_planted_square_better_than_chance(no_autograd):
+    images, masks = squares(8, contrast=0.9, square=6)
+    target = ClassifierTarget(Guarded(SquareFinder()))
+    maps = PCIM(target, gradient="spsa").explain(images, torch.ones(8, dtype=torch.long))
+    inside = torch.stack([row[mask].mean() - row[~mask].mean() for row, mask in zip(maps, masks, strict=True)])
+    spread = maps.flatten(1).std(dim=1)
+    assert (inside / spread).mean() > 0.5, "pixels of the square do not stand out"
+    assert (inside > 0).float().mean() >= 0.75
+
+
+# ------------------------------------------------------------------ baselines
+
+
+def test_each_baseline_reaches_the_objective():
+    target, images = ClassifierTarget(cnn(channels=2)), torch.rand(2, 2, 8, 8)
+    tensor = torch.rand(2, 1, 1)
+    cases = {name: (name, [fill_images(images, name)]) for name in ("zero", "median", "mean", "blur")}
+    cases["tensor"] = (tensor, [tensor.expand(2, 2, 8, 8)])
+    cases["function"] = (lambda images: images.flip(-1), [images.flip(-1)])
+    cases["in turn"] = (["mean", "zero"], [fill_images(images, "mean"), fill_images(images, "zero")])
+    for name, (baseline, expected) in cases.items():
+        spy = Spy(target, preset="literal", steps=5, baseline=baseline)
+        spy.explain(images)
+        for call, (_, seen, step) in enumerate(spy.calls):
+            assert step == call
+            assert torch.equal(seen, expected[step % len(expected)]), f"{name}, step {step}"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_auto_is_the_presets_baseline(preset):
+    images = torch.rand(2, 1, 8, 8)
+    auto, named = (
+        PCIM(ClassifierTarget(cnn()), preset=preset, steps=5, baseline=baseline).explain(images)
+        for baseline in ("auto", PRESETS[preset].baseline)
+    )
+    assert torch.equal(auto, named)
+    parts = PRESETS[preset].baseline
+    assert "median" in ([parts] if isinstance(parts, str) else parts), "auto stands for the background's median"
+
+
+def test_baselines_differ_in_what_they_find():
+    images = torch.rand(2, 1, 8, 8)
+    target = ClassifierTarget(cnn())
+    maps = [
+        PCIM(target, preset="literal", constraint="signed", steps=5, baseline=name).explain(images)
+        for name in ("zero", "median", "mean", "blur")
+    ]
+    for first, second in itertools.combinations(maps, 2):
+        assert not torch.allclose(first, second, atol=1e-3)
+
+
+def test_p_baseline_is_beside_the_maps():
+    target, images = ClassifierTarget(cnn()), torch.rand(3, 1, 8, 8)
+    asked = torch.tensor([[0, 1], [2, 0], [1, 1]])
+    explainer = PCIM(target, steps=1, baseline="median")
+    explainer.explain(images, asked)
+    assert torch.allclose(explainer.side["p_baseline"], target.probability(fill_images(images, "median"), asked))
+    assert explainer.side["p_baseline"].shape == (3, 2) and not explainer.side["p_baseline"].requires_grad
+    several = PCIM(target, steps=1, baseline=["median", "zero", "zero"])
+    several.explain(images, asked)
+    each = [target.probability(fill_images(images, name), asked) for name in ("median", "zero")]
+    assert torch.allclose(several.side["p_baseline"], torch.maximum(*each)), "of several fills the worst counts"
+
+
+def test_a_blank_image_of_the_asked_class_is_a_warning_said_once(caplog):
+    sure = ClassifierTarget(linear_net(torch.zeros(2, 16), torch.tensor([0.0, 3.0])))
+    explainer = PCIM(sure, steps=1)
+    with caplog.at_level(logging.WARNING, logger="lightning_xai"):
+        for _ in range(2):
+            explainer.explain(torch.rand(2, 1, 4, 4), torch.tensor([[0, 1]] * 2))
+        PCIM(sure, steps=1).explain(torch.rand(2, 1, 4, 4), torch.tensor([0, 0]))
+    assert [record.getMessage()[:60] for record in caplog.records] == [
+        "2 of 4 questions ask for a class that the blank image alread"
+    ]
+
+
+# ------------------------------------------------------------------ constraints, readouts, resolution
+
+
+def test_every_constraint_holds():
+    images = torch.randn(3, 1, 8, 8)
+    target = ClassifierTarget(cnn())
+    maps = {
+        name: PCIM(target, preset="literal", constraint=name, steps=15, lr=0.2, readout="alpha").explain(images)
+        for name in CONSTRAINTS
+    }
+    assert maps["unit"].min() > 0 and maps["unit"].max() < 1
+    assert maps["nonneg"].min() == 0 and maps["nonneg"].max() > 0
+    assert maps["softmax"].min() > 0 and torch.allclose(maps["softmax"].sum(dim=(2, 3)), torch.tensor(64.0))
+    assert maps["signed"].min() < 0 < maps["signed"].max()
+    assert all(value.flatten(1).std(dim=1).gt(0).all() for value in maps.values())
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("constraint", CONSTRAINTS)
+def test_readouts_show_one_and_the_same_alpha(preset, constraint):
+    images = torch.rand(2, 3, 8, 8)
+    target = ClassifierTarget(cnn(channels=3))
+    settings = {"preset": preset, "constraint": constraint, "steps": 6, "baseline": "mean"}
+    alpha, alpha_x, alpha_delta = (PCIM(target, **settings, readout=name).explain(images) for name in READOUTS)
+    distance = (images - fill_images(images, "mean")).square().sum(dim=1, keepdim=True).sqrt()
+    assert torch.allclose(alpha_x, alpha * distance, atol=1e-5)
+    start = PCIM(target, **(settings | {"steps": 0}), readout="alpha").explain(images)
+    assert start.flatten().unique().numel() == 1, "the start must be constant"
+    assert torch.allclose(alpha_delta, alpha - start, atol=1e-6)
+
+
+def test_several_baselines_in_turn_share_one_distance():
+    images = torch.rand(2, 2, 8, 8)
+    settings = {"preset": "sparse", "steps": 6, "baseline": ["zero", "mean"]}
+    target = ClassifierTarget(cnn(channels=2))
+    alpha, alpha_x = (PCIM(target, **settings, readout=name).explain(images) for name in ("alpha", "alpha_x"))
+    squared = [(images - fill_images(images, name)).square().sum(dim=1, keepdim=True) for name in ("zero", "mean")]
+    assert torch.allclose(alpha_x, alpha * torch.stack(squared).mean(dim=0).sqrt(), atol=1e-5)
+
+
+def test_per_channel_weights_tell_channels_apart():
+    """Channel 1 alone is evidence: only its weights rise, and the map is the mean over channels."""
+    weight = torch.zeros(2, 3, 16)
+    weight[1, 1] = 1.0
+    target = ClassifierTarget(linear_net(weight.flatten(1)))
+    images = torch.rand(2, 3, 4, 4)
+    settings = {"preset": "literal", "baseline": "zero", "steps": 10}
+    spy = Spy(target, **settings, per_channel=True)
+    maps = spy.explain(images, torch.tensor([1, 1]))
+    last = spy.calls[-1][0]
+    assert last.shape == (2, 3, 4, 4) and not last[:, [0, 2]].any() and (last[:, 1] > 0).all()
+    shared = PCIM(target, **settings).explain(images, torch.tensor([1, 1]))
+    assert maps.shape == shared.shape == (2, 1, 4, 4)
+    assert torch.allclose(maps, shared / 3, atol=0.02)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("readout", READOUTS)
+def test_per_channel_goes_with_every_preset_and_readout(preset, readout):
+    explainer = PCIM(ClassifierTarget(cnn(channels=2)), preset=preset, steps=3, per_channel=True, readout=readout)
+    maps = explainer.explain(torch.rand(2, 2, 8, 8))
+    assert maps.shape == (2, 1, 8, 8) and maps.isfinite().all()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_coarse_grid_is_upsampled(dims):
+    shape = (12, 8, 6)[:dims]
+    spy = Spy(ClassifierTarget(cnn(dims)), preset="literal", constraint="signed", steps=6, grid=4, tv=0.0)
+    images = torch.rand(2, 1, *shape)
+    maps = spy.explain(images)
+    assert maps.shape == (2, 1, *shape)
+    assert spy.calls[-1][0].shape == (2, 1, *(4,) * dims)
+    one = PCIM(ClassifierTarget(cnn(dims)), preset="literal", constraint="signed", steps=6, grid=1).explain(images)
+    assert torch.allclose(one, one.flatten(2).mean(dim=2).view(2, 1, *(1,) * dims).expand_as(one), atol=1e-6)
+
+
+def test_a_grid_finer_than_the_image_is_the_image():
+    images = torch.rand(2, 1, 8, 8)
+    full, finer = (PCIM(ClassifierTarget(cnn()), steps=5, grid=grid).explain(images) for grid in (None, 50))
+    assert torch.equal(full, finer)
+
+
+# ------------------------------------------------------------------ errors
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"preset": "faithfull"}, "Unknown preset 'faithfull'; use one of faithful, sparse, literal"),
+        ({"constraint": "box"}, "constraint is 'box'; use one of unit, nonneg, softmax, signed"),
+        ({"readout": "beta"}, "readout is 'beta'; use one of alpha, alpha_x, alpha_delta"),
+        ({"gradient": "none"}, "gradient is 'none'; use one of backprop, spsa"),
+    ],
+)
+def test_wrong_names_are_answered_with_the_right_ones(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PCIM(ClassifierTarget(mlp()), **settings)
+
+
+def test_an_unknown_baseline_is_named_when_it_is_needed():
+    with pytest.raises(ValueError, match="Unknown fill 'grey'; use one of zero, median"):
+        PCIM(ClassifierTarget(mlp()), baseline="grey", steps=1).explain(torch.rand(1, 1, 8, 8))
+
+
+def test_backprop_through_a_callable_points_to_spsa():
+    target = ClassifierTarget(lambda images: images.flatten(1)[:, :2])
+    with pytest.raises(ValueError, match=r"plain callable without gradients; use PCIM\(gradient='spsa'\)"):
+        PCIM(target)
