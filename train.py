@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lightning_xai import runs
+from lightning_xai.errors import one_sentence
 from lightning_xai.loggers import RunCSVLogger, finish_loggers
 from lightning_xai.overrides import check_overrides
 
@@ -58,4 +59,4 @@ if __name__ == "__main__":
         check_overrides(sys.argv[1:], CONFIGS)
     except ValueError as error:
         sys.exit(f"train.py: {error}")
-    hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(main)()
+    hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(one_sentence(main))()

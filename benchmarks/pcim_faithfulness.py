@@ -1,6 +1,6 @@
 """PCIM against controls and classical maps on real data: the insertion - deletion gap with two fills, and localisation.
 
-Usage: ``LIGHTNING_XAI_DATA=... python benchmarks/pcim_faithfulness.py [cells|blood ...] [--seeds 0 1] [--images 100]``.
+Usage: ``LIGHTNING_XAI_DATA=... python benchmarks/pcim_faithfulness.py [experiment ...] [--seeds 0 1] [--images 100]``.
 A seed decides the target's training and, where the split is made, the split; all methods see the same images.
 """
 
@@ -34,13 +34,12 @@ METHODS = {
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
-def target_and_images(data_name: str, seed: int, count: int) -> tuple[ClassifierTarget, dict[str, torch.Tensor], float]:
+def target_and_images(
+    experiment: str, seed: int, count: int
+) -> tuple[ClassifierTarget, dict[str, torch.Tensor], float]:
     """The trained target of a seed, ``count`` test images, and its test accuracy."""
     with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
-        cfg = compose(
-            "train",
-            [f"data={data_name}", f"seed={seed}", f"run_dir=runs/bench/{data_name}_{seed}", "data.batch_size=32"],
-        )
+        cfg = compose("train", [f"experiment={experiment}", f"seed={seed}", f"run_dir=runs/bench/{experiment}_{seed}"])
     data = instantiate(cfg.data)
     data.setup("fit")
     runs.note_facts(cfg, data)
@@ -82,26 +81,26 @@ def score(target: ClassifierTarget, images: dict[str, torch.Tensor], seed: int) 
 def main() -> None:
     """Print the table of every data set that was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", nargs="*", default=["cells", "blood"])
+    parser.add_argument("experiments", nargs="*", default=["pcim_fluorescence", "pcim_brightfield"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=100)
     args = parser.parse_args()
     if "LIGHTNING_XAI_DATA" not in os.environ:
         print("LIGHTNING_XAI_DATA is not set: nothing to compare.")
         return
-    for data_name in args.data:
+    for experiment in args.experiments:
         pooled: dict[str, dict[str, Rows]] = {}
         for seed in args.seeds:
-            target, images, accuracy = target_and_images(data_name, seed, args.images)
+            target, images, accuracy = target_and_images(experiment, seed, args.images)
             print(
-                f"{data_name}, seed {seed}: target test accuracy {accuracy:.3f}, {len(images['image'])} test images",
+                f"{experiment}, seed {seed}: target test accuracy {accuracy:.3f}, {len(images['image'])} test images",
                 flush=True,
             )
             for name, table in score(target, images, seed).items():
                 for metric, rows in table.items():
                     pooled.setdefault(name, {}).setdefault(metric, []).extend(rows)
         table = format_table(summarise(pooled), dict.fromkeys(pooled["random"], True))
-        print(f"\n{data_name}, {len(args.seeds)} seeds pooled\n{table}\n")
+        print(f"\n{experiment}, {len(args.seeds)} seeds pooled\n{table}\n")
 
 
 if __name__ == "__main__":

@@ -74,12 +74,13 @@ def keep_earlier(folder: Path) -> None:
     """Move the results of an earlier run in this folder aside."""
     old = [folder / name for name in RESULTS if (folder / name).exists()]
     if old:
-        aside = (
-            folder
-            / "earlier"
-            / time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(max(path.stat().st_mtime for path in old)))
-        )
-        aside.mkdir(parents=True, exist_ok=True)
+        made = time.localtime(max(path.stat().st_mtime for path in old))
+        name = time.strftime("%Y-%m-%d_%H-%M-%S", made)
+        aside, number = folder / "earlier" / name, 1
+        while aside.exists():  # runs of the same second must not mix
+            number += 1
+            aside = aside.with_name(f"{name}_{number}")
+        aside.mkdir(parents=True)
         for path in old:
             shutil.move(path, aside / path.name)
         log.info("Results of an earlier run were moved to %s.", aside)
@@ -120,16 +121,19 @@ def build_target(cfg: DictConfig, data: ImageDataModule) -> tuple[Target, dict[s
     elif weights == "builtin":
         weights = None
     target: Target = instantiate(cfg.target, weights=None if weights is None else str(weights))
+    # Whether the target was trained just now or long ago must not change the explainer's start.
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     return target, {f"target/{name}": value for name, value in quality.items()}
 
 
 def target_key(cfg: DictConfig) -> str:
     """Hash of all that decides what training yields: data, network, recipe, seed."""
-    parts = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("target", "target_trainer", "data")}
+    anywhere = cfg.copy()
+    anywhere.run_dir = ""  # where a run writes does not change what it learns
+    names = ("target", "target_trainer", "data")
+    parts: dict[str, Any] = {name: OmegaConf.to_container(anywhere[name], resolve=True) for name in names}
+    del parts["target_trainer"]["min_accuracy"]
     parts |= {"seed": cfg.seed, "fingerprint": cfg.facts.fingerprint}
-    trainer: Any = parts["target_trainer"]
-    # Where a run writes does not change what it learns.
-    parts["target_trainer"] = {"module": trainer["module"], "max_epochs": trainer["trainer"]["max_epochs"]}
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

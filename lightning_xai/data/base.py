@@ -45,7 +45,7 @@ class Options(TypedDict, total=False):
 
 
 class ImageDataModule(LightningDataModule, ABC):
-    """Images with labels, and maybe masks, as batches of `image`, `label`, `mask` and `id`.
+    """Images with labels, and maybe masks, as batches of `image`, `label`, `mask`, `id`, and `affine` of volumes.
 
     A subclass sets `where` (its source, for messages) and writes `items`, which also sets `class_names`; it sets
     `multilabel` where labels are tuples. Images are float32 in natural units, not normalised.

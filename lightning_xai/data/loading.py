@@ -8,7 +8,7 @@ from monai.transforms.transform import Transform
 from torch.nn import functional
 
 from lightning_xai.data.items import Item
-from lightning_xai.data.reading import ChannelAxis, read_image, read_mask
+from lightning_xai.data.reading import ChannelAxis, read_affine, read_image, read_mask
 
 
 def resize_image(image: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
@@ -48,6 +48,24 @@ def resize_mask(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     return functional.interpolate(mask[None].double(), size, mode="nearest-exact")[0].long()
 
 
+def resize_affine(affine: np.ndarray, old: tuple[int, ...], new: tuple[int, ...]) -> np.ndarray:
+    """Voxel-to-world matrix of a resized volume, whose corners stay where they are.
+
+    Args:
+        affine: (4, 4), of the volume as it was.
+        old: Its spatial size, in voxels.
+        new: The spatial size that it was resized to.
+
+    Returns:
+        (4, 4).
+    """
+    step = np.divide(old, new)
+    scale = np.diag([*step, 1.0])
+    scale[:3, 3] = (step - 1) / 2  # voxel centres, not corners, have whole coordinates
+    moved: np.ndarray = affine @ scale
+    return moved
+
+
 class LoadItem(Transform):
     """Reads, checks and resizes one item.
 
@@ -69,8 +87,8 @@ class LoadItem(Transform):
             item: What to read.
 
         Returns:
-            `image` (C, *S) float32, `label` scalar int64 or (K,) float32, `mask` (1, *S) int64, `id`, `laterality`;
-            without the keys that the item has no value for.
+            `image` (C, *S) float32, `label` scalar int64 or (K,) float32, `mask` (1, *S) int64, `id`, `laterality`,
+            `affine` (4, 4) float32 of a volume; without the keys that the item has no value for.
 
         Raises:
             BadImageError: The image or mask cannot be used.
@@ -80,6 +98,9 @@ class LoadItem(Transform):
         old = tuple(image.shape[1:])
         size = self._new_size(old, item)
         sample: dict[str, Any] = {"image": resize_image(image, size), "id": item.id}
+        if len(size) == 3:
+            affine = resize_affine(read_affine(item.image), old, size)
+            sample["affine"] = torch.from_numpy(affine.astype(np.float32))  # the precision of NIfTI's own header
         if self.with_mask:
             mask = np.zeros((1, *old), np.int64) if item.mask is None else read_mask(item.mask, old, f"of {item.id}")
             sample["mask"] = resize_mask(torch.from_numpy(mask), size)

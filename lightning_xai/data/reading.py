@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import nibabel
 import numpy as np
 import tifffile
 from monai.data.image_reader import ImageReader, NibabelReader, NumpyReader, PILReader
@@ -185,6 +186,20 @@ def read_image(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name
     if axis is None:
         axis = _guess_channel_axis(values.shape, name)
     return np.ascontiguousarray(values[None] if axis == "none" else np.moveaxis(values, axis, 0))
+
+
+def read_affine(source: Path | np.ndarray) -> np.ndarray:
+    """Read where a volume lies in the world.
+
+    Args:
+        source: Path of a readable image file, or an array.
+
+    Returns:
+        The voxel-to-world matrix (4, 4) of a NIfTI file, else the identity.
+    """
+    if isinstance(source, Path) and NibabelReader().verify_suffix(str(source)):
+        return np.asarray(nibabel.load(source).affine)  # type: ignore[attr-defined]
+    return np.eye(4)
 
 
 def _one_plane(array: np.ndarray, size: tuple[int, ...], name: str) -> np.ndarray:

@@ -1,6 +1,9 @@
 """Amortised PCIM: a network predicts the blending weights in one forward pass."""
 
 import logging
+import math
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ from lightning_xai.targets import Target
 
 log = logging.getLogger(__name__)
 
+#: Area shares (and fills) that a training step draws per image; the images pass the mask network once for all.
+DRAWS = 2
 #: Area shares that the validation loss averages over.
 VALIDATION_SHARES = (0.1, 0.3, 0.6)
 
@@ -23,7 +28,9 @@ class AmortizedPCIM(PCIM):
     """A mask network trained over a data set with PCIM's ``faithful`` objective; goes beyond the paper.
 
     The network sees the image once; a linear head, one row per class, reads the map of every asked class from the same
-    features. Training asks about the predicted class, and about any class for a share of the images.
+    features. Training asks about the predicted class, and about any class for a share of the images. Every map is
+    brought to mean 0 and deviation 1: only its order counts, and a network that may scale it escapes the total
+    variation and saturates the sigmoid instead of learning an order.
 
     Args:
         target: The frozen target.
@@ -37,7 +44,6 @@ class AmortizedPCIM(PCIM):
         weight_decay: AdamW's.
         baseline: See :class:`PCIM`.
         tv: Weight of the total variation.
-        tau: Softness of the mask's edge, in standard deviations of the map.
         any_class: Share of training questions about a class drawn at random.
         init_from: A checkpoint to start from, of any target: what fits is taken over. With another number of
             classes every new class starts as the mean of the old ones.
@@ -57,8 +63,7 @@ class AmortizedPCIM(PCIM):
         lr: float = 3e-3,
         weight_decay: float = 1e-4,
         baseline: Baseline = "auto",
-        tv: float | None = None,
-        tau: float = 0.3,
+        tv: float = 0.3,
         any_class: float = 0.25,
         init_from: str | Path | None = None,
     ) -> None:
@@ -72,19 +77,19 @@ class AmortizedPCIM(PCIM):
             )
         self.classes = classes
         self.net = net if net is not None else MaskNet(mask_features(channels, dims), classes)
-        self.tau, self.any_class = tau, any_class
+        self.any_class = any_class
         if init_from is not None:
             start_from(self, init_from)
 
     def raw_maps(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Predicted weights before the sigmoid, ``(B, T, *S)``."""
+        """Predicted weights before the sigmoid, float32 ``(B, T, *S)``, each map of mean 0 and deviation 1."""
         maps: Tensor = self.net(self.target.normalise(images), targets)
-        return maps
+        return standardise(maps if maps.dtype == torch.float64 else maps.float())
 
     def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
         """See :meth:`Explainer.attribute`."""
         with torch.no_grad():
-            raw = self.raw_maps(images, targets).float()
+            raw = self.raw_maps(images, targets)
         rows, asked, sets = self.rows(images, targets, pixels)
         fills = baselines(rows, self.baseline)
         self.report_blank(fills, asked, sets, targets.shape)
@@ -94,50 +99,66 @@ class AmortizedPCIM(PCIM):
         return alpha.sigmoid().view_as(raw)
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Two-sided loss at a random area and fill per image; validation averages over fixed areas and all fills."""
+        """Two-sided loss at random areas and fills; validation averages over fixed areas and all fills."""
         images = batch["image"]
         targets, pixels = self.target.questions(images, None, None)
         if pixels is None and self.training:
             targets = self._mix_classes(targets)
-        raw = self.raw_maps(images, targets).float()
+        raw = self.raw_maps(images, targets)
         rows, asked, sets = self.rows(images, targets, pixels)
         alpha = raw.flatten(0, 1).unsqueeze(1)
         fills = baselines(rows, self.baseline)
-        if self.training:
-            fill = fills[int(torch.randint(len(fills), ()))]
-            faithful = self._at(alpha, rows, fill, asked, sets, stratified(len(rows), rows.device))
-        else:
-            losses = [
-                self._at(alpha, rows, fill, asked, sets, share)
-                for fill in distinct(fills)
-                for share in VALIDATION_SHARES
-            ]
-            faithful = torch.stack(losses).mean(dim=0)
+        draws = self._draws(fills) if self.training else product(distinct(fills), VALIDATION_SHARES)
+        softness = self.softness(self._progress())
+        losses = [
+            two_sided(self.target, rows, fill, top_share(alpha, share, softness), asked, sets) for fill, share in draws
+        ]
+        faithful = torch.stack(losses).mean(dim=0)
         smooth = total_variation(alpha.sigmoid())
         return {"loss": (faithful + self.tv * smooth).mean(), "faithful": faithful.mean(), "tv": smooth.mean()}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with a cosine schedule over the planned steps."""
+        """AdamW with a short warm-up and a cosine schedule over the planned steps, also when a run is prolonged."""
         optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"]
         )
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             return optimizer
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.hparams["lr"], total_steps=int(steps), pct_start=0.1
-        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(warm_cosine, steps=int(steps)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _at(
-        self, alpha: Tensor, rows: Tensor, fill: Tensor, asked: Tensor, sets: Tensor | None, share: float | Tensor
-    ) -> Tensor:
-        return two_sided(self.target, rows, fill, top_share(alpha, share, self.tau), asked, sets)
+    def _draws(self, fills: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """A fill and one area share per row, :data:`DRAWS` times; an image's shares are evenly apart."""
+        shares = stratified(len(fills[0]), fills[0].device)
+        chosen = torch.randint(len(fills), (DRAWS,)).tolist()
+        return [(fills[index], (shares + draw / DRAWS) % 1.0) for draw, index in enumerate(chosen)]
+
+    def _progress(self) -> float:
+        """How far the training has come, 0 to 1; 1 in validation, so that its losses compare, and outside of one."""
+        if not self.training or self._trainer is None:
+            return 1.0
+        return min(1.0, self.trainer.global_step / self.trainer.estimated_stepping_batches)
 
     def _mix_classes(self, targets: Tensor) -> Tensor:
         """Replace a share of the questions by random classes, so that every row of the head learns."""
         other = torch.randint(self.classes, targets.shape, device=targets.device)
         return torch.where(torch.rand(targets.shape, device=targets.device) < self.any_class, other, targets)
+
+
+def warm_cosine(step: int, steps: int) -> float:
+    """Share of the highest learning rate: a linear rise over a tenth of the steps, then half a cosine down to 0."""
+    warm = max(1, steps // 10)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm)))
+
+
+def standardise(maps: Tensor) -> Tensor:
+    """Bring every map ``(B, T, *S)`` to mean 0 and standard deviation 1; a constant map to 0."""
+    flat = maps.flatten(2)
+    flat = (flat - flat.mean(dim=2, keepdim=True)) / (flat.std(dim=2, keepdim=True) + 1e-3)
+    return flat.view_as(maps)
 
 
 def stratified(count: int, device: torch.device) -> Tensor:
@@ -147,7 +168,7 @@ def stratified(count: int, device: torch.device) -> Tensor:
 
 def plain_values(arguments: dict[str, Any]) -> dict[str, Any]:
     """The constructor arguments that a checkpoint may hold."""
-    names = ("refine_steps", "classes", "channels", "dims", "lr", "weight_decay", "tv", "tau", "any_class")
+    names = ("refine_steps", "classes", "channels", "dims", "lr", "weight_decay", "tv", "any_class")
     return {name: arguments[name] for name in names} | {"baseline": plain_baseline(arguments["baseline"])}
 
 

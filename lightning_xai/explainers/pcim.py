@@ -167,10 +167,10 @@ class PCIM(Explainer):
             return (raw.flatten(1).softmax(dim=1) * raw[0].numel()).view_as(raw)
         return raw
 
-    def softness(self, step: int) -> float:
-        """Softness of the mask at a step, falling geometrically between :data:`SOFTNESS`."""
+    def softness(self, progress: float) -> float:
+        """Softness of the mask, falling geometrically between :data:`SOFTNESS` as progress goes from 0 to 1."""
         first, last = SOFTNESS
-        return first * math.pow(last / first, step / self.steps)
+        return first * math.pow(last / first, progress)
 
     def objective(
         self, raw: Tensor, images: Tensor, baseline: Tensor, targets: Tensor, pixels: Tensor | None, step: int
@@ -178,7 +178,7 @@ class PCIM(Explainer):
         """Loss per row, ``(R,)``: its sum does not depend on how rows are batched."""
         alpha = self.weights(raw, images.shape[2:])
         if self.two_sided:
-            mask = top_share(resize(raw, images.shape[2:]), area_share(step), self.softness(step))
+            mask = top_share(resize(raw, images.shape[2:]), area_share(step), self.softness(step / self.steps))
             loss = two_sided(self.target, images, baseline, mask, targets, pixels)
         else:
             loss = -self.target.log_probability(blend(images, baseline, alpha), targets, pixels)[:, 0]

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import struct
 import time
 
 import numpy as np
@@ -13,7 +12,6 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch.utils.data import DataLoader
-from wandb.proto.wandb_internal_pb2 import Record
 
 from lightning_xai import loggers
 from lightning_xai.loggers import (
@@ -24,6 +22,7 @@ from lightning_xai.loggers import (
     log_images,
     log_table,
 )
+from tests.wandb_files import read_wandb
 
 
 @pytest.fixture(autouse=True)
@@ -66,31 +65,6 @@ def fit(tmp_path, *run_loggers):
     trainer.fit(Net(), DataLoader(torch.rand(4, 2), batch_size=2))
     assert trainer.global_step == 2, "training stopped early"
     return trainer
-
-
-def wandb_records(path):
-    """The records of a .wandb file: LevelDB's log format, chunks in 32 KiB blocks, headed by checksum, length, type."""
-    data, position, record = path.read_bytes(), 7, b""
-    assert data[:4] == b":W&B"
-    while position + 7 <= len(data):
-        left = 32768 - position % 32768
-        if left < 7:
-            position += left
-            continue
-        _, length, kind = struct.unpack_from("<IHB", data, position)
-        record += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # whole, or the last chunk
-            yield Record.FromString(record)
-            record = b""
-
-
-def read_wandb(folder):
-    config, history = {}, {}
-    for record in wandb_records(next(folder.glob("wandb/offline-run-*/*.wandb"))):
-        config.update({item.key: item.value_json for item in (*record.run.config.update, *record.config.update)})
-        history.update({"/".join(item.nested_key): item.value_json for item in record.history.item})
-    return config, history
 
 
 def test_offline_run_read_back(tmp_path, capsys):

@@ -1,0 +1,91 @@
+"""train.py on two ranks: every image once, the values of one process, files by rank zero alone."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import train
+from tests.running import CONFIGS, bars_npz, configure, rows, tiny
+
+TEST_IMAGES = 9
+
+
+@pytest.fixture(scope="module")
+def bars(tmp_path_factory):
+    return bars_npz(tmp_path_factory.mktemp("bars") / "bars.npz", counts=(16, 7, TEST_IMAGES)).split()
+
+
+@pytest.fixture(scope="module")
+def two_ranks(bars, tmp_path_factory):
+    """Folder and output of a run by two processes, as the command line starts them."""
+    folder = tmp_path_factory.mktemp("ranks") / "run"
+    given = [word for word in tiny(folder, *bars) if not word.startswith("run_dir=")]
+    words = (*given, f"hydra.run.dir={folder}", "trainer=ddp", "trainer.devices=2", "trainer.max_epochs=2")
+    done = subprocess.run(
+        [sys.executable, CONFIGS.parent / "train.py", *words],
+        cwd=folder.parent,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done
+
+
+@pytest.fixture(scope="module")
+def one_process(bars, two_ranks):
+    """A test of the same checkpoint in this process: its folder and what it returned."""
+    folder = two_ranks[0].parent / "alone"
+    checkpoint = two_ranks[0] / "checkpoints" / "best.ckpt"
+    return folder, train.main(configure(folder, *bars, "task=test", f"ckpt_path={checkpoint}"))
+
+
+def test_there_were_two_ranks(two_ranks):
+    assert "MEMBER: 2/2" in two_ranks[1].stderr
+
+
+@pytest.mark.parametrize("name", ["per_image.csv", "controls.csv"])
+def test_every_image_is_scored_once_and_as_in_one_process(two_ranks, one_process, name):
+    def values(folder):
+        table = rows(folder / name)
+        keys = [(row.get("explainer"), row["metric"], row["id"], row["question"]) for row in table]
+        assert len(set(keys)) == len(keys), "an image was counted twice"
+        return dict(zip(keys, [float(row["value"] or "nan") for row in table], strict=True))
+
+    shared, alone = values(two_ranks[0]), values(one_process[0])
+    assert {key[2] for key in shared} == {f"test_{number:05d}" for number in range(TEST_IMAGES)}
+    assert shared == pytest.approx(alone, abs=1e-5, nan_ok=True)
+    assert np.std([value for key, value in shared.items() if key[1] == "relevance_mass"]) > 0
+
+
+def test_the_means_are_those_of_all_images(two_ranks, one_process):
+    (line,) = [line for line in two_ranks[1].stdout.splitlines() if line.startswith("AmortizedPCIM  ")]
+    names = sorted(name for name in one_process[1] if name.startswith("test/"))
+    assert line.split()[1:] == [f"{one_process[1][name]:.3f}" for name in names]
+    (row,) = [row for row in rows(two_ranks[0] / "metrics.csv") if row["test/gap"]]
+    for name in names:
+        assert float(row[name]) == pytest.approx(one_process[1][name], abs=1e-5)
+
+
+def test_files_are_written_once(two_ranks):
+    folder, done = two_ranks
+    made = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert not [name for name in made if name.startswith("earlier")], "the second rank moved the first one's files"
+    assert {name for name in made if name.endswith((".ckpt", ".png", ".csv", ".json"))} == {
+        *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "target/best.ckpt"),
+        *("maps/val_epoch000.png", "maps/val_epoch001.png", "maps/test.png"),
+        *("metrics.csv", "per_image.csv", "controls.csv", "summary.json"),
+    }
+    assert len(list((folder.parent / "targets").iterdir())) == 2, "one target with its quality"
+    assert done.stdout.count("Per image ") == 1, "both ranks printed the table"
+    table = rows(folder / "metrics.csv")
+    assert [row["epoch"] for row in table if row["val/loss"]] == ["0", "1"]
+
+
+def test_training_was_shared(two_ranks):
+    kept = torch.load(two_ranks[0] / "checkpoints" / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == 2, "16 images on two ranks in batches of 8 are one step an epoch"
+    assert all(key.startswith("net.") for key in kept["state_dict"])

@@ -1,0 +1,83 @@
+"""Every YAML of configs composes, and names things that exist."""
+
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from tests.running import CONFIGS
+
+FILES = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
+GROUP_FILES = [name for name in FILES if "/" in name]
+FACTS = {"channels": 1, "dims": 2, "classes": 2, "class_names": ["a", "b"], "activation": "softmax", "mean": [0.5]}
+FACTS |= {"std": [0.2], "has_masks": False, "fingerprint": "none"}
+REQUIRED = {"data/folder": "root", "data/manifest": "csv", "data/npz": "path"}
+REQUIRED |= {"target/torchscript": "weights", "target/unet_segmenter": "weights"}
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", ["run_dir=run", "name=test", *overrides])
+    OmegaConf.set_struct(config, False)
+    config.facts = FACTS
+    resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return resolved
+
+
+def targets_of(node: Any) -> Iterator[str]:
+    """Every ``_target_`` in a config."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node["_target_"]
+        for value in node.values():
+            yield from targets_of(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from targets_of(value)
+
+
+def test_there_are_files_to_check():
+    groups = {name.partition("/")[0] for name in GROUP_FILES}
+    assert groups == {folder.name for folder in CONFIGS.iterdir()} - {"train.yaml"}
+    assert {"experiment/demo", "experiment/pcim_fluorescence", "experiment/pcim_brightfield"} <= set(FILES)
+
+
+@pytest.mark.parametrize("name", GROUP_FILES)
+def test_it_composes_and_resolves(name, monkeypatch):
+    monkeypatch.setenv("LIGHTNING_XAI_DATA", "somewhere")
+    group, _, choice = name.partition("/")
+    required = [f"{group}.{REQUIRED[name]}=given"] if name in REQUIRED else []
+    config = composed(f"{'+' if group == 'experiment' else ''}{group}={choice}".removeprefix("+"), *required)
+    assert config["run_dir"] == "run"
+    if group == "experiment":
+        assert config["name"] == "test" and config["explainer"]["_target_"].startswith("lightning_xai.explainers.")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_its_targets_can_be_imported(name):
+    for target in targets_of(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())):
+        module, _, attribute = target.rpartition(".")
+        if attribute == "TensorBoardLogger":
+            pytest.importorskip("tensorboard")
+        assert callable(getattr(importlib.import_module(module), attribute)), target
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_it_says_on_its_first_lines_what_it_is(name):
+    lines = (CONFIGS / f"{name}.yaml").read_text().splitlines()
+    comments = [line for line in lines[:2] if line.startswith("# ") and "@package" not in line]
+    assert comments and len(comments[0]) > 15
+
+
+def test_recipes_change_what_they_say(monkeypatch):
+    monkeypatch.setenv("LIGHTNING_XAI_DATA", "somewhere")
+    for name, data in (("pcim_fluorescence", "NpzData"), ("pcim_brightfield", "ManifestData")):
+        config = composed(f"experiment={name}")
+        assert config["data"]["_target_"] == f"lightning_xai.data.{data}"
+        assert config["explainer"]["_target_"] == "lightning_xai.explainers.PCIM"
+        assert {"gap_zero", "gap_median"} <= set(config["metrics"]), "both fills are judged"
+    assert composed("experiment=demo")["data"]["_target_"] == "lightning_xai.data.EmbeddedDigits"

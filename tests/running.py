@@ -1,0 +1,81 @@
+"""Tiny data sets and tiny runs of train.py that the integration tests share."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+from lightning import Callback, LightningModule, Trainer
+from omegaconf import DictConfig
+from PIL import Image
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+TINY = (
+    "logger=none",
+    "data.batch_size=8",
+    "target.model.widths=[4,8]",
+    "target_trainer.trainer.max_epochs=1",
+    "+target_trainer.trainer.enable_progress_bar=false",
+    "trainer.accelerator=cpu",
+    "+trainer.enable_progress_bar=false",
+    "trainer.max_epochs=1",
+    "trainer.log_every_n_steps=1",
+)
+
+
+def tiny(folder: Path, *overrides: str) -> list[str]:
+    """Overrides of a run of seconds in ``folder``, which shares its trained targets with the runs beside it."""
+    places = [f"run_dir={folder}", f"target_dir={folder.parent / 'targets'}", "name=tiny"]
+    return [*places, *TINY, *overrides]
+
+
+def configure(folder: Path, *overrides: str) -> DictConfig:
+    """The composed configuration of :func:`tiny`, as train.main takes it."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("train", tiny(folder, *overrides))
+
+
+def bars(count: int, classes: int, channels: int = 1, side: int = 16, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Dark noise ``(N, side, side, channels)`` with a bright bar where the class says; labels, and masks of the bar."""
+    rng = np.random.default_rng(seed)
+    images = 0.2 * rng.random((count, side, side, channels), dtype=np.float32)
+    labels = np.arange(count) % classes
+    masks = np.zeros((count, side, side), np.uint8)
+    for mask, label in zip(masks, labels, strict=True):
+        row = 1 + label * (side - 3) // classes
+        mask[row : row + 2] = 1
+    images[masks > 0] += 0.7
+    return images, labels, masks
+
+
+def bars_npz(path: Path, classes: int = 2, channels: int = 1, counts: tuple[int, int, int] = (16, 8, 9)) -> str:
+    """A data set of bars in one file; returns the overrides that load it, joined by spaces."""
+    arrays = {}
+    for seed, (split, count) in enumerate(zip(("train", "val", "test"), counts, strict=True)):
+        parts = bars(count, classes, channels, seed=seed)
+        arrays |= {f"{split}_{name}": part for name, part in zip(("images", "labels", "masks"), parts, strict=True)}
+    np.savez(path, **arrays)
+    return f"data=npz data.path={path}"
+
+
+def bars_folder(root: Path, count: int = 16, classes: int = 2) -> None:
+    """The bars as PNG files: ``root/images/<class>/<number>.png`` and ``root/masks/<class>/<number>.png``."""
+    images, labels, masks = bars(count, classes)
+    for number, (image, label, mask) in enumerate(zip(images, labels, masks, strict=True)):
+        for kind, values in (("images", 255 * image[..., 0]), ("masks", mask)):
+            path = root / kind / f"bar_{label}" / f"{number:02d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values.astype(np.uint8)).save(path)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class StopAfterFirstEpoch(Callback):
+    """Ends the fit after its first epoch, as an interruption would, with the schedule of all epochs in force."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = True

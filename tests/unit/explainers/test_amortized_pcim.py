@@ -1,0 +1,281 @@
+"""Amortised PCIM: a network learns what PCIM optimises, and its prediction can be refined."""
+
+import logging
+
+import pytest
+import torch
+from lightning import LightningDataModule, Trainer
+from torch.utils.data import DataLoader
+
+from lightning_xai import ClassifierTarget, SegmenterTarget
+from lightning_xai.explainers import PCIM, AmortizedPCIM
+from tests.helpers import assert_untouched, cnn, segmenter, state_of
+from tests.planted import SquareFinder, correlation, squares
+
+SIDE = 16
+
+
+class Squares(LightningDataModule):
+    """Images with a planted square that is the only evidence."""
+
+    def __init__(self, count=32, batch_size=8):
+        super().__init__()
+        images, masks = squares(count, SIDE)
+        pairs = enumerate(zip(images, masks, strict=True))
+        self.items = [{"image": image, "mask": mask.long(), "label": 1, "id": f"{i}"} for i, (image, mask) in pairs]
+        self.batch_size = batch_size
+
+    def train_dataloader(self):
+        return DataLoader(self.items, batch_size=self.batch_size, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(self.items, batch_size=self.batch_size)
+
+
+def fit(explainer, folder, epochs, data=None, **options):
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "num_sanity_val_steps": 0}
+    quiet |= {"enable_checkpointing": False, "log_every_n_steps": 1, "accelerator": "cpu"}
+    trainer = Trainer(max_epochs=epochs, default_root_dir=folder, **quiet | options)
+    trainer.fit(explainer, datamodule=data or Squares())
+    return trainer
+
+
+def explainer_of(target=None, seed=0, **options):
+    target = target or ClassifierTarget(cnn())  # seeds itself
+    torch.manual_seed(seed)
+    return AmortizedPCIM(target, **{"classes": 3, "channels": 1} | options)
+
+
+def top_in_square(maps, masks):
+    """Share of the nine highest pixels that lie in the square of nine."""
+    return float(masks.flatten(1).gather(1, maps.flatten(1).topk(9).indices).float().mean())
+
+
+def validation_loss(explainer, images):
+    with torch.no_grad():
+        return float(explainer.eval().loss({"image": images})["loss"])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """An explainer trained on planted squares, and the validation loss of its start and its end."""
+    torch.manual_seed(0)
+    data, held_out = Squares(), squares(8, SIDE)
+    # Of this seed's untrained features none happens to show the square.
+    explainer = explainer_of(ClassifierTarget(SquareFinder()), seed=1, classes=2, lr=0.01, any_class=0.0)
+    losses = [validation_loss(explainer, held_out[0])]
+    fit(explainer, tmp_path_factory.mktemp("fit"), 30, data)
+    losses.append(validation_loss(explainer, held_out[0]))
+    return explainer.eval(), held_out, losses
+
+
+# ------------------------------------------------------------------ learning
+
+
+def test_training_lowers_the_loss_on_new_images(trained):
+    _, _, (before, after) = trained
+    assert after < before - 0.05, f"from {before:.3f} to {after:.3f}"
+
+
+def test_the_trained_map_ranks_the_square_on_top(trained):
+    explainer, (images, masks), _ = trained
+    asked = torch.ones(len(images), dtype=torch.long)
+    top = top_in_square(explainer.explain(images, asked), masks)
+    fresh = explainer_of(explainer.target, seed=1, classes=2).eval()
+    assert top > 0.6 and top > top_in_square(fresh.explain(images, asked), masks) + 0.4
+
+
+def test_only_the_network_learns_and_is_saved(trained, tmp_path):
+    target = ClassifierTarget(cnn())
+    before, explainer = state_of(target), explainer_of(target)
+    assert explainer.learned
+    trainer = fit(explainer, tmp_path, 1)
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    kept = torch.load(tmp_path / "end.ckpt", weights_only=True)
+    assert kept["state_dict"] and all(name.startswith("net.") for name in kept["state_dict"])
+    assert kept["target_fingerprint"] == target.fingerprint()
+    count = sum(value.numel() for value in explainer.net.state_dict().values())
+    assert sum(value.numel() for value in kept["state_dict"].values()) == count
+    assert_untouched(before, state_of(target))
+
+
+def test_a_checkpoint_gives_the_same_maps_again(tmp_path):
+    target, images = ClassifierTarget(cnn()), torch.rand(3, 1, SIDE, SIDE)
+    explainer = explainer_of(target)
+    fit(explainer, tmp_path, 1).save_checkpoint(tmp_path / "end.ckpt")
+    loaded = AmortizedPCIM.load_from_checkpoint(tmp_path / "end.ckpt", target=target, weights_only=True)
+    assert torch.equal(loaded.eval().explain(images), explainer.eval().explain(images))
+    assert loaded.hparams["classes"] == 3 and "target" not in loaded.hparams
+
+
+def test_one_seed_one_training(tmp_path):
+    results = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(5)
+        data = Squares(16)
+        explainer = explainer_of(seed=seed)
+        fit(explainer, tmp_path, 1, data)
+        results.append(torch.cat([value.flatten() for value in explainer.state_dict().values()]))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_bf16_training_lowers_the_loss_too(tmp_path):
+    explainer = explainer_of(ClassifierTarget(SquareFinder()), classes=2, lr=0.01, any_class=0.0)
+    data, images = Squares(), squares(8, SIDE)[0]
+    before = validation_loss(explainer, images)
+    fit(explainer, tmp_path, 8, data, precision="bf16-mixed")
+    assert all(value.dtype == torch.float32 and value.isfinite().all() for value in explainer.parameters())
+    assert validation_loss(explainer, images) < before
+    assert explainer.explain(images).dtype == torch.float32
+
+
+def test_every_class_is_asked_about_in_training():
+    """Otherwise the rows of classes that the target seldom predicts would never learn."""
+    sure = ClassifierTarget(SquareFinder())
+    explainer = explainer_of(sure, classes=2, any_class=1.0).train()
+    gradients = []
+    for _ in range(4):
+        loss = explainer.loss({"image": squares(8, SIDE)[0]})["loss"]
+        gradients.append(
+            torch.autograd.grad(loss, [p for p in explainer.parameters() if len(p) == 2], allow_unused=True)
+        )
+    assert gradients[0], "no parameter has a row a class"
+    assert all(any(row[cls].any() for row in step) for step in gradients for cls in (0, 1))
+
+
+# ------------------------------------------------------------------ questions and batches
+
+
+def test_the_map_depends_on_the_asked_class():
+    explainer, images = explainer_of().eval(), torch.rand(2, 1, SIDE, SIDE)
+    maps = explainer.explain(images, torch.tensor([[0, 1, 2]] * 2))
+    for image in maps:
+        for first, second in ((0, 1), (0, 2), (1, 2)):
+            assert correlation(image[first], image[second]) < 0.99
+    assert torch.allclose(explainer.explain(images, torch.tensor([2, 1]))[:, 0], maps[[0, 1], [2, 1]], atol=1e-6)
+
+
+@pytest.mark.parametrize("refine_steps", [0, 4])
+def test_an_image_has_the_same_map_in_any_batch(refine_steps):
+    explainer = explainer_of(ClassifierTarget(cnn().double()), refine_steps=refine_steps).double().eval()
+    images, asked = torch.rand(4, 1, SIDE, SIDE, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+    together = explainer.explain(images, asked)
+    alone = torch.cat([explainer.explain(images[i : i + 1], asked[i : i + 1]) for i in range(4)])
+    assert torch.allclose(together, alone, atol=1e-6)
+    backwards = explainer.explain(images.flip(0), asked.flip(0)).flip(0)
+    assert torch.allclose(together, backwards, atol=1e-6)
+
+
+def test_volumes():
+    explainer = explainer_of(ClassifierTarget(cnn(3)), dims=3).eval()
+    images = torch.rand(2, 1, 16, 16, 20)
+    maps = explainer.explain(images, torch.tensor([[0, 1]] * 2))
+    assert maps.shape == (2, 2, 16, 16, 20) and maps.flatten(2).std(dim=2).gt(0).all()
+    loss = explainer.train().loss({"image": images})["loss"]
+    loss.backward()
+    assert loss.isfinite() and any(value.grad.abs().sum() > 0 for value in explainer.parameters())
+
+
+def test_a_segmenter_can_be_learned():
+    explainer = explainer_of(SegmenterTarget(segmenter()))
+    loss = explainer.train().loss({"image": torch.rand(2, 1, SIDE, SIDE)})["loss"]
+    loss.backward()
+    assert loss.isfinite() and any(value.grad.abs().sum() > 0 for value in explainer.parameters())
+
+
+# ------------------------------------------------------------------ refinement
+
+
+def count_backwards(monkeypatch):
+    calls = []
+    grad = torch.autograd.grad
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        return grad(*args, **kwargs)
+
+    monkeypatch.setattr(torch.autograd, "grad", counted)
+    return calls
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_refinement_costs_one_backward_pass_a_step_and_nothing_without(steps, monkeypatch):
+    explainer, images = explainer_of(refine_steps=steps).eval(), torch.rand(2, 1, SIDE, SIDE)
+    calls = count_backwards(monkeypatch)
+    monkeypatch.setattr(torch.Tensor, "backward", lambda *_, **__: calls.append(1))
+    explainer.explain(images)
+    assert len(calls) == steps
+
+
+def test_refinement_starts_from_the_prediction():
+    target, images = ClassifierTarget(cnn()), torch.rand(2, 1, SIDE, SIDE)
+    asked = torch.tensor([0, 1])
+    predicted, refined = (explainer_of(target, refine_steps=steps).eval().explain(images, asked) for steps in (0, 2))
+    scratch = PCIM(target, steps=2).explain(images, asked)
+    moved, elsewhere = (refined - predicted).abs().mean(), (refined - scratch).abs().mean()
+    assert 0 < moved < elsewhere, "two steps must change the prediction, and not start anew"
+
+
+def test_refining_a_trained_map_keeps_its_top(trained):
+    explainer, (images, masks), _ = trained
+    asked = torch.ones(len(images), dtype=torch.long)
+    refined = explainer_of(explainer.target, classes=2, refine_steps=10)
+    refined.load_state_dict(explainer.state_dict())
+    maps = refined.eval().explain(images, asked)
+    assert not torch.equal(maps, explainer.explain(images, asked))
+    assert top_in_square(maps, masks) > 0.6
+
+
+# ------------------------------------------------------------------ starting from a checkpoint
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    explainer = explainer_of(seed=3)
+    path = tmp_path / "start.ckpt"
+    torch.save({"state_dict": explainer.state_dict()}, path)
+    return path, explainer.eval()
+
+
+def test_the_same_sizes_take_over_everything(checkpoint):
+    path, first = checkpoint
+    images = torch.rand(2, 1, SIDE, SIDE)
+    again = explainer_of(seed=4, init_from=path).eval()
+    assert torch.equal(again.explain(images, torch.tensor([0, 2])), first.explain(images, torch.tensor([0, 2])))
+
+
+def test_new_classes_start_alike(checkpoint, caplog):
+    path, first = checkpoint
+    with caplog.at_level(logging.INFO, "lightning_xai"):
+        tuned = explainer_of(ClassifierTarget(cnn(classes=5)), seed=4, classes=5, init_from=path).eval()
+    assert "from 3 to 5 classes" in caplog.text
+    images = torch.rand(2, 1, SIDE, SIDE)
+    maps = tuned.explain(images, torch.arange(5).expand(2, -1))
+    assert torch.allclose(maps, maps[:, :1].expand_as(maps), atol=1e-6), "the new classes do not start alike"
+    known = first.explain(images, torch.arange(3).expand(2, -1)).mean(dim=1)
+    for new, old in zip(maps[:, 0], known, strict=True):
+        assert correlation(new, old) > 0.9, "the new classes start elsewhere than the mean of the old"
+
+
+def test_other_channels_start_fresh_and_are_named(checkpoint, caplog):
+    path, _ = checkpoint
+    with caplog.at_level(logging.WARNING, "lightning_xai"):
+        tuned = explainer_of(ClassifierTarget(cnn(channels=2)), channels=2, init_from=path)
+    assert "Not taken over from" in caplog.text and "starts fresh: net." in caplog.text
+    assert tuned.eval().explain(torch.rand(2, 2, SIDE, SIDE)).isfinite().all()
+
+
+def test_nothing_that_fits_and_no_file_are_errors(tmp_path):
+    torch.save({"state_dict": {"other.weight": torch.zeros(3)}}, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match="Nothing in .*other.ckpt fits this AmortizedPCIM"):
+        explainer_of(init_from=tmp_path / "other.ckpt")
+    with pytest.raises(FileNotFoundError, match=r"init_from names .*none\.ckpt, which does not exist"):
+        explainer_of(init_from=tmp_path / "none.ckpt")
+
+
+def test_unknown_sizes_are_asked_for():
+    with pytest.raises(ValueError, match="give classes= and channels=, or a target with class_names, mean and std"):
+        AmortizedPCIM(ClassifierTarget(cnn()))
+    known = ClassifierTarget(cnn(), mean=[0.5], std=[0.2], class_names=["a", "b", "c"])
+    assert AmortizedPCIM(known).eval().explain(torch.rand(1, 1, SIDE, SIDE)).shape == (1, 1, SIDE, SIDE)
