@@ -1,0 +1,62 @@
+"""What the benchmarks on real data share: an experiment's target, its test images, and the gap of their maps."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import Tensor
+
+from lightning_xai import ClassifierTarget, runs
+from lightning_xai.data import ImageDataModule
+from lightning_xai.metrics import InsertionDeletionGap
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+FILLS = ("zero", "median")
+
+
+def stop_without_data() -> None:
+    """End the script, in peace, where the real data are not at hand."""
+    if "LIGHTNING_XAI_DATA" not in os.environ:
+        print("LIGHTNING_XAI_DATA is not set: nothing to compare.")
+        sys.exit()
+
+
+def target_of(experiment: str, seed: int) -> tuple[ClassifierTarget, ImageDataModule]:
+    """The trained target of an experiment and a seed, and its data; prints the target's test accuracy."""
+    with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
+        cfg = compose(
+            "train",
+            [
+                f"experiment={experiment}",
+                f"seed={seed}",
+                f"run_dir=runs/bench/{experiment}_{seed}",
+                "+target_trainer.trainer.enable_progress_bar=false",
+            ],
+        )
+    data = instantiate(cfg.data)
+    data.setup("fit")
+    runs.note_facts(cfg, data)
+    torch.manual_seed(seed)
+    target, quality = runs.build_target(cfg, data)
+    print(f"{experiment}, seed {seed}: target test accuracy {quality['target/accuracy']:.3f}", flush=True)
+    return target, data
+
+
+def test_images(data: ImageDataModule, count: int) -> dict[str, Tensor]:
+    """The first ``count`` test images, and their masks if there are any."""
+    batches = list(data.test_dataloader())
+    return {key: torch.cat([batch[key] for batch in batches])[:count] for key in ("image", "mask") if key in batches[0]}
+
+
+def gaps(target: ClassifierTarget, images: Tensor, maps: Tensor) -> dict[str, float]:
+    """Mean insertion - deletion gap of each fill, for the predicted class."""
+    targets, _ = target.questions(images, None, None)
+    results = {}
+    for fill in FILLS:
+        metric = InsertionDeletionGap(fill=fill)
+        metric.update(target=target, images=images, maps=maps, targets=targets)
+        results[fill] = float(metric.compute())
+    return results

@@ -1,0 +1,33 @@
+"""Every notebook runs from top to bottom, shows pictures, and what it prints bears out what it says."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+#: Run as a last cell, in the notebook's own names.
+CLAIMS = {
+    "01_quickstart": """
+assert quality["accuracy"] > 0.9, quality
+for name in ("PCIM", "AmortizedPCIM"):
+    assert scores[name]["insertion"] > scores["random"]["insertion"] + 0.1, scores
+    assert scores[name]["deletion"] < scores["random"]["deletion"] - 0.1, scores
+""",
+}
+
+
+def test_every_notebook_is_tested():
+    assert sorted(CLAIMS) == sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_a_notebook_runs_and_shows_what_it_says(name, tmp_path):
+    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), f"clear the outputs of {name} before a commit"
+    notebook.cells.append(nbformat.v4.new_code_cell(CLAIMS[name]))
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) >= 3, "the notebook shows too few pictures"
