@@ -1,6 +1,7 @@
 """Every YAML of configs composes, and names things that exist."""
 
 import importlib
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -81,3 +82,15 @@ def test_recipes_change_what_they_say(monkeypatch):
         assert config["explainer"]["_target_"] == "lightning_xai.explainers.PCIM"
         assert {"gap_zero", "gap_median"} <= set(config["metrics"]), "both fills are judged"
     assert composed("experiment=demo")["data"]["_target_"] == "lightning_xai.data.EmbeddedDigits"
+
+
+def commands() -> list[str]:
+    """Every ``python train.py`` line of the README."""
+    readme = (CONFIGS.parent / "README.md").read_text(encoding="utf-8")
+    return [line.partition("#")[0].strip() for line in readme.splitlines() if line.startswith("python train.py ")]
+
+
+@pytest.mark.parametrize("line", commands())
+def test_the_commands_of_the_readme_compose(line):
+    words = [word for word in shlex.split(line)[2:] if not word.startswith("-")]
+    composed(*(word.partition(",")[0] if "-m" in line else word for word in words))
