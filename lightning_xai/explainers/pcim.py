@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 #: Softness of the faithful preset's mask at the first and the last step: early steps feel every pixel, late ones cut.
 SOFTNESS = (2.0, 0.1)
-#: Steps over which a loss is averaged before it counts as settled, and the gain below which it has.
+#: Steps after which an image is asked whether it has settled, and the gain or move below which it has.
 WINDOW, SETTLED = 60, 1e-3
 #: Antithetic pairs of a ``spsa`` step, and how far they reach.
 SPSA_PAIRS, SPSA_RADIUS = 4, 0.1
@@ -85,7 +85,7 @@ class PCIM(Explainer):
     Args:
         target: The frozen target.
         preset: ``"faithful"``, ``"sparse"`` or ``"literal"``; ``None`` in the arguments below is the preset's value.
-        steps: Optimiser steps at most; an image whose loss has settled stops earlier.
+        steps: Optimiser steps at most; an image that has settled stops earlier.
         lr: The optimiser's learning rate.
         baseline: What absent pixels show: ``"auto"`` (the preset's), a fill of :mod:`lightning_xai.reveal`, a tensor,
             or a list of fills that are drawn in turn.
@@ -195,10 +195,14 @@ class PCIM(Explainer):
     def optimise(
         self, start: Tensor, rows: Tensor, fills: list[Tensor], targets: Tensor, pixels: Tensor | None
     ) -> Tensor:
-        """Run Adam on every row until its loss has settled or the steps are used up."""
+        """Run the optimiser on every row until it has settled or the steps are used up.
+
+        A loss that stays the same function has settled when its mean over a window gains nothing. The two-sided one
+        asks for another area, fill and softness at every step: there a row has settled when its weights stand still.
+        """
         final = start.clone()
         active = torch.arange(len(rows), device=rows.device)
-        raw = start.clone()
+        raw, mark = start.clone(), start.clone()
         optimizer = self.optimizer([raw], lr=self.lr)
         recent, best = rows.new_zeros(len(rows)), rows.new_full((len(rows),), float("inf"))
         for step in tqdm(range(self.steps), desc=type(self).__name__, leave=False, disable=self.steps < 50):
@@ -211,12 +215,13 @@ class PCIM(Explainer):
             recent += losses / WINDOW
             if (step + 1) % WINDOW:
                 continue
-            going = best - recent > SETTLED
+            gain = (raw - mark).abs().flatten(1).amax(dim=1) if self.two_sided else best - recent
+            going = gain > SETTLED
             final[active] = raw
             if not going.any():
                 return final
             active, raw = active[going], keep_rows(optimizer, going)
-            recent, best = torch.zeros_like(recent[going]), torch.minimum(best, recent)[going]
+            mark, recent, best = raw.clone(), torch.zeros_like(recent[going]), torch.minimum(best, recent)[going]
         final[active] = raw
         return final
 
