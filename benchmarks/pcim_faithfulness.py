@@ -20,7 +20,6 @@ from lightning_xai.report.table import format_table, summarise
 METHODS = {
     "PCIM faithful": PCIM,
     "PCIM sparse": partial(PCIM, preset="sparse"),
-    "PCIM literal": partial(PCIM, preset="literal"),
     "HiResCAM": partial(CaptumExplainer, method="LayerGradientXActivation", layer="features"),
     "integrated gradients": partial(CaptumExplainer, baseline="zero", internal_batch_size=64),
     "gradient x input": partial(CaptumExplainer, method="InputXGradient"),

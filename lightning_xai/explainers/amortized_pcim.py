@@ -129,10 +129,10 @@ class AmortizedPCIM(PCIM):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _draws(self, fills: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """A fill and one area share per row, :data:`DRAWS` times; an image's shares are evenly apart."""
+        """A fill and one area share per row, :data:`DRAWS` times; fills take turns, an image's shares are far apart."""
         shares = stratified(len(fills[0]), fills[0].device)
-        chosen = torch.randint(len(fills), (DRAWS,)).tolist()
-        return [(fills[index], (shares + draw / DRAWS) % 1.0) for draw, index in enumerate(chosen)]
+        first = int(torch.randint(len(fills), ()))
+        return [(fills[(first + draw) % len(fills)], (shares + draw / DRAWS) % 1.0) for draw in range(DRAWS)]
 
     def _progress(self) -> float:
         """How far the training has come, 0 to 1; 1 in validation, so that its losses compare, and outside of one."""

@@ -26,7 +26,7 @@ from lightning_xai.targets import Target
 log = logging.getLogger(__name__)
 
 #: Softness of the faithful preset's mask at the first and the last step: early steps feel every pixel, late ones cut.
-SOFTNESS = (2.0, 0.1)
+SOFTNESS = (1.0, 0.1)
 #: Steps after which an image is asked whether it has settled, and the gain or move below which it has.
 WINDOW, SETTLED = 60, 1e-3
 #: Antithetic pairs of a ``spsa`` step, and how far they reach.
@@ -63,7 +63,7 @@ class Preset:
 
 
 PRESETS = {
-    "faithful": Preset(True, "unit", 0.0, 300, 0.05, 0.0, 10.0, "alpha", ("median", "zero", "zero")),
+    "faithful": Preset(True, "unit", 0.0, 300, 0.05, 0.0, 3.0, "alpha", ("median", "zero")),
     "sparse": Preset(False, "nonneg", 1.0, 300, 0.05, 0.5, 0.0, "alpha_x", "median"),
     "literal": Preset(False, "nonneg", 0.0, 300, 0.05, 0.0, 0.0, "alpha", "median"),
 }
