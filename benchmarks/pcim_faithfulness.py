@@ -49,7 +49,7 @@ def score(target: ClassifierTarget, images: dict[str, torch.Tensor], seed: int) 
             target=target, images=images["image"], maps=maps, targets=targets, masks=images.get("mask"), ids=ids
         )
         results[name] = {metric: value.rows() for metric, value in suite.items() if value.update_called}
-        gaps = [f"{suite[metric].compute():+.3f}" for metric in suite if metric.startswith("gap")]
+        gaps = [f"{metric} {suite[metric].compute():+.3f}" for metric in suite if metric.startswith("gap")]
         print(f"  seed {seed}  {name:22s} {' '.join(gaps)}  {1000 * seconds / len(maps):8.1f} ms an image", flush=True)
     return results
 
