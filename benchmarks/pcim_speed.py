@@ -18,7 +18,9 @@ from lightning_xai import ClassifierTarget
 from lightning_xai.explainers import PCIM
 from lightning_xai.nets import SmallCNN
 
-STEPS, BATCH, REPEATS = 40, 16, 7
+STEPS, REPEATS = 40, 7
+#: Side of the images, how many of them, and the target's widths.
+CASES = ((28, 16, (16, 32, 64)), (64, 16, (16, 32, 64, 128)), (128, 4, (16, 32, 64, 128)))
 
 
 def bare_loop(target: ClassifierTarget, images: Tensor, targets: Tensor) -> None:
@@ -44,10 +46,10 @@ def target_of(widths: tuple[int, ...]) -> ClassifierTarget:
 
 def compare_time() -> None:
     """Print PCIM's time over the bare loop's, for three sizes."""
-    print(f"{BATCH} images, {STEPS} steps, median of {REPEATS}")
-    for side, widths in ((28, (16, 32, 64)), (64, (16, 32, 64, 128)), (128, (32, 64, 128))):
+    print(f"{STEPS} steps, medians of {REPEATS}")
+    for side, count, widths in CASES:
         target = target_of(widths)
-        images, targets = torch.rand(BATCH, 3, side, side), torch.zeros(BATCH, 1, dtype=torch.long)
+        images, targets = torch.rand(count, 3, side, side), torch.zeros(count, 1, dtype=torch.long)
         explainer = PCIM(target, steps=STEPS)
         pairs = [
             (
@@ -58,7 +60,10 @@ def compare_time() -> None:
         ]
         ours, bare = (statistics.median(column) for column in zip(*pairs, strict=True))
         ratio = statistics.median(first / second for first, second in pairs)
-        print(f"  {side:4d} px  PCIM {ours:6.2f} s  bare loop {bare:6.2f} s  ratio {ratio:.3f}", flush=True)
+        print(
+            f"  {count:3d} images of {side:3d} px  PCIM {ours:6.2f} s  bare loop {bare:6.2f} s  ratio {ratio:.3f}",
+            flush=True,
+        )
 
 
 def compare_memory() -> None:

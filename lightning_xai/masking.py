@@ -10,6 +10,8 @@ from lightning_xai.reveal import Fill, fill_images
 from lightning_xai.targets import Target
 
 GOLDEN_RATIO = 0.6180339887498949
+#: Side of the coarse grid that :func:`smooth_noise` is drawn on.
+NOISE_GRID = 8
 Baseline = str | Tensor | Fill | Sequence[str]
 
 
@@ -86,6 +88,31 @@ def top_share(alpha: Tensor, share: float | Tensor, tau: float) -> Tensor:
     shape = (-1, *(1,) * (alpha.ndim - 1))
     spread = flat.std(dim=1).view(shape) + 1e-3
     return torch.sigmoid((alpha - threshold.view(shape)) / (tau * spread))
+
+
+def smooth_noise(
+    count: int, size: Sequence[int], device: torch.device, generator: torch.Generator | None = None
+) -> Tensor:
+    """Random smooth fields of mean 0 and deviation 1, which shift what a mask keeps without breaking it into pixels.
+
+    Args:
+        count: Number of fields ``R``.
+        size: ``*S``.
+        device: Where the fields go; they are drawn on the CPU, so that a seed means the same everywhere.
+        generator: Where the numbers come from; the global one if ``None``.
+
+    Returns:
+        ``(R, 1, *S)``.
+    """
+    coarse = torch.randn(count, 1, *(min(NOISE_GRID, side) for side in size), generator=generator)
+    return standardise(resize(coarse.to(device), size))
+
+
+def standardise(maps: Tensor) -> Tensor:
+    """Bring every map of ``(B, T, *S)`` to mean 0 and standard deviation 1; a constant map to 0."""
+    flat = maps.flatten(2)
+    flat = (flat - flat.mean(dim=2, keepdim=True)) / (flat.std(dim=2, keepdim=True, correction=0) + 1e-3)
+    return flat.view_as(maps)
 
 
 def total_variation(alpha: Tensor) -> Tensor:

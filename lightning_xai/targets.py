@@ -1,7 +1,5 @@
 """What is explained: a frozen model and the scalar it is asked about."""
 
-import contextlib
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_xai.frozen import fingerprint, freeze, normalise
 from lightning_xai.pixels import predicted_pixels
 from lightning_xai.weights import load_model
 
@@ -90,16 +89,8 @@ class Target(nn.Module, ABC):
         return self
 
     def fingerprint(self) -> str:
-        """SHA-256 of every parameter and buffer (names, shapes, bytes); of the name for a plain callable."""
-        digest = hashlib.sha256()
-        if isinstance(self.model, nn.Module):
-            for name, value in self.model.state_dict().items():
-                if isinstance(value, Tensor):
-                    digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-                    digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        else:
-            digest.update(getattr(self.model, "__qualname__", type(self.model).__qualname__).encode())
-        return digest.hexdigest()[:16]
+        """SHA-256 of the model's weights; see :func:`lightning_xai.frozen.fingerprint`."""
+        return fingerprint(self.model)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images ``(B, C, *S)`` as the model takes them: minus mean, divided by std, where the target has them.
@@ -110,16 +101,9 @@ class Target(nn.Module, ABC):
         if getattr(self.model, "training", False):
             # Whoever else holds the model may have called train() on it.
             freeze(self.model)
-        if self.mean is not None and self.std is not None:
-            if len(self.mean) != images.shape[1]:
-                mean, std = ([round(value, 4) for value in stat.tolist()] for stat in (self.mean, self.std))
-                raise ValueError(
-                    f"The images have {images.shape[1]} channels, but the target takes {len(self.mean)} "
-                    f"(trained with mean {mean}, std {std}); check data.* and target.*."
-                )
-            shape = (1, -1) + (1,) * (images.ndim - 2)
-            images = (images - self.mean.view(shape).to(images)) / self.std.view(shape).to(images)
-        return images
+        if self.mean is None or self.std is None:
+            return images
+        return normalise(images, self.mean, self.std)
 
     def logits(self, images: Tensor) -> Tensor:
         """Run the frozen model once.
@@ -325,22 +309,6 @@ class SegmenterTarget(Target):
         if pixels is None:
             return predicted_pixels(logits, targets, self.activation)
         return pixels.to(logits.device).expand(-1, targets.shape[1], *pixels.shape[2:])
-
-
-def freeze(model: Any) -> Any:
-    """Put a model into eval mode and stop its parameters from requiring gradients; a plain callable is left alone."""
-    if isinstance(model, nn.Module):
-        # One by one: a TorchScript module has no requires_grad_().
-        for parameter in model.parameters():
-            parameter.requires_grad_(False)
-        # An exported graph has its mode baked in and refuses eval().
-        with contextlib.suppress(NotImplementedError):
-            model.eval()
-    elif not callable(model):
-        raise ValueError(
-            f"The model is a {type(model).__name__}; give an nn.Module or a callable from images to logits."
-        )
-    return model
 
 
 def check_range(targets: Tensor, classes: int) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics import classification as scores
 
+from lightning_xai.frozen import normalise
+
 log = logging.getLogger(__name__)
 
 
@@ -22,8 +24,8 @@ class TargetTrainer(LightningModule):
         model: ``(B, C, *S)`` -> ``(B, K)`` logits.
         num_classes: ``K``.
         activation: ``"softmax"`` (labels ``(B,)``), or ``"sigmoid"`` (multi-hot ``(B, K)``, or 0 and 1 for one logit).
-        mean: Per-channel mean of the training images, in natural units.
-        std: Per-channel standard deviation of the training images.
+        mean: Per-channel mean of the training images, in natural units; ``None``: images are taken as they are.
+        std: Per-channel standard deviation of the training images, or ``None``.
         class_names: Stored with the weights.
         lr: Highest learning rate.
         weight_decay: AdamW's.
@@ -35,8 +37,8 @@ class TargetTrainer(LightningModule):
         model: nn.Module,
         num_classes: int,
         activation: str = "softmax",
-        mean: Sequence[float] = (0.0,),
-        std: Sequence[float] = (1.0,),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         class_names: Sequence[str] | None = None,
         lr: float = 1e-3,
         weight_decay: float = 1e-4,
@@ -51,8 +53,8 @@ class TargetTrainer(LightningModule):
             {
                 "num_classes": int(num_classes),
                 "activation": activation,
-                "mean": [float(value) for value in mean],
-                "std": [float(value) for value in std],
+                "mean": None if mean is None else [float(value) for value in mean],
+                "std": None if std is None else [float(value) for value in std],
                 "class_names": None if class_names is None else [str(name) for name in class_names],
                 "lr": lr,
                 "weight_decay": weight_decay,
@@ -65,9 +67,10 @@ class TargetTrainer(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """``(B, C, *S)`` in natural units -> logits ``(B, K)``."""
-        shape = (1, -1) + (1,) * (images.ndim - 2)
-        mean, std = (images.new_tensor(self.hparams[name]).view(shape) for name in ("mean", "std"))
-        logits: Tensor = self.model((images - mean) / std)
+        if self.hparams["mean"] is not None:
+            statistics = (images.new_tensor(self.hparams[name]) for name in ("mean", "std"))
+            images = normalise(images, *statistics)
+        logits: Tensor = self.model(images)
         return logits
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

@@ -42,26 +42,14 @@ class AttributionMaps(Callback):
         self._parts = []
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Keep the batch's maps if its images are among the first."""
         if not trainer.sanity_checking and trainer.current_epoch % self.every_n_epochs == 0:
             self._collect(trainer, pl_module, outputs, batch)
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Keep the batch's maps if its images are among the first."""
         self._collect(trainer, pl_module, outputs, batch)

@@ -11,8 +11,17 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from lightning_xai.explainers.pcim import PCIM
-from lightning_xai.masking import Baseline, baselines, distinct, top_share, total_variation, two_sided
+from lightning_xai.explainers.pcim import EXPLORATION, PCIM, SOFTNESS
+from lightning_xai.masking import (
+    Baseline,
+    baselines,
+    distinct,
+    smooth_noise,
+    standardise,
+    top_share,
+    total_variation,
+    two_sided,
+)
 from lightning_xai.nets import MaskNet, mask_features
 from lightning_xai.targets import Target
 
@@ -109,10 +118,12 @@ class AmortizedPCIM(PCIM):
         alpha = raw.flatten(0, 1).unsqueeze(1)
         fills = baselines(rows, self.baseline)
         draws = self._draws(fills) if self.training else product(distinct(fills), VALIDATION_SHARES)
-        softness = self.softness(self._progress())
-        losses = [
-            two_sided(self.target, rows, fill, top_share(alpha, share, softness), asked, sets) for fill, share in draws
-        ]
+        progress = self._progress()
+        losses = []
+        for fill, share in draws:
+            order = alpha + EXPLORATION * (1 - progress) * smooth_noise(len(alpha), alpha.shape[2:], alpha.device)
+            mask = top_share(order, share, SOFTNESS)
+            losses.append(two_sided(self.target, rows, fill, mask, asked, sets))
         faithful = torch.stack(losses).mean(dim=0)
         smooth = total_variation(alpha.sigmoid())
         return {"loss": (faithful + self.tv * smooth).mean(), "faithful": faithful.mean(), "tv": smooth.mean()}
@@ -152,13 +163,6 @@ def warm_cosine(step: int, steps: int) -> float:
     if step < warm:
         return (step + 1) / warm
     return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm)))
-
-
-def standardise(maps: Tensor) -> Tensor:
-    """Bring every map ``(B, T, *S)`` to mean 0 and standard deviation 1; a constant map to 0."""
-    flat = maps.flatten(2)
-    flat = (flat - flat.mean(dim=2, keepdim=True)) / (flat.std(dim=2, keepdim=True) + 1e-3)
-    return flat.view_as(maps)
 
 
 def stratified(count: int, device: torch.device) -> Tensor:

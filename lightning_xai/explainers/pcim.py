@@ -1,7 +1,6 @@
 """PCIM: one optimised blending weight per pixel."""
 
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from lightning_xai.masking import (
     blend,
     distinct,
     resize,
+    smooth_noise,
     top_share,
     total_variation,
     two_sided,
@@ -25,8 +25,10 @@ from lightning_xai.targets import Target
 
 log = logging.getLogger(__name__)
 
-#: Softness of the faithful preset's mask at the first and the last step: early steps feel every pixel, late ones cut.
-SOFTNESS = (1.0, 0.1)
+#: Softness of the faithful preset's masks, in standard deviations of the map.
+SOFTNESS = 0.1
+#: Size of the smooth random shift that the first step's order gets: without it the weights settle on single pixels.
+EXPLORATION = 1.0
 #: Steps after which an image is asked whether it has settled, and the gain or move below which it has.
 WINDOW, SETTLED = 60, 1e-3
 #: Antithetic pairs of a ``spsa`` step, and how far they reach.
@@ -63,7 +65,7 @@ class Preset:
 
 
 PRESETS = {
-    "faithful": Preset(True, "unit", 0.0, 300, 0.05, 0.0, 3.0, "alpha", ("median", "zero")),
+    "faithful": Preset(True, "unit", 0.0, 300, 0.1, 0.0, 10.0, "alpha", ("median", "zero")),
     "sparse": Preset(False, "nonneg", 1.0, 300, 0.05, 0.5, 0.0, "alpha_x", "median"),
     "literal": Preset(False, "nonneg", 0.0, 300, 0.05, 0.0, 0.0, "alpha", "median"),
 }
@@ -77,6 +79,7 @@ class PCIM(Explainer):
 
     * ``faithful``: at each step an area share ``s`` is drawn; the soft mask of the top ``s`` must keep the class and
       its complement must lose it, ``(1 - p(keep)) + p(rest)``, plus total variation. Every fill takes its turn.
+      Smooth noise shifts the order that is asked about, less at every step: it averages out what only one mask feels.
     * ``sparse``: start at 1, cross-entropy + ``l1 mean|alpha|``: localises.
     * ``literal``: start at 0, cross-entropy alone: the paper's words.
 
@@ -92,7 +95,7 @@ class PCIM(Explainer):
         constraint: ``"unit"`` (sigmoid), ``"nonneg"`` (clamped each step), ``"softmax"`` (times N) or ``"signed"``.
         readout: ``"alpha"``, ``"alpha_x"`` (``alpha ||x - b||``) or ``"alpha_delta"`` (alpha minus its start).
         l1: Weight of ``mean |alpha|``.
-        tv: Weight of the total variation of alpha.
+        tv: Weight of the total variation of alpha; less of it finds single pixels that trick the model.
         per_channel: One weight per pixel and channel; the map is their mean.
         gradient: ``"backprop"``, or ``"spsa"`` for targets that cannot be differentiated (forward passes only).
         grid: Side of a coarser alpha grid, upsampled linearly; ``None``: full resolution (``spsa``: 16).
@@ -167,10 +170,10 @@ class PCIM(Explainer):
             return (raw.flatten(1).softmax(dim=1) * raw[0].numel()).view_as(raw)
         return raw
 
-    def softness(self, progress: float) -> float:
-        """Softness of the mask, falling geometrically between :data:`SOFTNESS` as progress goes from 0 to 1."""
-        first, last = SOFTNESS
-        return first * math.pow(last / first, progress)
+    def exploration(self, step: int, images: Tensor) -> Tensor:
+        """A smooth random shift of the order ``(1, 1, *S)``, the same for every row, that fades over the steps."""
+        noise = smooth_noise(1, images.shape[2:], images.device, torch.Generator().manual_seed(step))
+        return EXPLORATION * (1 - step / self.steps) * noise
 
     def objective(
         self, raw: Tensor, images: Tensor, baseline: Tensor, targets: Tensor, pixels: Tensor | None, step: int
@@ -178,7 +181,8 @@ class PCIM(Explainer):
         """Loss per row, ``(R,)``: its sum does not depend on how rows are batched."""
         alpha = self.weights(raw, images.shape[2:])
         if self.two_sided:
-            mask = top_share(resize(raw, images.shape[2:]), area_share(step), self.softness(step / self.steps))
+            order = resize(raw, images.shape[2:]) + self.exploration(step, images)
+            mask = top_share(order, area_share(step), SOFTNESS)
             loss = two_sided(self.target, images, baseline, mask, targets, pixels)
         else:
             loss = -self.target.log_probability(blend(images, baseline, alpha), targets, pixels)[:, 0]

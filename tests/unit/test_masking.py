@@ -14,6 +14,8 @@ from lightning_xai.masking import (
     distinct,
     isolate,
     resize,
+    smooth_noise,
+    standardise,
     top_share,
     total_variation,
     two_sided,
@@ -277,3 +279,34 @@ def test_resize_keeps_what_fits_and_interpolates_the_rest():
     assert resize(torch.rand(2, 1, 3, 4, 5), (6, 6, 6)).shape == (2, 1, 6, 6, 6)
     ramp = torch.tensor([0.0, 1.0]).expand(1, 1, 3, 2)
     assert torch.allclose(resize(ramp, (3, 4)), torch.tensor([0.0, 0.25, 0.75, 1.0]).expand(1, 1, 3, 4))
+
+
+# ------------------------------------------------------------------ smooth noise
+
+
+@pytest.mark.parametrize("size", [(28, 20), (64, 64), (5, 3), (12, 10, 9)])
+def test_smooth_noise_is_standard_and_smooth(size):
+    noise = smooth_noise(6, size, torch.device("cpu"), torch.Generator().manual_seed(0))
+    assert noise.shape == (6, 1, *size)
+    assert torch.allclose(noise.flatten(1).mean(dim=1), torch.zeros(6), atol=1e-5)
+    assert torch.allclose(noise.flatten(1).std(dim=1, correction=0), torch.ones(6), atol=1e-2)
+    if min(size) > 8:
+        for axis in range(2, noise.ndim):
+            steps = noise.diff(dim=axis).flatten(1).std(dim=1)
+            assert (steps < 1.2).all(), "white noise has steps of 1.41 between neighbours"
+        assert noise.diff(dim=2).flatten(1).std(dim=1).mean() < 20 / size[0]
+
+
+def test_smooth_noise_follows_its_generator_and_differs_between_rows():
+    first, again = (smooth_noise(2, (16, 16), torch.device("cpu"), torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first[0], first[1], atol=0.1)
+    other = smooth_noise(2, (16, 16), torch.device("cpu"), torch.Generator().manual_seed(4))
+    assert not torch.allclose(first, other, atol=0.1)
+
+
+def test_a_constant_map_is_standardised_to_zero():
+    maps = torch.stack([torch.full((4, 4), 7.0), torch.arange(16.0).view(4, 4)]).unsqueeze(0)
+    flat, slope = standardise(maps)[0]
+    assert torch.equal(flat, torch.zeros(4, 4))
+    assert slope.mean().abs() < 1e-6 and slope.std(correction=0) == pytest.approx(1, abs=1e-3)

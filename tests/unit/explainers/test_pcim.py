@@ -212,6 +212,18 @@ def test_a_settled_image_stops_before_its_last_step(preset):
     assert maps.isfinite().all()
 
 
+def test_the_faithful_order_is_shifted_less_at_every_step():
+    images = torch.rand(3, 1, 16, 12)
+    explainer = PCIM(ClassifierTarget(cnn()), steps=10)
+    shifts = [explainer.exploration(step, images) for step in range(10)]
+    sizes = [float(shift.std(correction=0)) for shift in shifts]
+    assert sizes == pytest.approx([module.EXPLORATION * (1 - step / 10) for step in range(10)], rel=0.01)
+    assert all(shift.shape == (1, 1, 16, 12) for shift in shifts), (
+        "one shift for all rows, or a batch is not its images"
+    )
+    assert not torch.allclose(shifts[0] / sizes[0], shifts[1] / sizes[1], atol=0.1), "every step must ask elsewhere"
+
+
 def test_the_same_map_twice_whatever_the_global_seed():
     images = torch.rand(2, 1, 8, 8)
     for preset, gradient in itertools.product(PRESETS, ("backprop", "spsa")):
