@@ -54,8 +54,8 @@ class AmortizedPCIM(PCIM):
         baseline: See :class:`PCIM`.
         tv: Weight of the total variation.
         any_class: Share of training questions about a class drawn at random.
-        init_from: A checkpoint to start from, of any target: what fits is taken over. With another number of
-            classes every new class starts as the mean of the old ones.
+        init_from: A checkpoint to start from: what fits is taken over, mixed with fresh weights if it explains
+            another target. With another number of classes every new class starts as the mean of the old ones.
 
     Raises:
         ValueError: If classes or channels are unknown.
@@ -186,6 +186,9 @@ def plain_baseline(baseline: Baseline) -> str | list[str]:
 def start_from(explainer: AmortizedPCIM, checkpoint: str | Path) -> None:
     """Take over the weights of a checkpoint that fit, and say which did not.
 
+    Weights that explain another target are mixed half and half with fresh ones ("shrink and perturb", Ash & Adams
+    2020): taken over whole they hold on to the old target's order, and learn the new one later than a fresh network.
+
     Args:
         explainer: Its ``net`` is changed.
         checkpoint: A Lightning checkpoint of an :class:`AmortizedPCIM`.
@@ -198,7 +201,8 @@ def start_from(explainer: AmortizedPCIM, checkpoint: str | Path) -> None:
         raise FileNotFoundError(
             f"init_from names {checkpoint}, which does not exist; give a checkpoint of an AmortizedPCIM run."
         )
-    stored: dict[str, Tensor] = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    stored: dict[str, Tensor] = loaded["state_dict"]
     own = explainer.state_dict()
     for name in ("net.head.weight", "net.head.bias"):
         if name in stored and len(stored[name]) != len(own[name]):
@@ -216,4 +220,10 @@ def start_from(explainer: AmortizedPCIM, checkpoint: str | Path) -> None:
     left = sorted(set(own) - set(fitting))
     if left:
         log.warning("Not taken over from %s, starts fresh: %s.", checkpoint, ", ".join(left))
+    if loaded.get("target_fingerprint") != explainer.target.fingerprint():
+        log.info("%s explains another target: its weights are mixed half and half with fresh ones.", checkpoint)
+        fitting = {
+            name: torch.lerp(own[name], value, 0.5) if value.is_floating_point() else value
+            for name, value in fitting.items()
+        }
     explainer.load_state_dict(own | fitting)

@@ -30,20 +30,30 @@ def fine_tune(folder, trained, *overrides, **data):
     return result, weights(folder / "run" / "checkpoints" / "best.ckpt")
 
 
-def test_another_number_of_classes_takes_over_the_features(tmp_path, trained, caplog):
+def halves(folder, start, old, *overrides, **data):
+    """How far every weight of ``start`` is from the middle between ``old`` and a fresh start of the same seed."""
+    train.main(configure(folder / "fresh", *bars_npz(folder / "fresh.npz", **data).split(), FROZEN, *overrides))
+    fresh = weights(folder / "fresh" / "checkpoints" / "best.ckpt")
+    return {name: float((value - (old[name] + fresh[name]) / 2).abs().max()) for name, value in start.items()}
+
+
+def test_another_number_of_classes_starts_half_fresh(tmp_path, trained, caplog):
     with caplog.at_level(logging.INFO, "lightning_xai"):
-        result, start = fine_tune(tmp_path, trained, FROZEN, "target.model.widths=[4,4]", classes=3)
-    old, fresh = weights(trained), []
-    for name, value in start.items():
-        same = value.shape == old[name].shape and torch.equal(value, old[name])
-        if not same:
-            fresh.append(name)
-    heads = [name for name in fresh if len(start[name]) == 3]
-    assert heads == fresh and len(heads) < len(start) / 2, "only what has a row per class may differ"
-    for name in heads:
-        assert torch.allclose(start[name], old[name].mean(dim=0, keepdim=True).expand_as(start[name]), atol=1e-6)
+        result, start = fine_tune(tmp_path, trained, FROZEN, classes=3)
+    old = weights(trained)
+    per_class = [name for name, value in start.items() if value.shape != old[name].shape]
+    assert sorted(per_class) == ["net.head.bias", "net.head.weight"], "only what has a row per class may differ"
+    old |= {name: old[name].mean(dim=0, keepdim=True).expand_as(start[name]) for name in per_class}
+    off = halves(tmp_path, start, old, classes=3)
+    assert max(off.values()) < 1e-5, off
     assert "Fine-tuning from 2 to 3 classes" in caplog.text and "Not taken over" not in caplog.text
+    assert "explains another target" in caplog.text
     assert "test/gap" in result
+
+
+def test_the_same_target_is_taken_over_whole(tmp_path, trained):
+    _, start = fine_tune(tmp_path, trained, FROZEN)
+    assert all(torch.equal(value, start[name]) for name, value in weights(trained).items())
 
 
 def test_fine_tuning_goes_on_learning(tmp_path, trained):
@@ -59,7 +69,7 @@ def test_another_number_of_channels_says_what_starts_fresh(tmp_path, trained, ca
     other = sorted(name for name, value in start.items() if value.shape != old[name].shape)
     (said,) = [record.getMessage() for record in caplog.records if "Not taken over" in record.getMessage()]
     assert other and f"starts fresh: {', '.join(other)}." in said
-    assert all(torch.equal(value, old[name]) for name, value in start.items() if name not in other)
+    assert not any(torch.equal(value, old[name]) for name, value in start.items() if name.endswith("conv.weight"))
     assert "test/gap" in result
 
 
