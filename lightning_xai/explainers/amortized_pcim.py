@@ -69,7 +69,7 @@ class AmortizedPCIM(PCIM):
         classes: int | None = None,
         channels: int | None = None,
         dims: int = 2,
-        lr: float = 3e-3,
+        lr: float = 1e-2,
         weight_decay: float = 1e-4,
         baseline: Baseline = "auto",
         tv: float = 0.3,
