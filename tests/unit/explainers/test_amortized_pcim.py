@@ -217,6 +217,12 @@ def test_refinement_starts_from_the_prediction():
     assert 0 < moved < elsewhere, "two steps must change the prediction, and not start anew"
 
 
+def test_refinement_asks_about_the_prediction_without_shifting_it():
+    images = torch.rand(2, 1, SIDE, SIDE)
+    assert not explainer_of(refine_steps=5).exploration(0, images).any()
+    assert PCIM(ClassifierTarget(cnn()), steps=5).exploration(0, images).any()
+
+
 def test_refining_a_trained_map_keeps_its_top(trained):
     explainer, (images, masks), _ = trained
     asked = torch.ones(len(images), dtype=torch.long)
