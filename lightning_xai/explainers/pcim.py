@@ -210,9 +210,7 @@ class PCIM(Explainer):
         optimizer = self.optimizer([raw], lr=self.lr)
         recent, best = rows.new_zeros(len(rows)), rows.new_full((len(rows),), float("inf"))
         for step in tqdm(range(self.steps), desc=type(self).__name__, leave=False, disable=self.steps < 50):
-            fill = fills[step % len(fills)][active]
-            question = (targets[active], None if pixels is None else pixels[active])
-            raw.grad, losses = self._gradient(raw, rows[active], fill, *question, step)
+            raw.grad, losses = self._gradient(raw, rows, fills[step % len(fills)], targets, pixels, step)
             optimizer.step()
             if self.constraint == "nonneg":
                 raw.clamp_(min=0)
@@ -224,7 +222,10 @@ class PCIM(Explainer):
             final[active] = raw
             if not going.any():
                 return final
-            active, raw = active[going], keep_rows(optimizer, going)
+            if not going.all():
+                active, raw = active[going], keep_rows(optimizer, going)
+                rows, targets, fills = rows[going], targets[going], [fill[going] for fill in fills]
+                pixels = None if pixels is None else pixels[going]
             mark, recent, best = raw.clone(), torch.zeros_like(recent[going]), torch.minimum(best, recent)[going]
         final[active] = raw
         return final
