@@ -122,10 +122,10 @@ class AmortizedPCIM(PCIM):
         alpha = raw.flatten(0, 1).unsqueeze(1)
         fills = baselines(rows, self.baseline)
         draws = self._draws(fills) if self.training else product(distinct(fills), VALIDATION_SHARES)
-        progress = self._progress()
-        losses = []
+        shift, losses = EXPLORATION * (1 - self._progress()), []
         for fill, share in draws:
-            order = alpha + EXPLORATION * (1 - progress) * smooth_noise(len(alpha), alpha.shape[2:], alpha.device)
+            # Validation shifts nothing, and must not draw from the generator that training draws from.
+            order = alpha + shift * smooth_noise(len(alpha), alpha.shape[2:], alpha.device) if shift else alpha
             mask = top_share(order, share, SOFTNESS)
             losses.append(two_sided(self.target, rows, fill, mask, asked, sets))
         faithful = torch.stack(losses).mean(dim=0)

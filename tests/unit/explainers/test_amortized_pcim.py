@@ -130,6 +130,14 @@ def test_bf16_training_lowers_the_loss_too(tmp_path):
     assert explainer.explain(images).dtype == torch.float32
 
 
+def test_validation_leaves_the_random_numbers_of_training_alone():
+    explainer = explainer_of().eval()
+    before = torch.get_rng_state()
+    losses = [explainer.loss({"image": torch.ones(2, 1, SIDE, SIDE)})["loss"] for _ in range(2)]
+    assert torch.equal(*losses), "a validation loss that draws does not compare between epochs"
+    assert torch.equal(torch.get_rng_state(), before), "validation drew random numbers"
+
+
 def test_every_class_is_asked_about_in_training():
     """Otherwise the rows of classes that the target seldom predicts would never learn."""
     sure = ClassifierTarget(SquareFinder())

@@ -266,6 +266,7 @@ def test_sparse_puts_its_mass_on_the_planted_square():
 def test_every_preset_points_at_the_planted_square(preset):
     images, masks = squares()
     maps = PCIM(ClassifierTarget(SquareFinder()), preset=preset).explain(images, torch.ones(4, dtype=torch.long))
+    assert masks.flatten(1).gather(1, maps.flatten(1).argmax(dim=1, keepdim=True)).all(), "the highest pixel is outside"
     top = maps.flatten(1).topk(9).indices  # as many pixels as the square has
     hits = masks.flatten(1).gather(1, top).float().mean(dim=1)
     assert (hits > 0.7).all(), f"share of the top pixels inside the square, per image: {hits.tolist()}"
