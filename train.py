@@ -8,7 +8,7 @@ import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lightning_xai import runs
+from lightning_xai import runs, sanity_task
 from lightning_xai.errors import one_sentence
 from lightning_xai.loggers import RunCSVLogger, finish_loggers
 from lightning_xai.overrides import check_overrides
@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> dict[str, float]:
         cfg: The composed configuration; ``run_dir`` must be set when Hydra does not run the job.
 
     Returns:
-        ``target/...`` and ``test/...`` numbers.
+        ``target/...`` and ``test/...`` numbers; ``sanity/...`` ones of ``task=sanity``.
     """
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     resume = runs.prepare(cfg)
@@ -34,8 +34,9 @@ def main(cfg: DictConfig) -> dict[str, float]:
     target, quality = runs.build_target(cfg, data)
     if cfg.task == "target":
         return quality
-    explainer = instantiate(cfg.explainer)(target)
-    explainer.ask, explainer.ask_pixels = cfg.ask, cfg.pixels
+    if cfg.task == "sanity":
+        return quality | sanity_task.check_sanity(cfg, data, target)
+    explainer = runs.build_explainer(cfg, target)
 
     loggers = [RunCSVLogger(cfg.run_dir), *instantiate(cfg.logger).values()]
     trainer = instantiate(cfg.trainer, logger=loggers, callbacks=list(instantiate(cfg.callbacks).values()))
@@ -59,4 +60,13 @@ if __name__ == "__main__":
         check_overrides(sys.argv[1:], CONFIGS)
     except ValueError as error:
         sys.exit(f"train.py: {error}")
-    hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(one_sentence(main))()
+    failed: list[bool] = []
+
+    def job(cfg: DictConfig) -> dict[str, float]:
+        """Run one job; a sweep goes on to its end before a failed sanity check sets the exit status."""
+        results = main(cfg)
+        failed.append(results.get("sanity/passed") == 0)
+        return results
+
+    hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(one_sentence(job))()
+    sys.exit(int(any(failed)))

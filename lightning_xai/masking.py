@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_xai.reveal import Fill, fill_images
+from lightning_xai.fills import Fill, fill_images
 from lightning_xai.targets import Target
 
 GOLDEN_RATIO = 0.6180339887498949
@@ -47,7 +47,7 @@ def baselines(images: Tensor, baseline: Baseline) -> list[Tensor]:
 
     Args:
         images: ``(B, C, *S)``.
-        baseline: One fill (see :func:`lightning_xai.reveal.fill_images`) or a list of names.
+        baseline: One fill (see :func:`lightning_xai.fills.fill_images`) or a list of names.
     """
     if isinstance(baseline, str | Tensor) or callable(baseline):
         return [fill_images(images, baseline)]

@@ -1,101 +1,22 @@
-"""The one loop that hides or shows pixels in an order and asks the target again.
+"""The one loop that draws pictures of images and asks a model about them.
 
 It knows no metric and no explainer. Every forward pass is filled to ``chunk_size``, whatever the number of images,
-questions and curves, and what two curves share (the full image, the blank image) is asked once.
+questions and requests, and what two requests share (the whole image, the blank image) is asked once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-Scorer = Callable[[Tensor, Tensor], Tensor]
-Fill = Callable[[Tensor], Tensor]
+from lightning_xai.pictures import AnyFill, Artist, Curve, Request, Scene, order_of, ranks_of
 
-
-def zero_fill(images: Tensor) -> Tensor:
-    """Zeros: black. Suits fluorescence, not bright field."""
-    return torch.zeros_like(images)
-
-
-def median_fill(images: Tensor) -> Tensor:
-    """The median of each image and channel: its background."""
-    median = images.flatten(2).median(dim=2).values
-    return median.view(*median.shape, *(1,) * (images.ndim - 2)).expand_as(images)
-
-
-def mean_fill(images: Tensor) -> Tensor:
-    """The mean of each image and channel."""
-    return images.mean(dim=tuple(range(2, images.ndim)), keepdim=True).expand_as(images)
-
-
-def blur_fill(images: Tensor) -> Tensor:
-    """The image smoothed by three box blurs of a quarter of its side each, close to a Gaussian."""
-    box = [max(1, size // 4) // 2 for size in images.shape[2:]]
-    pool = F.avg_pool2d if images.ndim == 4 else F.avg_pool3d
-    padding = [margin for margin in reversed(box) for _ in (0, 1)]
-    for _ in range(3):
-        images = pool(F.pad(images, padding, mode="replicate"), [2 * margin + 1 for margin in box], stride=1)
-    return images
-
-
-FILLS: dict[str, Fill] = {"zero": zero_fill, "median": median_fill, "mean": mean_fill, "blur": blur_fill}
-
-
-def fill_images(images: Tensor, fill: str | Tensor | Fill) -> Tensor:
-    """What stands where pixels are hidden.
-
-    Args:
-        images: ``(B, C, *S)``.
-        fill: A name from :data:`FILLS`, a function of the images, or a tensor that broadcasts to them.
-
-    Returns:
-        ``(B, C, *S)``.
-
-    Raises:
-        ValueError: If the name is unknown.
-
-    Example:
-        >>> fill_images(torch.ones(1, 1, 2, 2), "zero").sum().item()
-        0.0
-    """
-    if isinstance(fill, Tensor):
-        return fill.to(images).expand_as(images)
-    if callable(fill):
-        return fill(images)
-    if fill not in FILLS:
-        raise ValueError(
-            f"Unknown fill {fill!r}; use one of {', '.join(FILLS)}, a tensor, or a function of the images."
-        )
-    return FILLS[fill](images)
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One curve to ask for.
-
-    Attributes:
-        fractions: Shares of pixels that are hidden (``"erase"``) or shown (``"reveal"``), each in [0, 1].
-        direction: ``"erase"`` starts from the image, ``"reveal"`` from the blank.
-        fill: See :func:`fill_images`.
-        order: ``"most_first"`` or ``"least_first"``.
-    """
-
-    fractions: tuple[float, ...]
-    direction: str = "erase"
-    fill: str | Tensor | Fill = "zero"
-    order: str = "most_first"
-
-    def __post_init__(self) -> None:
-        if self.direction not in ("erase", "reveal") or self.order not in ("most_first", "least_first"):
-            raise ValueError(
-                f"Curve has direction {self.direction!r}, order {self.order!r}; "
-                "use erase | reveal and most_first | least_first."
-            )
-        if not self.fractions or min(self.fractions) < 0 or max(self.fractions) > 1:
-            raise ValueError(f"Curve fractions are {self.fractions}; give shares of pixels between 0 and 1.")
+#: ``(pictures (n, C, *S), rows (n,)) -> (n,)``, or ``(n, R)`` for R answers at once. Row ``b * T + t`` is question
+#: ``t`` of image ``b``. Where questions share pictures a third argument ``which (m,)`` says which picture each of the
+#: ``m`` rows is asked about.
+Scorer = Callable[..., Tensor]
 
 
 def pixel_ranks(maps: Tensor) -> Tensor:
@@ -107,10 +28,7 @@ def pixel_ranks(maps: Tensor) -> Tensor:
     Returns:
         ``(B, T, *S)`` int32, a permutation of 0 .. N - 1 per question. NaN ranks first, as torch sorts it.
     """
-    flat = maps.flatten(2)
-    order = flat.argsort(dim=2, descending=True, stable=True)
-    steps = torch.arange(flat.shape[2], dtype=torch.int32, device=maps.device).expand_as(order)
-    return torch.empty_like(steps, memory_format=torch.contiguous_format).scatter_(2, order, steps).view(maps.shape)
+    return ranks_of(order_of(maps)).view(maps.shape)
 
 
 def reveal_curve(
@@ -118,19 +36,19 @@ def reveal_curve(
     images: Tensor,
     ranking: Tensor,
     fractions: Sequence[float],
-    fill: str | Tensor | Fill = "zero",
+    fill: AnyFill = "zero",
     direction: str = "erase",
     chunk_size: int = 64,
 ) -> Tensor:
     """Score images while pixels are erased from them, or revealed on a blank, the most important first.
 
     Args:
-        score: ``(images (n, C, *S), rows (n,)) -> (n,)``; row ``b * T + t`` is question ``t`` of image ``b``.
+        score: ``(pictures (n, C, *S), rows (n,)) -> (n,)``; row ``b * T + t`` is question ``t`` of image ``b``.
             :meth:`lightning_xai.targets.Target.scorer` makes one.
         images: ``(B, C, *S)``.
         ranking: ``(B, T, *S)``, high = important.
         fractions: Shares of pixels, each in [0, 1].
-        fill: See :func:`fill_images`.
+        fill: See :func:`lightning_xai.fills.hide_pixels`.
         direction: ``"erase"`` or ``"reveal"``.
         chunk_size: Images per forward pass.
 
@@ -146,7 +64,6 @@ def reveal_curve(
     return reveal_curves(score, images, ranking, {"curve": curve}, chunk_size)["curve"]
 
 
-@torch.no_grad()
 def reveal_curves(
     score: Scorer, images: Tensor, ranking: Tensor, curves: Mapping[str, Curve], chunk_size: int = 64
 ) -> dict[str, Tensor]:
@@ -155,61 +72,130 @@ def reveal_curves(
     Returns:
         ``{name: (B, T, len(fractions))}``.
     """
-    rows = ranking.shape[0] * ranking.shape[1]
-    pixels = ranking[0, 0].numel()
-    ranks = pixel_ranks(ranking).flatten(0, 1).unsqueeze(1)
-    fills: list[Tensor] = []
-    names: list[object] = []
-    jobs: dict[tuple[int, int, bool], int] = {}
-    plan: dict[str, list[int]] = {}
-    for name, curve in curves.items():
-        known = next(
-            (i for i, fill in enumerate(names) if fill is curve.fill or (isinstance(fill, str) and fill == curve.fill)),
-            None,
-        )
-        if known is None:
-            known = len(fills)
-            names.append(curve.fill)
-            fills.append(fill_images(images, curve.fill))
-        plan[name] = [jobs.setdefault(_job(curve, share, pixels, known), len(jobs)) for share in curve.fractions]
-    answers = _ask(score, images, ranks, fills, list(jobs), rows, chunk_size).view(*ranking.shape[:2], len(jobs))
-    return {name: answers[..., columns] for name, columns in plan.items()}
+    return reveal(score, Scene(images, ranking), curves, chunk_size)
 
 
-def _job(curve: Curve, share: float, pixels: int, fill: int) -> tuple[int, int, bool]:
-    """(fill, k, shown): the k first ranks are shown (or hidden). The full image is (-1, 0, False) for every fill."""
-    top = share if curve.order == "most_first" else 1 - share
-    # Revealing the first p and erasing the last 1 - p must be one job, but 1 - p is not exact in floating point.
-    k = round(round(top * pixels, 6))
-    shown = (curve.direction == "reveal") == (curve.order == "most_first")
-    if k == 0:
-        shown, k = not shown, pixels
-    return (-1, 0, False) if k == pixels and shown else (fill, k, shown)
+@torch.no_grad()
+def reveal(
+    score: Scorer, scene: Scene, requests: Mapping[str, Request], chunk_size: int = 64, share: bool = False
+) -> dict[str, Tensor]:
+    """Ask about the pictures of several requests in one job queue.
+
+    Args:
+        score: See :data:`Scorer`.
+        scene: The images and their maps.
+        requests: What pictures to ask about, by name.
+        chunk_size: Pictures per forward pass.
+        share: Ask all questions of an image about one picture where the picture is the same for all, with the third
+            argument of ``score``.
+
+    Returns:
+        ``{name: (B, T, jobs)}``, or ``(B, T, jobs, R)`` where the score gives R answers.
+    """
+    plan = Plan(requests, scene.maps[0, 0].numel())
+    answers = plan.run(score, scene, chunk_size, share)
+    answers = answers.view(*scene.maps.shape[:2], *answers.shape[1:])
+    return {name: answers[:, :, columns] for name, columns in plan.columns.items()}
 
 
-def _ask(
-    score: Scorer,
-    images: Tensor,
-    ranks: Tensor,
-    fills: list[Tensor],
-    jobs: list[tuple[int, int, bool]],
-    rows: int,
-    chunk_size: int,
-) -> Tensor:
-    """Answers ``(rows, jobs)``; a queue of row x job pairs cut into full chunks."""
-    questions = rows // len(images)
-    device = images.device
-    which, ks, shown = (torch.tensor(column, device=device) for column in zip(*jobs, strict=True))
-    answers: list[Tensor] = []
-    queue = torch.arange(rows * len(jobs), device=device)
-    shape = (-1,) + (1,) * (images.ndim - 1)
-    for chunk in torch.split(queue, chunk_size):
-        row, job = chunk // len(jobs), chunk % len(jobs)
-        image = row // questions
-        visible = (ranks[row] < ks[job].view(shape)) == shown[job].view(shape)
-        picked = images[image]
-        for index, fill in enumerate(fills):
-            hidden = ~visible & (which[job] == index).view(shape)
-            picked = torch.where(hidden, fill[image], picked)
-        answers.append(score(picked, row))
-    return torch.cat(answers)
+class Part(NamedTuple):
+    """Pictures ``(n, C, *S)`` of one chunk, and the ``m`` questions about them.
+
+    ``rows (m,)`` and ``columns (m,)`` are the places of the answers; ``which (m,)`` says which picture each question is
+    about, ``None``: each about its own.
+    """
+
+    pictures: Tensor
+    rows: Tensor
+    columns: Tensor
+    which: Tensor | None
+
+
+class Plan:
+    """The distinct jobs of some requests, and which of them each request reads.
+
+    Args:
+        requests: By name.
+        pixels: Pixels of a map.
+    """
+
+    def __init__(self, requests: Mapping[str, Request], pixels: int) -> None:
+        #: Per artist: the artist, and the column of each of its numbers.
+        self.artists: dict[object, tuple[Artist, dict[int, int]]] = {}
+        self.columns: dict[str, list[int]] = {}
+        self.jobs = 0
+        for name, request in requests.items():
+            self.columns[name] = [self._column(artist, number) for artist, number in request.jobs(pixels)]
+
+    def _column(self, artist: Artist, number: int) -> int:
+        known = self.artists.setdefault(artist.key, (artist, {}))[1]
+        if number not in known:
+            known[number] = self.jobs
+            self.jobs += 1
+        return known[number]
+
+    def passes(self, questions: int = 1) -> int:
+        """Forward passes that an image with so many questions costs."""
+        return sum(len(known) * (questions if artist.per_question else 1) for artist, known in self.artists.values())
+
+    def run(self, score: Scorer, scene: Scene, chunk_size: int, share: bool) -> Tensor:
+        """Answers ``(B * T, jobs)``, or ``(B * T, jobs, R)``; the queue of pictures is cut into full chunks."""
+        chunks: list[Part] = []
+        answers: list[Tensor] = []
+        for chunk in self._chunks(scene, chunk_size, share):
+            which = () if chunk.which is None else (chunk.which,)
+            answers.append(score(chunk.pictures, chunk.rows, *which))
+            chunks.append(chunk._replace(pictures=chunk.pictures[:0]))
+        values = torch.cat(answers)
+        table = values.new_empty(scene.maps.shape[:2].numel(), self.jobs, *values.shape[1:])
+        table[torch.cat([chunk.rows for chunk in chunks]), torch.cat([chunk.columns for chunk in chunks])] = values
+        return table
+
+    def _chunks(self, scene: Scene, chunk_size: int, share: bool) -> Iterator[Part]:
+        parts: list[Part] = []
+        room = chunk_size
+        for artist, known in self.artists.values():
+            shared = share and scene.questions > 1 and not artist.per_question
+            total = len(known) * len(scene.images) * (1 if shared else scene.questions)
+            start = 0
+            while start < total:
+                stop = min(total, start + room)
+                parts.append(draw_part(artist, known, scene, torch.arange(start, stop), shared))
+                room -= stop - start
+                start = stop
+                if room == 0:
+                    yield joined(parts)
+                    parts, room = [], chunk_size
+        if parts:
+            yield joined(parts)
+
+
+def draw_part(artist: Artist, known: Mapping[int, int], scene: Scene, index: Tensor, shared: bool) -> Part:
+    """The pictures ``index`` of an artist's own queue, which is its numbers times the rows (``shared``: the images)."""
+    questions, device = scene.questions, scene.images.device
+    index = index.to(device)
+    places = len(scene.images) * (1 if shared else questions)
+    place, job = index % places, index // places
+    number, column = (torch.tensor(list(values), device=device)[job] for values in (known, known.values()))
+    image = place if shared else place // questions
+    pictures = artist.draw(scene, place if artist.per_question else image, number)
+    if not shared:
+        return Part(pictures, place, column, None)
+    rows = (questions * image.unsqueeze(1) + torch.arange(questions, device=device)).flatten()
+    which = torch.arange(len(index), device=device).repeat_interleave(questions)
+    return Part(pictures, rows, column.repeat_interleave(questions), which)
+
+
+def joined(parts: Sequence[Part]) -> Part:
+    """Several parts as one chunk."""
+    if len(parts) == 1:
+        return parts[0]
+    pictures, rows, columns = (torch.cat([part[field] for part in parts]) for field in range(3))  # type: ignore[misc]
+    if all(part.which is None for part in parts):
+        return Part(pictures, rows, columns, None)
+    starts = accumulate([0, *(len(part.pictures) for part in parts)])
+    which = [
+        start + (torch.arange(len(part.rows), device=rows.device) if part.which is None else part.which)
+        for start, part in zip(starts, parts, strict=False)
+    ]
+    return Part(pictures, rows, columns, torch.cat(which))

@@ -15,20 +15,23 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lightning_xai.callbacks import Faithfulness
 from lightning_xai.data import ImageDataModule
+from lightning_xai.explainers.base import Explainer
 from lightning_xai.files import atomic_write
+from lightning_xai.report.ranking import borda_count
 from lightning_xai.report.table import format_table, summarise
 from lightning_xai.targets import Target
 from lightning_xai.training import fit_target, warn_if_weak
 
 log = logging.getLogger(__name__)
 
-TASKS = ("explain", "test", "predict", "target")
+TASKS = ("explain", "test", "predict", "target", "sanity")
 #: What a run leaves in its folder, and a new run in the same folder moves aside.
 RESULTS = (
     "metrics.csv",
     "per_image.csv",
     "controls.csv",
     "summary.json",
+    "sanity.json",
     "config.yaml",
     "maps",
     "checkpoints",
@@ -177,6 +180,13 @@ def wait_for(path: Path) -> None:
         time.sleep(1)
 
 
+def build_explainer(cfg: DictConfig, target: Target) -> Explainer:
+    """The configured explainer around a target, with the questions that its steps ask."""
+    explainer: Explainer = instantiate(cfg.explainer)(target)
+    explainer.ask, explainer.ask_pixels = cfg.ask, cfg.pixels
+    return explainer
+
+
 @rank_zero_only
 def log_config(cfg: DictConfig, trainer: lightning.Trainer) -> None:
     """Write the composed configuration, all values resolved, into the run folder and to every logger."""
@@ -207,10 +217,18 @@ def report(cfg: DictConfig, scored: Faithfulness, quality: dict[str, float], che
     """See :func:`finish`."""
     folder = Path(cfg.run_dir)
     summary = summarise(scored.results)
+    facts = {name: metric.metadata() for name, metric in scored.suite.members().items()}
+    directions = {name: fact["higher_is_better"] for name, fact in facts.items()}
+    means = {
+        name: {metric: value["mean"] for metric, value in table.items()} for name, table in summary["explainers"].items()
+    }
+    points = borda_count(means, directions)
     with atomic_write(folder / "summary.json") as file:
-        json.dump({"target": quality, "checkpoint": checkpoint, "seed": cfg.seed, **summary}, file, indent=2)
-    directions = {name: metric.higher_is_better for name, metric in scored.suite.items()}
+        head = {"target": quality, "checkpoint": checkpoint, "seed": cfg.seed}
+        json.dump(head | summary | {"borda": points, "metrics": facts, "beside": scored.beside}, file, indent=2)
     print(f"\n{format_table(summary, directions)}\n")
+    if len(points) > 1:
+        print("Borda count over all metrics: " + ", ".join(f"{name} {value:g}" for name, value in points.items()) + "\n")
     places = {"Pictures": folder / "maps", "Per image": folder / "per_image.csv", "Summary": folder / "summary.json"}
     if checkpoint is not None:
         places["Checkpoint"] = Path(checkpoint)

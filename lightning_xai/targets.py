@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_xai.frozen import fingerprint, freeze, normalise
-from lightning_xai.pixels import predicted_pixels
+from lightning_xai.pixels import predicted_pixels, reference_pixels
 from lightning_xai.weights import load_model
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
@@ -128,7 +128,7 @@ class Target(nn.Module, ABC):
 
     def predict(self, images: Tensor) -> Tensor:
         """Class probabilities ``(B, K)``, or ``(B, K, *S)`` for a segmenter."""
-        return self._activate(self.logits(images))
+        return self.activate(self.logits(images))
 
     def score(self, images: Tensor, targets: Tensor, pixels: Tensor | None = None) -> Tensor:
         """The scalar under explanation: the logit of each asked class, summed over the pixel set for a segmenter.
@@ -156,7 +156,7 @@ class Target(nn.Module, ABC):
         """Probability ``(B, T)`` of each asked class; a segmenter gives its mean over the pixel set."""
         targets, pixels = self._checked(images, targets, pixels)
         logits = self.logits(images)
-        asked = self._select(self._activate(logits), targets)
+        asked = self._select(self.activate(logits), targets)
         return self._reduce(asked, self._sets(logits, targets, pixels), mean=True)
 
     def scorer(self, images: Tensor, targets: Tensor, pixels: Tensor | None = None) -> Scorer:
@@ -176,6 +176,24 @@ class Target(nn.Module, ABC):
             return self.probability(images, flat[rows, None], None if sets is None else sets[rows, None])[:, 0]
 
         return score
+
+    def evidence(self, masks: Tensor, targets: Tensor) -> Tensor:
+        """The pixels that a mask gives to each question.
+
+        Args:
+            masks: ``(B, 1 or T, *S)``: above 0 = evidence. For a segmenter one channel of integers holds classes.
+            targets: ``(B, T)``.
+
+        Returns:
+            Boolean ``(B, 1 or T, *S)``.
+        """
+        return masks > 0
+
+    def input_zero(self, images: Tensor) -> Tensor:
+        """Images ``(B, C, *S)`` that the model receives as zeros: the mean that the target subtracts, else black."""
+        if self.mean is None:
+            return torch.zeros_like(images)
+        return self.mean.view(1, -1, *(1,) * (images.ndim - 2)).to(images).expand_as(images)
 
     @abstractmethod
     def questions(self, images: Tensor, targets: Tensor | None, pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -197,7 +215,8 @@ class Target(nn.Module, ABC):
         total = (asked * sets).flatten(2).sum(dim=2)
         return total / sets.flatten(2).sum(dim=2).clamp(min=1) if mean else total
 
-    def _activate(self, logits: Tensor) -> Tensor:
+    def activate(self, logits: Tensor) -> Tensor:
+        """Probabilities from logits ``(B, K, *S)``, float32."""
         return logits.float().sigmoid() if self.activation == "sigmoid" else logits.float().softmax(dim=1)
 
     def _checked(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -276,6 +295,12 @@ class SegmenterTarget(Target):
                 "a SegmenterTarget needs one per pixel, (B, K, *S). Is it a classifier?"
             )
         return logits
+
+    def evidence(self, masks: Tensor, targets: Tensor) -> Tensor:
+        """See :meth:`Target.evidence`."""
+        if masks.shape[1] > 1 or masks.dtype == torch.bool:
+            return masks > 0
+        return reference_pixels(masks, targets)
 
     def scorer(self, images: Tensor, targets: Tensor, pixels: Tensor | None = None) -> Scorer:
         """See :meth:`Target.scorer`."""

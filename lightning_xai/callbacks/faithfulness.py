@@ -31,7 +31,7 @@ class Faithfulness(lightning.Callback):
         controls: Explainers that know nothing, by name, each made from the target; scored on test only.
         val_batches: Validation batches to score per epoch; ``None`` for all.
         test_batches: Test batches to score; ``None`` for all.
-        chunk_size: Images per forward pass.
+        chunk_size: Pictures per forward pass, or ``"auto"``; see :class:`~lightning_xai.metrics.MetricSuite`.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Faithfulness(lightning.Callback):
         controls: Mapping[str, Callable[[Target], Explainer]] | None = None,
         val_batches: int | None = 2,
         test_batches: int | None = None,
-        chunk_size: int = 64,
+        chunk_size: int | str = 64,
     ) -> None:
         self.suite = MetricSuite(metrics, chunk_size)
         self.makers = dict(controls or {})
@@ -49,6 +49,8 @@ class Faithfulness(lightning.Callback):
         self.limits = {"val": val_batches, "test": test_batches}
         #: After a test: ``{explainer: {metric: [(id, class, value)]}}``, the explainer first; the same on every rank.
         self.results: dict[str, dict[str, Rows]] = {}
+        #: Likewise ``{explainer: {metric: {detail: mean}}}``: what the metrics record beside their value.
+        self.beside: dict[str, dict[str, dict[str, float]]] = {}
 
     def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start with empty state."""
@@ -83,6 +85,10 @@ class Faithfulness(lightning.Callback):
         """Log the means, gather the per-image values and write them."""
         self._log(pl_module, "test")
         self.results = {name: collect(suite) for name, suite in self.suites.items()}
+        self.beside = {
+            name: {metric: suite.members()[metric].beside_means() for metric in self.results[name]}
+            for name, suite in self.suites.items()
+        }
         self._write(trainer)
 
     def _start(self, explainer: lightning.LightningModule, controls: dict[str, Explainer]) -> None:
@@ -96,12 +102,12 @@ class Faithfulness(lightning.Callback):
             return
         question = {"targets": outputs["targets"], "pixels": outputs["pixels"]}
         images, masks = plain(batch["image"]), plain(batch["mask"]) if "mask" in batch else None
-        maps = {type(explainer).__name__: outputs["maps"]}
-        maps |= {name: control.explain(images, **question) for name, control in self.controls.items()}
+        own = type(explainer).__name__
+        scene = {"target": explainer.target, "images": images, "masks": masks, "ids": batch["id"], **question}
         for name, suite in self.suites.items():
-            suite.update(
-                target=explainer.target, images=images, maps=maps[name], masks=masks, ids=batch["id"], **question
-            )
+            scored = explainer if name == own else self.controls[name]
+            maps = outputs["maps"] if name == own else scored.explain(images, **question)
+            suite.update(maps=maps, explainer=scored, **scene)
 
     def _log(self, explainer: lightning.LightningModule, stage: str) -> None:
         own = self.suites[type(explainer).__name__]

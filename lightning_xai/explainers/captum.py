@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from lightning_xai.explainers.base import Explainer
+from lightning_xai.fills import Fill, fill_images
 from lightning_xai.masking import resize
-from lightning_xai.reveal import Fill, fill_images
 from lightning_xai.targets import Target
 
 
@@ -20,7 +20,7 @@ class CaptumExplainer(Explainer):
         method: Name of the class in ``captum.attr``, such as ``"IntegratedGradients"``.
         layer: Name of a module inside the target's model, for Captum's ``Layer...`` methods. Their maps are upsampled
             linearly; ``"LayerGradientXActivation"`` is HiResCAM.
-        baseline: Captum's baseline as a fill (see :func:`lightning_xai.reveal.fill_images`), where it takes one.
+        baseline: Captum's baseline as a fill (see :func:`lightning_xai.fills.fill_images`), where it takes one.
         options: Passed on to Captum's ``attribute``, such as ``n_steps`` or ``internal_batch_size``.
 
     Raises:

@@ -1,6 +1,7 @@
 """Control explainers that know nothing of the target: a method that does not beat them explains nothing."""
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -38,13 +39,7 @@ class CenterPrior(Explainer):
 
     def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
         """See :meth:`Explainer.attribute`."""
-        bump = torch.ones((), device=images.device)
-        for size in images.shape[2:]:
-            position = (
-                torch.linspace(-1, 1, size, device=images.device) if size > 1 else torch.zeros(1, device=images.device)
-            )
-            bump = bump.unsqueeze(-1) * torch.exp(-0.5 * (position / 0.5) ** 2)
-        return bump.expand(*targets.shape, *images.shape[2:])
+        return center_bump(images.shape[2:], images.device).expand(*targets.shape, *images.shape[2:])
 
 
 class EdgeMap(Explainer):
@@ -61,3 +56,12 @@ class EdgeMap(Explainer):
             if grey.shape[axis] > 1:
                 square += torch.gradient(grey, dim=axis)[0].square()
         return square.sqrt().unsqueeze(1).expand(*targets.shape, *grey.shape[1:])
+
+
+def center_bump(size: Sequence[int], device: torch.device) -> Tensor:
+    """A Gaussian bump ``(*size)`` in the middle, one sigma a quarter of each side."""
+    bump = torch.ones((), device=device)
+    for side in size:
+        position = torch.linspace(-1, 1, side, device=device) if side > 1 else torch.zeros(1, device=device)
+        bump = bump.unsqueeze(-1) * torch.exp(-0.5 * (position / 0.5) ** 2)
+    return bump

@@ -1,18 +1,81 @@
-"""Metrics of maps: one family a file, all per image, all exact under DDP."""
+"""Metrics of maps: one family a file, all per image, all exact under DDP; ``functional`` holds their formulas."""
 
+from lightning_xai.metrics.ask import Ask
 from lightning_xai.metrics.base import MapMetric
-from lightning_xai.metrics.curves import BlankProbability, CurveMetric, DeletionAUC, InsertionAUC, InsertionDeletionGap
-from lightning_xai.metrics.localisation import PointingGame, RelevanceMass
+from lightning_xai.metrics.batch import Batch
+from lightning_xai.metrics.curves import (
+    ROAD,
+    BlankProbability,
+    CurveMetric,
+    DeletionAUC,
+    InsertionAUC,
+    InsertionDeletionGap,
+    PixelFlipping,
+)
+from lightning_xai.metrics.localisation import (
+    BestIoU,
+    BoxEnergy,
+    FixedIoU,
+    LocalisationMetric,
+    PixelAUC,
+    PixelAveragePrecision,
+    PointingGame,
+    RelevanceMass,
+    RelevanceRank,
+    TopKIntersection,
+)
+from lightning_xai.metrics.masking import (
+    ADCC,
+    AverageDrop,
+    AverageDropInDeletion,
+    Coherency,
+    Complexity,
+    IncreaseInConfidence,
+    MaskingMetric,
+    TopClassesIoU,
+)
+from lightning_xai.metrics.segmentation import BoundaryReliance, ContextReliance, DiceDrop, OffTargetLeakage
+from lightning_xai.metrics.stability import Infidelity, MaxSensitivity, NoiseStability, StabilityMetric
 from lightning_xai.metrics.suite import MetricSuite
+from lightning_xai.metrics.visibility import VisibilityCurve
 
 __all__ = [
+    "ADCC",
+    "ROAD",
+    "Ask",
+    "AverageDrop",
+    "AverageDropInDeletion",
+    "Batch",
+    "BestIoU",
     "BlankProbability",
+    "BoundaryReliance",
+    "BoxEnergy",
+    "Coherency",
+    "Complexity",
+    "ContextReliance",
     "CurveMetric",
     "DeletionAUC",
+    "DiceDrop",
+    "FixedIoU",
+    "IncreaseInConfidence",
+    "Infidelity",
     "InsertionAUC",
     "InsertionDeletionGap",
+    "LocalisationMetric",
     "MapMetric",
+    "MaskingMetric",
+    "MaxSensitivity",
     "MetricSuite",
+    "NoiseStability",
+    "OffTargetLeakage",
+    "PixelAUC",
+    "PixelAveragePrecision",
+    "PixelFlipping",
     "PointingGame",
     "RelevanceMass",
+    "RelevanceRank",
+    "StabilityMetric",
+    "TopClassesIoU",
+    "TopKIntersection",
+    "VisibilityCurve",
 ]

@@ -2,15 +2,29 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from lightning_xai.metrics.ask import Ask, answer, passes
+from lightning_xai.metrics.batch import Batch
+from lightning_xai.targets import SegmenterTarget
+
 ID_BYTES = 96
+
+
+class State(NamedTuple):
+    """The rows of a metric: values ``(R,)``, details ``(R, D)``, asked classes, number of the question, ids."""
+
+    values: Tensor
+    beside: Tensor
+    classes: Tensor
+    place: Tensor
+    names: Tensor
 
 
 class MapMetric(Metric, ABC):
@@ -18,28 +32,62 @@ class MapMetric(Metric, ABC):
 
     Undefined values are NaN: they are left out of the mean and counted. State syncs by gathering, and an image that a
     sampler repeated to even out the ranks counts once (equal ids).
+
+    Args:
+        chunk_size: Pictures per pass where the metric asks about pictures, and no suite asks for it.
     """
 
     is_differentiable = False
     full_state_update = False
-    #: "faithfulness", "localisation", ...
+    #: "faithfulness", "localisation", "segmentation" or "stability".
     family: ClassVar[str]
-    #: Whether :meth:`score` needs evidence masks.
+    #: Where the metric comes from.
+    paper: ClassVar[str]
+    #: Whether :meth:`score` needs evidence masks, the explainer, or a segmenter.
     needs_masks: ClassVar[bool] = False
+    needs_explainer: ClassVar[bool] = False
+    needs_segmenter: ClassVar[bool] = False
+    #: Constructor arguments that change the value, recorded with every result.
+    options: ClassVar[tuple[str, ...]] = ()
+    #: Names of what is kept beside the value, per image and question.
+    details: tuple[str, ...] = ()
 
     values: list[Tensor]
+    beside: list[Tensor]
     classes: list[Tensor]
-    order: list[Tensor]
+    place: list[Tensor]
     names: list[Tensor]
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, chunk_size: int = 64, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        for name in ("values", "classes", "order", "names"):
-            self.add_state(name, default=[], dist_reduce_fx="cat")
+        self.chunk_size = chunk_size
+        for name in ("values", "beside", "classes", "place", "names"):
+            # Persistent: a checkpoint in the middle of an epoch holds what was scored so far.
+            self.add_state(name, default=[], dist_reduce_fx="cat", persistent=True)
+
+    def asks(self, target: Any = None) -> dict[str, Ask]:
+        """What the metric asks about pictures; its answers go to :meth:`score`."""
+        return {}
 
     @abstractmethod
-    def score(self, *args: Any, **batch: Any) -> Tensor:
-        """The values ``(B, T)`` of a batch, NaN where undefined."""
+    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+        """The values ``(B, T)`` of a batch, NaN where undefined, and the :attr:`details` ``(B, T, D)`` if there are.
+
+        Args:
+            batch: The maps, and what they were made for.
+            answers: ``(B, T, jobs)`` for each of :meth:`asks`.
+        """
+
+    def lacks(self, batch: Batch) -> str | None:
+        """Why the metric cannot score such a batch, as a sentence; ``None`` if it can."""
+        name = type(self).__name__
+        if self.needs_masks and batch.masks is None:
+            return f"{name} needs masks of the evidence; give a data set with masks or leave it out."
+        if self.needs_explainer and batch.explainer is None:
+            return f"{name} explains pictures again; give explainer= to update() or leave it out."
+        if self.needs_segmenter and not isinstance(batch.target, SegmenterTarget):
+            return f"{name} compares segmentations; give a SegmenterTarget or leave it out."
+        return None
 
     def update(
         self,
@@ -51,7 +99,9 @@ class MapMetric(Metric, ABC):
         masks: Tensor | None = None,
         ids: Sequence[str] | None = None,
         pixels: Tensor | None = None,
-        **shared: Any,
+        explainer: Any = None,
+        batch: Batch | None = None,
+        answers: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Score the maps of a batch.
 
@@ -60,60 +110,96 @@ class MapMetric(Metric, ABC):
             target: The :class:`~lightning_xai.targets.Target` that the maps explain.
             images: ``(B, C, *S)``, natural units.
             targets: ``(B,)`` or ``(B, T)`` asked classes; ``None``: the target's default questions.
-            masks: ``(B, 1 or T, *S)``, above 0 = evidence.
+            masks: ``(B, 1 or T, *S)``, above 0 = evidence; see :meth:`lightning_xai.targets.Target.evidence`.
             ids: One unique id an image; numbered when left out.
             pixels: ``(B, T, *S)`` pixel sets of a segmenter's questions.
-            shared: Results that several metrics share, computed by :class:`~lightning_xai.metrics.MetricSuite`.
+            explainer: The explainer that made the maps, for metrics that explain again.
+            batch: All of the above together, where a :class:`~lightning_xai.metrics.MetricSuite` made it.
+            answers: Likewise, the answers to :meth:`asks`.
 
         Raises:
             ValueError: If masks are needed and missing, or shapes disagree.
         """
-        if self.needs_masks and masks is None:
-            raise ValueError(
-                f"{type(self).__name__} needs masks of the evidence; give a data set with masks or leave it out."
-            )
-        if targets is None and target is not None and images is not None:
-            targets, pixels = target.questions(images, None, pixels)
-        questions = checked_questions(maps, images, targets)
         if ids is not None and len(ids) != len(maps):
             raise ValueError(f"{len(ids)} ids for {len(maps)} images; give one id an image.")
-        values = self.score(
-            target=target, images=images, maps=maps, targets=questions, masks=masks, pixels=pixels, **shared
+        batch = batch or make_batch(maps, target, images, targets, masks, pixels, explainer)
+        if reason := self.lacks(batch):
+            raise ValueError(reason)
+        told = self.score(
+            batch, answer(batch, self.asks(batch.target), self.chunk_size) if answers is None else answers
         )
+        values, beside = told if isinstance(told, tuple) else (told, told.new_zeros(*told.shape, 0))
         if ids is None:
             seen = sum(len(block) for block in self.values)
             ids = [f"{self._rank()}-{seen + index:08d}" for index in range(len(maps))]
         self.values.append(values.double().flatten())
-        self.classes.append(questions.flatten())
-        self.order.append(torch.arange(maps.shape[1], device=maps.device).repeat(len(maps)))
+        self.beside.append(beside.double().flatten(0, 1))
+        self.classes.append(batch.questions.flatten())
+        self.place.append(torch.arange(maps.shape[1], device=maps.device).repeat(len(maps)))
         self.names.append(encode_ids(ids).to(maps.device).repeat_interleave(maps.shape[1], dim=0))
 
     def compute(self) -> Tensor:
         """Mean over the defined values, float64; NaN if there is none."""
-        return self._unique()[0].nanmean()
+        return self.unique().values.nanmean()
 
-    def per_image(self) -> Tensor:
-        """Values ``(N, T)``, images in the order of their first appearance, NaN where undefined or not asked."""
+    def per_image(self, detail: str | None = None) -> Tensor:
+        """Values ``(N, T)``, images in the order of their first appearance, NaN where undefined or not asked.
+
+        Args:
+            detail: One of :attr:`details`, instead of the value itself.
+        """
         with self.sync_context():
-            values, _, order, names = self._unique()
+            state = self.unique()
+        values = state.values if detail is None else state.beside[:, self.details.index(detail)]
         if not len(values):
             return values.view(0, 0)
-        _, image = _first_appearance(names)
-        table = values.new_full((int(image.max()) + 1, int(order.max()) + 1), float("nan"))
-        table[image, order] = values
+        _, image = _first_appearance(state.names)
+        table = values.new_full((int(image.max()) + 1, int(state.place.max()) + 1), float("nan"))
+        table[image, state.place] = values
         return table
 
-    def rows(self) -> list[tuple[str, int, float]]:
-        """``(id, class, value)`` of every image and question."""
+    def per_class(self) -> dict[int, float]:
+        """Mean over the defined values of each asked class."""
         with self.sync_context():
-            values, classes, _, names = self._unique()
-        return list(zip(decode_ids(names), classes.tolist(), values.tolist(), strict=True))
+            state = self.unique()
+        return {int(k): state.values[state.classes == k].nanmean().item() for k in torch.unique(state.classes)}
+
+    def rows(self, detail: str | None = None) -> list[tuple[str, int, float]]:
+        """``(id, class, value)`` of every image and question; see :meth:`per_image`."""
+        with self.sync_context():
+            state = self.unique()
+        values = state.values if detail is None else state.beside[:, self.details.index(detail)]
+        return list(zip(decode_ids(state.names), state.classes.tolist(), values.tolist(), strict=True))
+
+    def beside_means(self) -> dict[str, float]:
+        """Mean over the defined values of each of :attr:`details`."""
+        with self.sync_context():
+            means = self.unique().beside.nanmean(dim=0)
+        return dict(zip(self.details, means.tolist(), strict=True))
 
     def counts(self) -> tuple[int, int]:
         """How many questions were asked, and for how many the metric is undefined."""
         with self.sync_context():
-            values = self._unique()[0]
+            values = self.unique().values
         return len(values), int(values.isnan().sum())
+
+    def metadata(self) -> dict[str, Any]:
+        """What a reader of a result must know: family, direction, paper, needs, options, and passes an image."""
+        asks = self.asks()
+        settings = {name: getattr(self, name) for name in self.options}
+        return {
+            "family": self.family,
+            "higher_is_better": self.higher_is_better,
+            "needs_masks": self.needs_masks,
+            "needs_segmenter": self.needs_segmenter,
+            "passes": sum(passes(asks, respondent) for respondent in ("target", "head")),
+            "explanations": passes(asks, "maps"),
+            "paper": self.paper,
+            "options": {
+                name: value if isinstance(value, str | int | float | tuple | None) else type(value).__name__
+                for name, value in settings.items()
+            },
+        }
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Gather the state of all ranks; a rank without images takes part with empty state."""
@@ -124,8 +210,9 @@ class MapMetric(Metric, ABC):
         """Give an empty state its types and shapes."""
         if isinstance(self.values, list) and not self.values:
             self.values.append(torch.zeros(0, dtype=torch.float64, device=self.device))
+            self.beside.append(torch.zeros(0, len(self.details), dtype=torch.float64, device=self.device))
             self.classes.append(torch.zeros(0, dtype=torch.long, device=self.device))
-            self.order.append(torch.zeros(0, dtype=torch.long, device=self.device))
+            self.place.append(torch.zeros(0, dtype=torch.long, device=self.device))
             self.names.append(torch.zeros(0, ID_BYTES, dtype=torch.uint8, device=self.device))
 
     def _rank(self) -> int:
@@ -135,15 +222,28 @@ class MapMetric(Metric, ABC):
             else 0
         )
 
-    def _unique(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """State as tensors ``values, classes, order, names``, each image and question once."""
+    def unique(self) -> State:
+        """The state as tensors, each image and question once."""
         self._fill_empty()
-        values, classes, order, names = (
-            dim_zero_cat(state) for state in (self.values, self.classes, self.order, self.names)
-        )
-        key = torch.cat([names.long(), order.unsqueeze(1)], dim=1)
+        state = State(*(dim_zero_cat(getattr(self, name)) for name in State._fields))
+        key = torch.cat([state.names.long(), state.place.unsqueeze(1)], dim=1)
         keep, _ = _first_appearance(key)
-        return values[keep], classes[keep], order[keep], names[keep]
+        return State(*(column[keep] for column in state))
+
+
+def make_batch(
+    maps: Tensor,
+    target: Any,
+    images: Tensor | None,
+    targets: Tensor | None,
+    masks: Tensor | None,
+    pixels: Tensor | None,
+    explainer: Any,
+) -> Batch:
+    """A batch whose questions are complete; see :meth:`MapMetric.update`."""
+    if targets is None and target is not None and images is not None:
+        targets, pixels = target.questions(images, None, pixels)
+    return Batch(maps, checked_questions(maps, images, targets), target, images, masks, pixels, explainer)
 
 
 def checked_questions(maps: Tensor, images: Tensor | None, targets: Tensor | None) -> Tensor:

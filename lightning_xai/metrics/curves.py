@@ -1,95 +1,127 @@
-"""Deletion and insertion: does the probability fall when the important pixels go, and rise when they come?"""
+"""Deletion, insertion, pixel flipping, ROAD: does the answer follow the important pixels as they go and come?"""
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from lightning_xai.fills import FILLS, NeighbourFill
+from lightning_xai.metrics.ask import Ask
 from lightning_xai.metrics.base import MapMetric
-from lightning_xai.reveal import Curve, Fill, reveal_curves
+from lightning_xai.metrics.batch import Batch
+from lightning_xai.metrics.functional.curves import normalised, trapezoid
+from lightning_xai.pictures import AnyFill, Curve
+
+READINGS = ("probability", "score", "dice")
+RISE = "Petsiuk et al. 2018, RISE, arXiv 1806.07421"
+ORDERS = ("most_first", "least_first", "gap")
 
 
 class CurveMetric(MapMetric):
     """Base of the metrics that read curves of :mod:`lightning_xai.reveal`.
 
+    Beside its value it records what the model says about the ``full`` and about the ``blank`` image.
+
     Args:
         steps: Equal steps from no pixel to all.
-        fill: What stands where pixels are hidden; see :func:`~lightning_xai.reveal.fill_images`.
+        fill: What stands where pixels are hidden; see :func:`~lightning_xai.fills.hide_pixels`. ``"input_zero"``: what
+            the model receives as zero, the mean that the target subtracts.
         normalise: Report ``(p - p_blank) / (p_full - p_blank)`` instead of ``p``; undefined where the two are equal.
-        chunk_size: Images per forward pass.
+        reading: What is followed: ``"probability"`` of the class (a segmenter's mean over the pixel set), its logit or
+            logit mass (``"score"``), or, for segmenters, the ``"dice"`` of the class against the mask, or against the
+            whole image's own prediction where there is none.
+        chunk_size: Pictures per forward pass.
+
+    Raises:
+        ValueError: If the reading or the fill is unknown, or there are no steps.
     """
 
     family = "faithfulness"
-    directions: ClassVar[tuple[str, ...]]
+    paper = RISE
+    options: ClassVar[tuple[str, ...]] = ("steps", "fill", "normalise", "reading")
+    details = ("full", "blank")
+    #: The direction and order of each curve, by name.
+    ways: Mapping[str, tuple[str, str]]
 
     def __init__(
         self,
         steps: int = 20,
-        fill: str | Tensor | Fill = "zero",
+        fill: AnyFill = "zero",
         normalise: bool = False,
+        reading: str = "probability",
         chunk_size: int = 64,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(chunk_size, **kwargs)
+        if steps < 1:
+            raise ValueError(f"steps is {steps}; a curve needs at least 1.")
+        if reading not in READINGS:
+            raise ValueError(f"reading is {reading!r}; use one of {', '.join(READINGS)}.")
+        self.steps = steps
         self.fractions = tuple(step / steps for step in range(steps + 1))
-        self.fill = fill
+        self.fill = checked_fill(fill)
         self.normalise = normalise
-        self.chunk_size = chunk_size
+        self.reading = reading
 
-    def curves(self) -> dict[str, Curve]:
-        """The curves that the metric reads, by direction."""
-        return {direction: Curve(self.fractions, direction, self.fill) for direction in self.directions}
+    def asks(self, target: Any = None) -> dict[str, Ask]:
+        """See :meth:`MapMetric.asks`: the curves, and their ends."""
+        fill = input_fill(self.fill, target)
+        curves = {name: Curve(self.fractions, way, fill, order) for name, (way, order) in self.ways.items()}
+        ends = {"full": Curve((1.0,), "reveal", fill), "blank": Curve((1.0,), "erase", fill)}
+        return {name: Ask(curve, self.reading) for name, curve in (curves | ends).items()}
 
     @abstractmethod
-    def area(self, curves: dict[str, Tensor]) -> Tensor:
+    def area(self, curves: Mapping[str, Tensor]) -> Tensor:
         """From curves ``(B, T, len(fractions))`` to values ``(B, T)``."""
 
-    def score(
-        self,
-        *,
-        target: Any,
-        images: Tensor,
-        maps: Tensor,
-        targets: Tensor,
-        pixels: Tensor | None,
-        curves: dict[str, Tensor] | None = None,
-        **_: Any,
-    ) -> Tensor:
+    @property
+    def needs_segmenter(self) -> bool:  # type: ignore[override]
+        """A Dice is for segmenters only."""
+        return self.reading == "dice"
+
+    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """See :meth:`MapMetric.score`; a constant map, or one with NaN, ranks nothing and is undefined."""
-        if curves is None:
-            curves = reveal_curves(target.scorer(images, targets, pixels), images, maps, self.curves(), self.chunk_size)
+        full, blank = (answers[end][..., 0] for end in ("full", "blank"))
+        curves = {name: answers[name] for name in self.ways}
         if self.normalise:
-            curves = {direction: normalised(curve, direction) for direction, curve in curves.items()}
-        flat = maps.flatten(2)
-        unranked = (flat.amax(dim=2) == flat.amin(dim=2)) | flat.isnan().any(dim=2)
-        return self.area(curves).masked_fill(unranked, float("nan"))
+            curves = {name: normalised(curve, full, blank) for name, curve in curves.items()}
+        return batch.where_defined(self.area(curves)), torch.stack([full, blank], dim=2)
 
 
 class DeletionAUC(CurveMetric):
-    """Area under the probability while the most important pixels are erased first; low is good.
+    """Area under the answer while the most important pixels are erased first; low is good.
 
-    Petsiuk et al. 2018 (RISE).
+    Petsiuk et al. 2018 (RISE). For a segmenter with ``reading="dice"`` or ``"score"``: segmentation deletion.
+
+    Example:
+        >>> from lightning_xai import ClassifierTarget
+        >>> target = ClassifierTarget(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)))
+        >>> metric = DeletionAUC(steps=4)
+        >>> metric.update(target=target, images=torch.rand(3, 1, 4, 4), maps=torch.rand(3, 1, 4, 4))
+        >>> metric.per_image().shape
+        torch.Size([3, 1])
     """
 
     higher_is_better = False
-    directions = ("erase",)
+    ways = {"erase": ("erase", "most_first")}
 
-    def area(self, curves: dict[str, Tensor]) -> Tensor:
+    def area(self, curves: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`CurveMetric.area`."""
         return trapezoid(curves["erase"])
 
 
 class InsertionAUC(CurveMetric):
-    """Area under the probability while the most important pixels are revealed first; high is good.
+    """Area under the answer while the most important pixels are revealed first; high is good.
 
-    Petsiuk et al. 2018 (RISE).
+    Petsiuk et al. 2018 (RISE). For a segmenter with ``reading="dice"`` or ``"score"``: segmentation insertion.
     """
 
     higher_is_better = True
-    directions = ("reveal",)
+    ways = {"reveal": ("reveal", "most_first")}
 
-    def area(self, curves: dict[str, Tensor]) -> Tensor:
+    def area(self, curves: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`CurveMetric.area`."""
         return trapezoid(curves["reveal"])
 
@@ -98,39 +130,124 @@ class InsertionDeletionGap(CurveMetric):
     """Insertion minus deletion AUC: the headline number, because the class of the blank image cancels in it."""
 
     higher_is_better = True
-    directions = ("erase", "reveal")
+    ways = {"erase": ("erase", "most_first"), "reveal": ("reveal", "most_first")}
 
-    def area(self, curves: dict[str, Tensor]) -> Tensor:
+    def area(self, curves: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`CurveMetric.area`."""
         return trapezoid(curves["reveal"]) - trapezoid(curves["erase"])
 
 
-class BlankProbability(CurveMetric):
-    """Probability of the asked class for the blank image: near 1, deletion and insertion say little."""
+class BlankProbability(MapMetric):
+    """Probability of the asked class for the blank image: near 1, deletion and insertion say little.
 
-    higher_is_better = None
-    directions = ("erase",)
-
-    def __init__(self, fill: str | Tensor | Fill = "zero", **kwargs: Any) -> None:
-        super().__init__(steps=1, fill=fill, **kwargs)
-
-    def area(self, curves: dict[str, Tensor]) -> Tensor:
-        """See :meth:`CurveMetric.area`."""
-        return curves["erase"][..., -1]
-
-
-def trapezoid(curve: Tensor) -> Tensor:
-    """Area under equally spaced points of ``(..., P)`` over [0, 1], in float64.
-
-    Example:
-        >>> trapezoid(torch.tensor([1.0, 0.5, 0.0])).item()
-        0.5
+    Args:
+        fill: See :class:`CurveMetric`.
+        chunk_size: Pictures per forward pass.
     """
-    return torch.trapezoid(curve.double(), dx=1 / (curve.shape[-1] - 1), dim=-1)
+
+    family = "faithfulness"
+    paper = "lightning_xai"
+    higher_is_better = None
+    options = ("fill",)
+
+    def __init__(self, fill: AnyFill = "zero", chunk_size: int = 64, **kwargs: Any) -> None:
+        super().__init__(chunk_size, **kwargs)
+        self.fill = checked_fill(fill)
+
+    def asks(self, target: Any = None) -> dict[str, Ask]:
+        """See :meth:`MapMetric.asks`."""
+        return {"blank": Ask(Curve((1.0,), "erase", input_fill(self.fill, target)))}
+
+    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+        """See :meth:`MapMetric.score`."""
+        return answers["blank"][..., 0]
 
 
-def normalised(curve: Tensor, direction: str) -> Tensor:
-    """``(p - p_blank) / (p_full - p_blank)``, NaN where both are equal."""
-    full, blank = (curve[..., :1], curve[..., -1:]) if direction == "erase" else (curve[..., -1:], curve[..., :1])
-    span = full - blank
-    return torch.where(span == 0, torch.full_like(span, float("nan")), (curve - blank) / span)
+class PixelFlipping(CurveMetric):
+    """Area under the answer while pixels are erased: most relevant first, least relevant first, or the gap of the two.
+
+    Bach et al. 2015, Samek et al. 2017. With the same fill and steps it costs no pass beside deletion and insertion.
+
+    Args:
+        order: ``"most_first"`` (MoRF, low is good), ``"least_first"`` (LeRF, high is good), or ``"gap"``: LeRF - MoRF.
+        settings: See :class:`CurveMetric`.
+
+    Raises:
+        ValueError: If the order is unknown.
+    """
+
+    paper = "Bach et al. 2015, PLOS ONE 10(7); Samek et al. 2017, arXiv 1509.06321"
+    options = ("order", *CurveMetric.options)
+
+    def __init__(self, order: str = "gap", **settings: Any) -> None:
+        super().__init__(**settings)
+        if order not in ORDERS:
+            raise ValueError(f"order is {order!r}; use one of {', '.join(ORDERS)}.")
+        self.order = order
+        ways = {"most_first": ("erase", "most_first"), "least_first": ("erase", "least_first")}
+        self.ways = ways if order == "gap" else {order: ways[order]}
+
+    @property
+    def higher_is_better(self) -> bool:  # type: ignore[override]
+        """Low is good only where the most relevant pixels go first."""
+        return self.order != "most_first"
+
+    def area(self, curves: Mapping[str, Tensor]) -> Tensor:
+        """See :meth:`CurveMetric.area`."""
+        areas = {name: self.mean_answer(curve) for name, curve in curves.items()}
+        return areas["least_first"] - areas["most_first"] if self.order == "gap" else areas[self.order]
+
+    def mean_answer(self, curve: Tensor) -> Tensor:
+        """``(B, T, P)`` -> ``(B, T)``."""
+        return trapezoid(curve)
+
+
+class ROAD(PixelFlipping):
+    """Remove and debias: the mean answer while pixels become what their neighbours suggest, plus a little noise.
+
+    Rong et al. 2022, arXiv 2202.00449. A linear interpolation hides where something was hidden, so the model cannot
+    read the mask. ``"gap"`` is twice the "combined" score of pytorch-grad-cam.
+
+    Args:
+        order: See :class:`PixelFlipping`.
+        fractions: Shares of pixels to remove.
+        noise: Standard deviation of the noise, as a share of the image's own.
+        settings: ``normalise``, ``reading`` and ``chunk_size`` of :class:`CurveMetric`.
+    """
+
+    paper = "Rong et al. 2022, ROAD, arXiv 2202.00449"
+    options = ("order", "fractions", "noise", "normalise", "reading")
+
+    def __init__(
+        self,
+        order: str = "gap",
+        fractions: Sequence[float] = (0.2, 0.4, 0.6, 0.8),
+        noise: float = 0.01,
+        **settings: Any,
+    ) -> None:
+        super().__init__(order, fill=NeighbourFill(noise), **settings)
+        self.fractions = tuple(fractions)
+        self.noise = noise
+
+    def mean_answer(self, curve: Tensor) -> Tensor:
+        """``(B, T, P)`` -> ``(B, T)``: the fractions count alike."""
+        return curve.mean(dim=2)
+
+
+def checked_fill(fill: AnyFill) -> AnyFill:
+    """The fill itself, if there is one of its name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if isinstance(fill, str) and fill not in (*FILLS, "input_zero"):
+        known = ", ".join((*FILLS, "input_zero"))
+        raise ValueError(f"Unknown fill {fill!r}; use one of {known}, a tensor, or a function of the images.")
+    return fill
+
+
+def input_fill(fill: AnyFill, target: Any) -> AnyFill:
+    """The fill, where ``"input_zero"`` is what the target's model receives as zero."""
+    if isinstance(fill, str) and fill == "input_zero":
+        return "zero" if target is None else target.input_zero
+    return fill

@@ -1,57 +1,181 @@
-"""Localisation: does the map lie on the evidence that an expert marked?"""
+"""Localisation: does the map lie on the evidence that an expert marked?
 
+Beside its value every metric records what a random map would get (``random``) and what the centre prior gets on the
+same masks (``center``): a map that does not beat both locates nothing.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_xai.metrics.base import MapMetric
+from lightning_xai.metrics.batch import Batch
+from lightning_xai.metrics.functional import localisation as core
 
 
-class PointingGame(MapMetric):
-    """Whether the map's maximum lies on the evidence (Zhang et al. 2018); the share of maxima where several tie.
-
-    Undefined for an empty mask and for a constant map.
-    """
-
-    family = "localisation"
-    needs_masks = True
-    higher_is_better = True
-
-    def score(self, *, maps: Tensor, masks: Tensor, **_: Any) -> Tensor:
-        """See :meth:`MapMetric.score`."""
-        flat, inside = maps.flatten(2), evidence(maps, masks)
-        top = flat == flat.amax(dim=2, keepdim=True)
-        hits = (top & inside).sum(dim=2).double() / top.sum(dim=2)
-        undefined = ~inside.any(dim=2) | (flat.amax(dim=2) == flat.amin(dim=2))
-        return hits.masked_fill(undefined, float("nan"))
-
-
-class RelevanceMass(MapMetric):
-    """Share of the map's positive mass that lies on the evidence (Arras et al. 2022); a random map gets the area share.
-
-    Undefined for an empty mask and for a map without positive mass.
-    """
+class LocalisationMetric(MapMetric):
+    """Base of the metrics that compare maps with masks; undefined for an empty mask."""
 
     family = "localisation"
     needs_masks = True
     higher_is_better = True
+    details = ("random", "center")
 
-    def score(self, *, maps: Tensor, masks: Tensor, **_: Any) -> Tensor:
+    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """See :meth:`MapMetric.score`."""
-        mass, inside = maps.flatten(2).double().clamp(min=0), evidence(maps, masks)
-        total = mass.sum(dim=2)
-        share = (mass * inside).sum(dim=2) / total
-        return share.masked_fill(~inside.any(dim=2) | (total == 0), float("nan"))
+        beside = torch.stack([self.expected(batch), self.value(batch.center)], dim=2)
+        return self.value(batch), beside
+
+    @abstractmethod
+    def value(self, batch: Batch) -> Tensor:
+        """Values ``(B, T)``."""
+
+    def expected(self, batch: Batch) -> Tensor:
+        """What a random map gets, ``(B, T)``: by default the area share of the evidence."""
+        return core.random_share(batch.evidence.flatten(2))
 
 
-def evidence(maps: Tensor, masks: Tensor) -> Tensor:
-    """Masks ``(B, 1 or T, *S)`` as booleans ``(B, T, N)``.
+class PointingGame(LocalisationMetric):
+    """Whether the map's maximum lies on the evidence; the share of maxima where several tie.
+
+    Undefined also for a constant map.
+
+    Example:
+        >>> metric = PointingGame()
+        >>> metric.update(maps=torch.tensor([[[[0.1, 0.9]]]]), masks=torch.tensor([[[[0, 1]]]]))
+        >>> metric.compute().item(), metric.per_image("random").item()
+        (1.0, 0.5)
+    """
+
+    paper = "Zhang et al. 2018, Top-down neural attention by excitation backprop, arXiv 1608.00507"
+
+    def value(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalisationMetric.value`."""
+        return core.pointing_game(batch.sorted)
+
+
+class RelevanceMass(LocalisationMetric):
+    """Share of the map's positive mass that lies on the evidence; undefined also without positive mass."""
+
+    paper = "Arras et al. 2022, CLEVR-XAI, arXiv 2003.07258"
+
+    def value(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalisationMetric.value`."""
+        return core.relevance_mass(batch.maps.flatten(2), batch.evidence.flatten(2))
+
+
+class RelevanceRank(LocalisationMetric):
+    """Share of evidence among as many of the highest pixels as there is evidence; undefined also for a constant map."""
+
+    paper = RelevanceMass.paper
+
+    def value(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalisationMetric.value`."""
+        return core.relevance_rank(batch.sorted)
+
+
+class TopKIntersection(LocalisationMetric):
+    """Share of evidence among the ``k`` highest pixels; undefined also for a constant map.
+
+    Args:
+        k: Number of pixels.
 
     Raises:
-        ValueError: If the masks do not fit the maps.
+        ValueError: If it is below 1.
     """
-    if masks.shape[2:] != maps.shape[2:] or masks.shape[0] != maps.shape[0] or masks.shape[1] not in (1, maps.shape[1]):
-        raise ValueError(
-            f"Masks {tuple(masks.shape)} do not fit maps {tuple(maps.shape)}; masks must be (B, 1 or T, *S)."
-        )
-    return (masks > 0).flatten(2).expand(-1, maps.shape[1], -1)
+
+    paper = "Theiner et al. 2022, Interpretable semantic photo geolocation, arXiv 2104.14995"
+    options = ("k",)
+
+    def __init__(self, k: int = 100, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if k < 1:
+            raise ValueError(f"k is {k}; count at least 1 pixel.")
+        self.k = k
+
+    def value(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalisationMetric.value`."""
+        return core.top_k_intersection(batch.sorted, self.k)
+
+
+class PixelAUC(LocalisationMetric):
+    """Area under the ROC curve of the map as a classifier of pixels; undefined also for a full mask or constant map."""
+
+    paper = "Fawcett 2006, An introduction to ROC analysis"
+
+    def value(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalisationMetric.value`."""
+        return core.pixel_auc(batch.sorted)
+
+    def expected(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalisationMetric.expected`: one half."""
+        return core.random_auc(batch.evidence.flatten(2))
+
+
+class PixelAveragePrecision(LocalisationMetric):
+    """Mean precision of the map as a detector of the evidence's pixels; undefined also for a constant map."""
+
+    paper = "Everingham et al. 2010, PASCAL VOC; steps as in scikit-learn"
+
+    def value(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalisationMetric.value`."""
+        return core.pixel_average_precision(batch.sorted)
+
+    def expected(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalisationMetric.expected`."""
+        return core.random_average_precision(batch.evidence.flatten(2))
+
+
+class BestIoU(LocalisationMetric):
+    """Highest overlap with the evidence over all thresholds of the map; undefined also for a constant map."""
+
+    paper = "Choe et al. 2020, Evaluating weakly supervised object localization methods right, arXiv 2001.07437"
+
+    def value(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalisationMetric.value`."""
+        return core.best_iou(batch.sorted)
+
+
+class FixedIoU(LocalisationMetric):
+    """Overlap of the evidence with the map cut at a share of its range; undefined also for a constant map.
+
+    Args:
+        threshold: Share of the range, 0 to 1.
+
+    Raises:
+        ValueError: If it is not between 0 and 1.
+    """
+
+    paper = BestIoU.paper
+    options = ("threshold",)
+
+    def __init__(self, threshold: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is {threshold}; give a share of the map's range between 0 and 1.")
+        self.threshold = threshold
+
+    def value(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalisationMetric.value`."""
+        return core.fixed_iou(batch.sorted, self.threshold)
+
+    def expected(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalisationMetric.expected`: that of uniformly random values."""
+        return core.random_fixed_iou(batch.evidence.flatten(2), self.threshold)
+
+
+class BoxEnergy(LocalisationMetric):
+    """Share of the map's positive mass inside the evidence's bounding box; undefined also without positive mass."""
+
+    paper = "Wang et al. 2020, Score-CAM (energy-based pointing game), arXiv 1910.01279"
+
+    def value(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalisationMetric.value`."""
+        return core.box_energy(batch.maps, batch.evidence)
+
+    def expected(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalisationMetric.expected`: the area share of the box."""
+        return core.random_box_energy(batch.evidence)

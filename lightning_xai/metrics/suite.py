@@ -1,4 +1,4 @@
-"""Several metrics over the same maps at the cost of their distinct forward passes."""
+"""Several metrics over the same maps at the cost of their distinct passes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,45 +6,69 @@ from typing import Any
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from lightning_xai.metrics.base import MapMetric, checked_questions
-from lightning_xai.metrics.curves import CurveMetric
-from lightning_xai.reveal import reveal_curves
+from lightning_xai.chunks import fitting_chunk
+from lightning_xai.metrics.ask import Ask, answer, passes
+from lightning_xai.metrics.base import MapMetric, make_batch
 
 
 class MetricSuite(MetricCollection):
-    """A collection whose curve metrics share one job queue: what two of them ask is asked once.
+    """A collection whose metrics share one job queue, one ranking and one sort: what two of them ask is asked once.
 
     Args:
         metrics: Metrics by name.
-        chunk_size: Images per forward pass.
+        chunk_size: Pictures per pass, or ``"auto"``: as many as fit into memory, found at the first batch.
+
+    Raises:
+        ValueError: If the chunk size is neither.
     """
 
-    def __init__(self, metrics: Mapping[str, MapMetric], chunk_size: int = 64) -> None:
+    def __init__(self, metrics: Mapping[str, MapMetric], chunk_size: int | str = 64) -> None:
         # With compute groups, two metrics whose first states are equal are merged for good.
         super().__init__(dict(metrics), compute_groups=False)
+        if chunk_size != "auto" and (not isinstance(chunk_size, int) or chunk_size < 1):
+            raise ValueError(f"chunk_size is {chunk_size!r}; give a number of pictures, at least 1, or 'auto'.")
         self.chunk_size = chunk_size
+        #: Pictures per forward pass and per explanation.
+        self.sizes = (1, 1) if chunk_size == "auto" else (int(chunk_size), int(chunk_size))
 
     def members(self) -> dict[str, MapMetric]:
         """The metrics by name."""
         return {name: metric for name, metric in self.items() if isinstance(metric, MapMetric)}
 
+    def passes(self, questions: int = 1) -> dict[str, int]:
+        """What an image with so many questions costs: forward passes, and explanations.
+
+        Returns:
+            ``{"passes": ..., "explanations": ...}``.
+        """
+        asks = {f"{name}/{key}": ask for name, metric in self.members().items() for key, ask in metric.asks().items()}
+        forward = sum(passes(asks, respondent, questions) for respondent in ("target", "head"))
+        return {"passes": forward, "explanations": passes(asks, "maps", questions)}
+
     def update(  # type: ignore[override]
-        self, *, target: Any, images: Tensor, maps: Tensor, targets: Tensor, masks: Tensor | None = None, **kwargs: Any
+        self,
+        *,
+        maps: Tensor,
+        target: Any,
+        images: Tensor,
+        targets: Tensor | None = None,
+        masks: Tensor | None = None,
+        pixels: Tensor | None = None,
+        explainer: Any = None,
+        ids: Any = None,
     ) -> None:
-        """Score a batch with every metric; those that need masks sit out where there are none.
+        """Score a batch with every metric; those that need what is not there (masks, a segmenter) sit out.
 
         See :meth:`MapMetric.update`.
         """
-        questions = checked_questions(maps, images, targets)
-        batch = {"target": target, "images": images, "maps": maps, "targets": questions, "masks": masks, **kwargs}
-        curved = {name: metric for name, metric in self.members().items() if isinstance(metric, CurveMetric)}
-        wanted = {f"{name}/{way}": curve for name, metric in curved.items() for way, curve in metric.curves().items()}
-        answers: dict[str, Tensor] = {}
-        if wanted:
-            scorer = target.scorer(images, questions, kwargs.get("pixels"))
-            answers = reveal_curves(scorer, images, maps, wanted, self.chunk_size)
-        for name, metric in self.members().items():
-            if name in curved:
-                metric.update(**batch, curves={way: answers[f"{name}/{way}"] for way in curved[name].directions})
-            elif masks is not None or not metric.needs_masks:
-                metric.update(**batch)
+        batch = make_batch(maps, target, images, targets, masks, pixels, explainer)
+        active = {name: metric for name, metric in self.members().items() if metric.lacks(batch) is None}
+        asks: dict[str, Ask] = {}
+        for name, metric in active.items():
+            asks |= {f"{name}/{key}": ask for key, ask in metric.asks(target).items()}
+        if asks and self.sizes == (1, 1) and self.chunk_size == "auto":
+            self.sizes = tuple(fitting_chunk(target.logits, images, gradients) for gradients in (False, True))
+        answers = answer(batch, asks, *self.sizes) if asks else {}
+        for name, metric in active.items():
+            own = {key: answers[f"{name}/{key}"] for key in metric.asks(target)}
+            metric.update(maps=maps, ids=ids, batch=batch, answers=own)

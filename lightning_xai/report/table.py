@@ -7,6 +7,9 @@ import torch
 
 from lightning_xai.report.statistics import Rows, bootstrap, paired_bootstrap, per_image_means
 
+#: More metrics than this have a row each instead of a column.
+WIDEST = 8
+
 Results = Mapping[str, Mapping[str, Rows]]
 
 
@@ -32,7 +35,7 @@ def summarise(results: Results) -> dict[str, Any]:
 
 
 def format_table(summary: Mapping[str, Any], directions: Mapping[str, bool | None]) -> str:
-    """The summary as text: a row per explainer, then the paired differences.
+    """The summary as text: a row per explainer (a column, where there are many metrics), then the paired differences.
 
     Args:
         summary: From :func:`summarise`.
@@ -51,10 +54,19 @@ def format_table(summary: Mapping[str, Any], directions: Mapping[str, bool | Non
         [f"{own} - {name}", *(_interval(table[metric]) for metric in metrics)]
         for name, table in summary["differences"].items()
     ]
-    lines = _columns([head, *body])
+    tables = [[head, *body], [head, *gaps]]
+    if len(metrics) > WIDEST:
+        tables = [[list(row) for row in zip(*table, strict=True)] for table in tables]
+    lines = columns(tables[0])
     if gaps:
-        lines += ["", "Paired difference per image [95 % bootstrap interval]; * excludes 0", *_columns([head, *gaps])]
+        lines += ["", "Paired difference per image [95 % bootstrap interval]; * excludes 0", *columns(tables[1])]
     return "\n".join(lines)
+
+
+def columns(rows: list[list[str]]) -> list[str]:
+    """Lines of text whose columns line up, of rows of as many cells each."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _means(rows: Rows) -> torch.Tensor:
@@ -68,8 +80,3 @@ def _number(mean: float, undefined: int) -> str:
 def _interval(interval: Mapping[str, float]) -> str:
     star = "*" if interval["low"] > 0 or interval["high"] < 0 else ""
     return f"{interval['mean']:+.3f} [{interval['low']:+.3f}, {interval['high']:+.3f}]{star}"
-
-
-def _columns(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -5,11 +5,23 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from pytest import approx, fixture, mark
 
-from lightning_xai import ClassifierTarget
+from lightning_xai import ClassifierTarget, SegmenterTarget
 from lightning_xai.callbacks import Faithfulness
 from lightning_xai.explainers import CenterPrior, RandomMap
-from lightning_xai.metrics import InsertionDeletionGap, PointingGame, RelevanceMass
-from tests.helpers import Blobs, cnn
+from lightning_xai.metrics import (
+    ADCC,
+    ROAD,
+    Infidelity,
+    InsertionDeletionGap,
+    MaxSensitivity,
+    OffTargetLeakage,
+    PixelAUC,
+    PointingGame,
+    RelevanceMass,
+    TopClassesIoU,
+    VisibilityCurve,
+)
+from tests.helpers import Blobs, GradientMap, cnn, segmenter
 
 COUNT = 7
 #: Which images each rank scores; the sampler repeated image 0 to even out "padded".
@@ -21,6 +33,17 @@ SHARDS = {
     "nothing": ([], []),
 }
 METRICS = {"gap": InsertionDeletionGap, "mass": RelevanceMass, "pointing": PointingGame}
+#: Those whose values hold more than one number, explain again, or follow from all images together.
+FAMILIES = {
+    "road": ROAD,
+    "auc": PixelAUC,
+    "adcc": ADCC,
+    "top2": TopClassesIoU,
+    "infidelity": lambda: Infidelity(samples=4),
+    "sensitivity": lambda: MaxSensitivity(samples=2),
+    "leakage": OffTargetLeakage,
+    "visibility": lambda: VisibilityCurve(steps=5),
+}
 
 
 def scene():
@@ -32,14 +55,15 @@ def scene():
     return {"images": images, "maps": maps, "masks": masks, "targets": targets}, [f"bild_ä_{i}" for i in range(COUNT)]
 
 
-def metrics_of(which, target):
-    """All metrics over some of the images, one by one, as batches of any size must agree."""
+def metrics_of(which, target, kinds=METRICS):
+    """Metrics over some of the images, one by one, as batches of any size must agree."""
     batch, ids = scene()
-    metrics = {name: kind() for name, kind in METRICS.items()}
+    metrics = {name: kind() for name, kind in kinds.items()}
     for metric in metrics.values():
+        asked = SegmenterTarget(segmenter()) if metric.needs_segmenter else target
         for place in which:
             part = {name: value[place : place + 1] for name, value in batch.items()}
-            metric.update(target=target, ids=[ids[place]], **part)
+            metric.update(target=asked, explainer=GradientMap(asked), ids=[ids[place]], **part)
     return metrics
 
 
@@ -69,6 +93,8 @@ def work(rank, folder):
         answers[name] = {metric: read(value) for metric, value in metrics.items()}
         # Gathering must leave this rank's own share as it was: it goes on accumulating.
         answers[name]["again"] = metrics["mass"].counts()
+    families = metrics_of(SHARDS["padded"][rank], target, FAMILIES)
+    answers["families"] = {name: read(metric) | {"beside": metric.beside_means()} for name, metric in families.items()}
     answers["faithfulness"] = faithfulness(rank, folder)
     torch.save(answers, f"{folder}/rank{rank}.pt")
     dist.barrier()
@@ -101,6 +127,23 @@ def test_two_ranks_equal_one_process(ranks, shards, metric):
         for name, question, value in alone.rows():
             assert gathered[name, question] == approx(value, abs=1e-12, nan_ok=True), (name, question)
         assert answer["table"].shape == (COUNT, 2) and set(expected) == {name for name, _ in gathered}
+
+
+@mark.parametrize("metric", FAMILIES)
+def test_every_family_is_exact_on_two_ranks(ranks, metric):
+    alone = metrics_of(range(COUNT), ClassifierTarget(cnn()), {metric: FAMILIES[metric]})[metric]
+    expected = {(name, question): value for name, question, value in alone.rows()}
+    for answers in ranks[1]:
+        answer = answers["families"][metric]
+        assert answer["value"].item() == approx(alone.compute().item(), abs=1e-12)
+        assert answer["counts"] == alone.counts()
+        if metric != "sensitivity":  # a constant map has a distance
+            assert 0 < alone.counts()[1] < 2 * COUNT, "nothing undefined travelled"
+        assert len(answer["rows"]) == 2 * COUNT, "an image was counted twice, or lost"
+        assert {(name, question): value for name, question, value in answer["rows"]} == approx(
+            expected, abs=1e-12, nan_ok=True
+        )
+        assert answer["beside"] == approx(alone.beside_means(), abs=1e-12, nan_ok=True)
 
 
 @mark.parametrize("shards", SHARDS)

@@ -20,10 +20,10 @@ from lightning_xai.masking import (
     total_variation,
     two_sided,
 )
-from lightning_xai.reveal import fill_images
+from lightning_xai.fills import fill_images
 from tests.helpers import cnn, segmenter
 
-FILLS = ("zero", "median", "mean", "blur")
+FILLS = ("zero", "median", "channel_mean", "blur")
 SIZES = {2: (9, 7), 3: (5, 4, 6)}
 
 
@@ -51,7 +51,7 @@ def test_alpha_one_gives_the_image_and_alpha_zero_the_baseline_exactly(fill, dim
 def test_explicit_isolation_summed_equals_the_product(channels):
     """The channels each hold one whole baseline, so their weighted sum has (sum alpha - 1) baselines too many."""
     images = torch.rand(2, 2, 4, 3, dtype=torch.float64)
-    baseline = fill_images(images, "mean")
+    baseline = fill_images(images, "channel_mean")
     alpha = torch.rand(2, channels, 4, 3, dtype=torch.float64)
     isolated = isolate(images, baseline)
     assert isolated.shape == (2, 12, 2, 4, 3)
@@ -233,7 +233,7 @@ def two_targets():
 def test_two_sided_at_the_ends_is_known_in_closed_form(kind):
     target, pixels = two_targets()[kind]
     images, asked = torch.rand(3, 2, 9, 7), torch.tensor([[0], [1], [2]])
-    baseline = fill_images(images, "mean")
+    baseline = fill_images(images, "channel_mean")
     p_full, p_blank = (target.probability(what, asked, pixels)[:, 0] for what in (images, baseline))
     ones = torch.ones(3, 1, 9, 7)
     kept = two_sided(target, images, baseline, ones, asked, pixels)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from lightning_xai.reveal import FILLS, Curve, fill_images, pixel_ranks, reveal_curve, reveal_curves
+from lightning_xai.fills import FILLS, fill_images, hide_pixels
+from lightning_xai.reveal import Curve, pixel_ranks, reveal_curve, reveal_curves
 
 FRACTIONS = tuple(step / 20 for step in range(21))
 
@@ -53,7 +54,7 @@ def mask_of(maps, share, direction):
 
 
 @pytest.mark.parametrize("direction", ["erase", "reveal"])
-@pytest.mark.parametrize("fill", ["zero", "mean", "median"])
+@pytest.mark.parametrize("fill", ["zero", "channel_mean", "median"])
 def test_linear_score_has_its_closed_form(direction, fill):
     images, maps, score = scene()
     curve = reveal_curve(score, images, maps, FRACTIONS, fill, direction)
@@ -74,10 +75,11 @@ def test_end_points_are_the_full_and_the_blank_image_bit_for_bit(fill):
     images, maps, score = scene()
     for direction in ("erase", "reveal"):
         reveal_curve(score, images, maps, [0.0, 1.0], fill, direction)
-        first, last = torch.cat(score.images).view(6, 2, *images.shape[1:]).unbind(1)
+        first, last = torch.cat(score.images).chunk(2)
         full, blank = (first, last) if direction == "erase" else (last, first)
         assert torch.equal(full, images.repeat_interleave(2, 0))
-        assert torch.equal(blank, fill_images(images, fill).repeat_interleave(2, 0))
+        nothing = torch.zeros_like(images[:, :1], dtype=torch.bool)
+        assert torch.equal(blank, hide_pixels(images, nothing, fill).repeat_interleave(2, 0))
         score.images.clear()
 
 
@@ -272,7 +274,7 @@ def test_no_graph_is_kept():
 def test_fills_against_their_definition():
     images = torch.rand(2, 3, 5, 5)
     assert torch.equal(fill_images(images, "zero"), torch.zeros_like(images))
-    for name, statistic in (("mean", torch.mean), ("median", torch.median)):
+    for name, statistic in (("channel_mean", torch.mean), ("median", torch.median)):
         filled = fill_images(images, name)
         assert filled.shape == images.shape
         for image, channel in itertools.product(range(2), range(3)):
@@ -320,7 +322,7 @@ def test_tensor_and_function_fills():
 
 
 def test_unknown_fill_names_the_known_ones():
-    with pytest.raises(ValueError, match=r"'black'.*zero, median, mean, blur"):
+    with pytest.raises(ValueError, match=r"'black'.*zero, median, channel_mean, blur"):
         fill_images(torch.rand(1, 1, 2, 2), "black")
 
 

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from lightning_xai import runs
 from lightning_xai.files import atomic_write
+from lightning_xai.metrics import InsertionDeletionGap, MetricSuite
 
 
 def cfg_of(folder, **changes):
@@ -190,7 +191,8 @@ class Scored:
         "PCIM": {"gap": [("a", 0, 0.5), ("b", 0, 0.7)]},
         "random": {"gap": [("a", 0, 0.1), ("b", 0, 0.1)]},
     }
-    suite = {"gap": SimpleNamespace(higher_is_better=True)}
+    beside = {"PCIM": {"gap": {"blank": 0.25}}}
+    suite = MetricSuite({"gap": InsertionDeletionGap(fill="median")})
 
 
 def test_the_summary_is_written_and_the_places_are_printed(tmp_path, capsys):
@@ -199,6 +201,8 @@ def test_the_summary_is_written_and_the_places_are_printed(tmp_path, capsys):
     assert (summary["seed"], summary["checkpoint"], summary["target"]) == (3, "best.ckpt", {"target/accuracy": 0.9})
     assert summary["explainers"]["PCIM"]["gap"]["mean"] == pytest.approx(0.6)
     assert summary["differences"]["random"]["gap"]["mean"] == pytest.approx(0.5)
+    assert summary["beside"]["PCIM"]["gap"]["blank"] == 0.25 and summary["borda"] == {"PCIM": 1, "random": 0}
+    assert summary["metrics"]["gap"]["options"]["fill"] == "median", "what changes a value is recorded with it"
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["explainer", "gap", "(high)"] and lines[2].split() == ["PCIM", "0.600"]
     assert [line.split()[0] for line in lines[-4:]] == ["Pictures", "Per", "Summary", "Checkpoint"]

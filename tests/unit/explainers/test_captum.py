@@ -44,7 +44,7 @@ def test_the_maps_are_captums_summed_over_channels(method, images):
     assert torch.allclose(maps, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("baseline", ["zero", "mean"])
+@pytest.mark.parametrize("baseline", ["zero", "channel_mean"])
 def test_a_baseline_is_a_fill(baseline, images):
     net = cnn(channels=2).eval()
     options = {"n_steps": 10}

@@ -11,7 +11,7 @@ from lightning_xai import ClassifierTarget, SegmenterTarget
 from lightning_xai.explainers import PCIM
 from lightning_xai.explainers import pcim as module
 from lightning_xai.explainers.pcim import PRESETS
-from lightning_xai.reveal import fill_images
+from lightning_xai.fills import fill_images
 from tests.helpers import assert_untouched, cnn, linear_net, mlp, pixel_segmenter, segmenter, state_of, vit
 from tests.planted import Spy, SquareFinder, correlation, mass, squares
 
@@ -73,7 +73,7 @@ def test_alpha_one_asks_about_the_image_and_alpha_zero_about_the_baseline():
     target = ClassifierTarget(cnn())
     images, asked = torch.randint(0, 256, (3, 1, 8, 8)) / 255, torch.tensor([[0], [1], [2]])
     explainer = PCIM(target, preset="literal")
-    for fill in ("zero", "median", "mean", "blur"):
+    for fill in ("zero", "median", "channel_mean", "blur"):
         baseline = fill_images(images, fill)
         for value, seen in ((1.0, images), (0.0, baseline)):
             raw = torch.full((3, 1, 8, 8), value)

@@ -9,7 +9,7 @@ import torch
 from lightning_xai import ClassifierTarget
 from lightning_xai.explainers import PCIM
 from lightning_xai.explainers.pcim import CONSTRAINTS, PRESETS, READOUTS
-from lightning_xai.reveal import fill_images
+from lightning_xai.fills import fill_images
 from tests.helpers import cnn, linear_net, mlp
 from tests.planted import Spy, SquareFinder, squares
 
@@ -81,10 +81,10 @@ def test_spsa_finds_the_planted_square_better_than_chance(no_autograd):
 def test_each_baseline_reaches_the_objective():
     target, images = ClassifierTarget(cnn(channels=2)), torch.rand(2, 2, 8, 8)
     tensor = torch.rand(2, 1, 1)
-    cases = {name: (name, [fill_images(images, name)]) for name in ("zero", "median", "mean", "blur")}
+    cases = {name: (name, [fill_images(images, name)]) for name in ("zero", "median", "channel_mean", "blur")}
     cases["tensor"] = (tensor, [tensor.expand(2, 2, 8, 8)])
     cases["function"] = (lambda images: images.flip(-1), [images.flip(-1)])
-    cases["in turn"] = (["mean", "zero"], [fill_images(images, "mean"), fill_images(images, "zero")])
+    cases["in turn"] = (["channel_mean", "zero"], [fill_images(images, "channel_mean"), fill_images(images, "zero")])
     for name, (baseline, expected) in cases.items():
         spy = Spy(target, preset="literal", steps=5, baseline=baseline)
         spy.explain(images)
@@ -110,7 +110,7 @@ def test_baselines_differ_in_what_they_find():
     target = ClassifierTarget(cnn())
     maps = [
         PCIM(target, preset="literal", constraint="signed", steps=5, baseline=name).explain(images)
-        for name in ("zero", "median", "mean", "blur")
+        for name in ("zero", "median", "channel_mean", "blur")
     ]
     for first, second in itertools.combinations(maps, 2):
         assert not torch.allclose(first, second, atol=1e-3)
@@ -163,9 +163,9 @@ def test_every_constraint_holds():
 def test_readouts_show_one_and_the_same_alpha(preset, constraint):
     images = torch.rand(2, 3, 8, 8)
     target = ClassifierTarget(cnn(channels=3))
-    settings = {"preset": preset, "constraint": constraint, "steps": 6, "baseline": "mean"}
+    settings = {"preset": preset, "constraint": constraint, "steps": 6, "baseline": "channel_mean"}
     alpha, alpha_x, alpha_delta = (PCIM(target, **settings, readout=name).explain(images) for name in READOUTS)
-    distance = (images - fill_images(images, "mean")).square().sum(dim=1, keepdim=True).sqrt()
+    distance = (images - fill_images(images, "channel_mean")).square().sum(dim=1, keepdim=True).sqrt()
     assert torch.allclose(alpha_x, alpha * distance, atol=1e-5)
     start = PCIM(target, **(settings | {"steps": 0}), readout="alpha").explain(images)
     assert start.flatten().unique().numel() == 1, "the start must be constant"
@@ -174,10 +174,10 @@ def test_readouts_show_one_and_the_same_alpha(preset, constraint):
 
 def test_several_baselines_in_turn_share_one_distance():
     images = torch.rand(2, 2, 8, 8)
-    settings = {"preset": "sparse", "steps": 6, "baseline": ["zero", "mean"]}
+    settings = {"preset": "sparse", "steps": 6, "baseline": ["zero", "channel_mean"]}
     target = ClassifierTarget(cnn(channels=2))
     alpha, alpha_x = (PCIM(target, **settings, readout=name).explain(images) for name in ("alpha", "alpha_x"))
-    squared = [(images - fill_images(images, name)).square().sum(dim=1, keepdim=True) for name in ("zero", "mean")]
+    squared = [(images - fill_images(images, name)).square().sum(dim=1, keepdim=True) for name in ("zero", "channel_mean")]
     assert torch.allclose(alpha_x, alpha * torch.stack(squared).mean(dim=0).sqrt(), atol=1e-5)
 
 

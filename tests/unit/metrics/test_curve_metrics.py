@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lightning_xai import ClassifierTarget, SegmenterTarget
 from lightning_xai.metrics import BlankProbability, DeletionAUC, InsertionAUC, InsertionDeletionGap
 from lightning_xai.metrics.curves import trapezoid
-from lightning_xai.reveal import fill_images
+from lightning_xai.fills import fill_images
 from tests.helpers import CountingTarget, GradientMap, LogitTarget, cnn, linear_net, segmenter
 
 CURVES = [DeletionAUC, InsertionAUC, InsertionDeletionGap]
@@ -35,7 +35,7 @@ def linear_scene(fill="zero", batch=3, questions=2, side=5):
     return LogitTarget(linear_net(weight)), images, maps, targets, gains, full, empty
 
 
-@pytest.mark.parametrize("fill", ["zero", "mean"])
+@pytest.mark.parametrize("fill", ["zero", "channel_mean"])
 @pytest.mark.parametrize("steps", [1, 5, 25])
 def test_closed_form_on_a_linear_model(fill, steps):
     target, images, maps, targets, gains, full, empty = linear_scene(fill)
@@ -68,7 +68,7 @@ def test_normalising_is_undefined_where_the_blank_image_has_the_same_probability
     assert torch.allclose(scored(DeletionAUC(), *question), torch.full((2, 1), 1 / 3).double())
 
 
-@pytest.mark.parametrize("fill", ["zero", "median", "mean", "blur"])
+@pytest.mark.parametrize("fill", ["zero", "median", "channel_mean", "blur"])
 def test_gap_is_insertion_minus_deletion(fill):
     target, images, maps = ClassifierTarget(cnn()), torch.rand(3, 1, 12, 12), torch.rand(3, 2, 12, 12)
     question = (target, images, maps, torch.tensor([[0, 1]] * 3))
@@ -190,7 +190,8 @@ def test_batches_chunks_and_three_dimensions(kind):
 def test_cost_is_the_distinct_images():
     target, images, maps = CountingTarget(cnn()), torch.rand(3, 1, 8, 8), torch.rand(3, 2, 8, 8)
     scored(InsertionDeletionGap(chunk_size=32), target, images, maps, torch.tensor([[0, 1]] * 3))
-    assert sum(target.chunks) == 3 * 2 * (2 * 19 + 2) and set(target.chunks[:-1]) == {32}
+    # Both questions share the whole and the blank image.
+    assert sum(target.chunks) == 3 * (2 * 2 * 19 + 2) and set(target.chunks[:-1]) == {32}
 
 
 def test_settings_survive_pickling():

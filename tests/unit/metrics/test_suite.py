@@ -61,9 +61,11 @@ def test_what_two_metrics_ask_is_asked_once(batch):
     suite = MetricSuite(make(), chunk_size=50)
     suite.update(**batch)
     chunks = batch["target"].chunks
-    zero = 2 * 19 + 2  # deletion and insertion share full and blank; coarse, gap, normalised and blank add nothing
-    median = 2 * 19 + 1  # its blank is another one, its full image is not
-    assert sum(chunks) == 3 * 2 * (zero + median)
+    # Deletion and insertion, with two fills; coarse, gap, normalised and blank add nothing.
+    per_question = 2 * 2 * 19
+    per_image = 1 + 2  # the whole image, and a blank each fill
+    assert sum(chunks) == 3 * (2 * per_question + per_image)
+    assert suite.passes(questions=2) == {"passes": 2 * per_question + per_image, "explanations": 0}
     assert set(chunks[:-1]) == {50}
 
 
@@ -119,7 +121,7 @@ def test_a_fill_given_as_a_tensor_is_shared_in_copies_too(batch):
     fill = torch.rand(1, 1, 8, 8)
     suite = copy.deepcopy(MetricSuite({"a": DeletionAUC(fill=fill), "b": DeletionAUC(fill=fill), "c": DeletionAUC()}))
     suite.update(**batch)
-    assert sum(batch["target"].chunks) == 6 * (21 + 20)
+    assert sum(batch["target"].chunks) == 3 * (2 * 2 * 19 + 3)
     assert torch.equal(suite["a"].per_image(), suite["b"].per_image())
     assert not torch.equal(suite["a"].per_image(), suite["c"].per_image())
 

@@ -1,0 +1,272 @@
+"""What metrics ask about pictures, and how the answers of one pass are read.
+
+An :class:`Ask` names pictures and a reading. Readings of the target come out of one forward pass, whoever asks for
+them; readings of the explainer compare the map of a picture with the map of the image.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from lightning_xai.metrics.batch import Batch
+from lightning_xai.metrics.functional import masking, similarity
+from lightning_xai.pictures import Request
+from lightning_xai.reveal import Plan, Scorer, reveal
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Some pictures, and what is read about them.
+
+    Attributes:
+        pictures: Which.
+        reading: A name from :data:`TARGET_READINGS` or :data:`MAP_READINGS`, or ``"head"``: the probability that the
+            explainer's own head gives.
+    """
+
+    pictures: Request
+    reading: str = "probability"
+
+    @property
+    def respondent(self) -> str:
+        """Who answers: ``"target"``, ``"head"`` or ``"maps"``.
+
+        Raises:
+            ValueError: If there is no such reading.
+        """
+        if self.reading in TARGET_READINGS:
+            return "target"
+        if self.reading in MAP_READINGS:
+            return "maps"
+        if self.reading == "head":
+            return "head"
+        known = [*TARGET_READINGS, *MAP_READINGS, "head"]
+        raise ValueError(f"There is no reading {self.reading!r}; use one of {', '.join(known)}.")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The logits ``(n, K, *S)`` of some pictures, and the ``m`` questions asked about them.
+
+    Attributes:
+        batch: Where the questions come from.
+        logits: One forward pass.
+        rows: ``(m,)``.
+        which: ``(m,)``, the picture of each question.
+    """
+
+    batch: Batch
+    logits: Tensor
+    rows: Tensor
+    which: Tensor
+
+    def asked(self, values: Tensor) -> Tensor:
+        """The asked class's values ``(m, *S)`` out of ``(n, K, *S)``."""
+        return values[self.which, self.batch.questions.flatten()[self.rows]]
+
+    @cached_property
+    def sets(self) -> Tensor | None:
+        """The questions' pixel sets ``(m, *S)``, for a segmenter."""
+        return self.batch.sets.flatten(0, 1)[self.rows] if self.logits.ndim > 2 else None
+
+    def over_set(self, values: Tensor, mean: bool) -> Tensor:
+        """``(m, ..., *S)`` -> ``(m, ...)`` over each question's pixel set; a classifier's values pass as they are."""
+        if self.sets is None:
+            return values
+        axes = tuple(range(values.ndim - self.sets.ndim + 1, values.ndim))
+        sets = self.sets.view(len(values), *(1,) * (axes[0] - 1), *self.sets.shape[1:])
+        total = (values * sets).sum(dim=axes)
+        return total / sets.sum(dim=axes).clamp(min=1) if mean else total
+
+    def predicted(self, classes: Tensor) -> Tensor:
+        """The pixels ``(m, *S)`` that the picture's segmentation gives to one class a question ``(m,)``."""
+        if self.batch.target.activation == "sigmoid":
+            return self.logits[self.which, classes] > 0
+        return self.labels[self.which] == classes.view(-1, *(1,) * (self.logits.ndim - 2))
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """The most probable class of every pixel, ``(n, *S)``."""
+        return self.logits.argmax(dim=1)
+
+    def overlap_and_total(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Twice the overlap of prediction and reference of the questions ``rows (m,)``, and the sum of their sizes."""
+        found = self.predicted(self.batch.questions.flatten()[rows]).flatten(1)
+        wanted = self.batch.reference.flatten(0, 1)[rows].flatten(1)
+        return 2 * (found & wanted).sum(dim=1), found.sum(dim=1) + wanted.sum(dim=1)
+
+
+def probability(outputs: Outputs) -> Tensor:
+    """Probability of the asked class; a segmenter's mean over the pixel set."""
+    return outputs.over_set(outputs.asked(outputs.batch.target.activate(outputs.logits)), mean=True)
+
+
+def score(outputs: Outputs) -> Tensor:
+    """Logit of the asked class; a segmenter's sum over the pixel set."""
+    return outputs.over_set(outputs.asked(outputs.logits), mean=False)
+
+
+def overlap(outputs: Outputs) -> Tensor:
+    """Twice the pixels that both the segmentation and its reference give to the class."""
+    return outputs.overlap_and_total(outputs.rows)[0]
+
+
+def total(outputs: Outputs) -> Tensor:
+    """The pixels of the segmentation's class plus those of its reference; Dice is overlap by total."""
+    return outputs.overlap_and_total(outputs.rows)[1]
+
+
+def dice(outputs: Outputs) -> Tensor:
+    """Dice of the asked class against its reference; NaN where the reference is empty."""
+    return _dice(outputs, outputs.rows)
+
+
+def other_dice(outputs: Outputs) -> Tensor:
+    """Mean Dice of the image's other asked classes against theirs; NaN where there is none."""
+    questions = outputs.batch.questions.shape[1]
+    image, place = outputs.rows // questions, outputs.rows % questions
+    others = [_dice(outputs, image * questions + (place + step) % questions) for step in range(1, questions)]
+    return torch.stack(others).nanmean(dim=0) if others else outputs.rows * float("nan")
+
+
+def rival(outputs: Outputs) -> Tensor:
+    """Index of the strongest class besides the asked one; for a segmenter by its mean logit over the pixel set."""
+    values = outputs.over_set(outputs.logits[outputs.which], mean=True).float()
+    asked = outputs.batch.questions.flatten()[outputs.rows].unsqueeze(1)
+    return values.scatter(1, asked, float("-inf")).argmax(dim=1)
+
+
+def _dice(outputs: Outputs, rows: Tensor) -> Tensor:
+    common, size = outputs.overlap_and_total(rows)
+    empty = ~outputs.batch.reference.flatten(0, 1)[rows].flatten(1).any(dim=1)
+    return (common.double() / size).masked_fill(empty, float("nan"))
+
+
+TARGET_READINGS: Mapping[str, Callable[[Outputs], Tensor]] = {
+    reading.__name__: reading for reading in (probability, score, overlap, total, dice, other_dice, rival)
+}
+
+
+@dataclass(frozen=True)
+class Again:
+    """The maps ``(n, Q, *S)`` of some pictures, for the questions ``rows (n, Q)``.
+
+    Attributes:
+        batch: Where the questions and the images' maps come from.
+        maps: One explanation.
+        rows: ``(n, Q)``.
+    """
+
+    batch: Batch
+    maps: Tensor
+    rows: Tensor
+
+    @property
+    def originals(self) -> Tensor:
+        """The images' maps, ``(n, Q, *S)``."""
+        return self.batch.maps.flatten(0, 1)[self.rows].float()
+
+
+def distance(again: Again) -> Tensor:
+    """Distance of the picture's map from the image's, over the size of that."""
+    originals = again.originals
+    far: Tensor
+    far, size = (torch.linalg.vector_norm(part.flatten(2), dim=2) for part in (again.maps - originals, originals))
+    return far / size
+
+
+def spearman(again: Again) -> Tensor:
+    """Rank correlation of the picture's map and the image's."""
+    ranks = again.batch.average_ranks.flatten(0, 1)[again.rows]
+    return similarity.correlation(similarity.average_ranks(again.maps.flatten(2)), ranks)
+
+
+def coherence(again: Again) -> Tensor:
+    """Correlation of both maps; see :func:`lightning_xai.metrics.functional.masking.coherency`."""
+    return masking.coherency(again.maps, again.originals)
+
+
+MAP_READINGS: Mapping[str, Callable[[Again], Tensor]] = {
+    reading.__name__: reading for reading in (distance, spearman, coherence)
+}
+
+
+def answer(
+    batch: Batch, asks: Mapping[str, Ask], chunk_size: int, explain_size: int | None = None
+) -> dict[str, Tensor]:
+    """Answer everything that is asked about a batch, in one queue of full chunks a respondent.
+
+    Args:
+        batch: The maps and their target.
+        asks: By name.
+        chunk_size: Pictures per forward pass.
+        explain_size: Pictures per explanation, as many by default.
+
+    Returns:
+        ``{name: (B, T, jobs)}`` float64.
+    """
+    sizes = {"target": chunk_size, "head": chunk_size, "maps": explain_size or chunk_size}
+    answers: dict[str, Tensor] = {}
+    for respondent in ("target", "head", "maps"):
+        wanted = {name: ask for name, ask in asks.items() if ask.respondent == respondent}
+        # A map is made for all questions of a noisy picture at once, and for one question of a masked one.
+        kinds = {type(ask.pictures) for ask in wanted.values()} if respondent == "maps" else {object}
+        for kind in sorted(kinds, key=lambda kind: kind.__name__):
+            part = {name: ask for name, ask in wanted.items() if isinstance(ask.pictures, kind)}
+            if part:
+                readings = list(dict.fromkeys(ask.reading for ask in part.values()))
+                scorer = {"target": read_target, "head": read_head, "maps": read_maps}[respondent](batch, readings)
+                requests = {name: ask.pictures for name, ask in part.items()}
+                told = reveal(scorer, batch.scene, requests, sizes[respondent], share=True)
+                answers |= {name: told[name][..., readings.index(ask.reading)] for name, ask in part.items()}
+    return answers
+
+
+def passes(asks: Mapping[str, Ask], respondent: str, questions: int = 1) -> int:
+    """Passes that an image costs: forward passes of the target, or maps of the explainer."""
+    pictures = {name: ask.pictures for name, ask in asks.items() if ask.respondent == respondent}
+    return Plan(pictures, pixels=10**9).passes(questions)
+
+
+def read_target(batch: Batch, readings: list[str]) -> Scorer:
+    """Runs the target once a picture, and reads everything wanted from it."""
+
+    def ask(pictures: Tensor, rows: Tensor, which: Tensor | None = None) -> Tensor:
+        which = torch.arange(len(pictures), device=rows.device) if which is None else which
+        outputs = Outputs(batch, batch.target.logits(pictures), rows, which)
+        return torch.stack([TARGET_READINGS[name](outputs).double() for name in readings], dim=1)
+
+    return ask
+
+
+def read_head(batch: Batch, readings: list[str]) -> Scorer:
+    """Asks the explainer's own head for probabilities, where it has one."""
+    if not hasattr(batch.explainer, "probabilities"):
+        raise ValueError(
+            f"{type(batch.explainer).__name__} has no head of its own to ask; use head='target' in the metrics."
+        )
+
+    def ask(pictures: Tensor, rows: Tensor, which: Tensor | None = None) -> Tensor:
+        values: Tensor = batch.explainer.probabilities(pictures)
+        values = values if which is None else values[which]
+        return values.gather(1, batch.questions.flatten()[rows].unsqueeze(1)).double()
+
+    return ask
+
+
+def read_maps(batch: Batch, readings: list[str]) -> Scorer:
+    """Explains pictures again, and compares their maps with those of the images."""
+
+    def ask(pictures: Tensor, rows: Tensor, which: Tensor | None = None) -> Tensor:
+        rows = rows.view(len(pictures), -1)
+        classes = batch.questions.flatten()[rows]
+        sets = None if batch.pixels is None else batch.sets.flatten(0, 1)[rows]
+        maps = batch.explainer.explain(pictures, classes, sets)
+        again = Again(batch, maps, rows)
+        told = [MAP_READINGS[name](again).double().flatten() for name in readings]
+        return torch.stack(told, dim=1)
+
+    return ask

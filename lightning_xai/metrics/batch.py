@@ -1,0 +1,125 @@
+"""A batch of maps, and what several metrics need of it, computed once."""
+
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from lightning_xai.explainers.controls import center_bump
+from lightning_xai.metrics.functional.localisation import Sorted, sort_evidence
+from lightning_xai.metrics.functional.similarity import average_ranks
+from lightning_xai.pictures import Scene
+
+
+class Batch:
+    """What metrics score.
+
+    Args:
+        maps: ``(B, T, *S)``.
+        questions: ``(B, T)`` asked classes.
+        target: The target that the maps explain, or ``None`` where no metric asks it.
+        images: ``(B, C, *S)``, or ``None`` likewise.
+        masks: ``(B, 1 or T, *S)``, see :meth:`lightning_xai.targets.Target.evidence`, or ``None``.
+        pixels: ``(B, T, *S)`` pixel sets of a segmenter's questions, or ``None``.
+        explainer: The explainer that made the maps, or ``None``.
+
+    Raises:
+        ValueError: If the masks do not fit the maps.
+    """
+
+    def __init__(
+        self,
+        maps: Tensor,
+        questions: Tensor,
+        target: Any = None,
+        images: Tensor | None = None,
+        masks: Tensor | None = None,
+        pixels: Tensor | None = None,
+        explainer: Any = None,
+    ) -> None:
+        if masks is not None and (
+            masks.shape[2:] != maps.shape[2:] or len(masks) != len(maps) or masks.shape[1] not in (1, maps.shape[1])
+        ):
+            raise ValueError(
+                f"Masks {tuple(masks.shape)} do not fit maps {tuple(maps.shape)}; masks must be (B, 1 or T, *S)."
+            )
+        self.maps = maps
+        self.questions = questions
+        self.target = target
+        self.masks = masks
+        self.pixels = pixels
+        self.explainer = explainer
+        self._images = images
+
+    @property
+    def images(self) -> Tensor:
+        """The images ``(B, C, *S)``.
+
+        Raises:
+            ValueError: If none were given.
+        """
+        if self._images is None or self.target is None:
+            raise ValueError("The metric asks the model about pictures: give target= and images= to update().")
+        return self._images
+
+    @cached_property
+    def scene(self) -> Scene:
+        """What pictures are made from."""
+        return Scene(self.images, self.maps)
+
+    @cached_property
+    def unranked(self) -> Tensor:
+        """``(B, T)``: the map is constant or holds NaN, so it ranks nothing."""
+        flat = self.maps.flatten(2)
+        # The extremes of a map with NaN are NaN, which is above nothing.
+        return ~(flat.amax(dim=2) > flat.amin(dim=2))
+
+    @cached_property
+    def evidence(self) -> Tensor:
+        """The evidence of each question, boolean ``(B, T, *S)``.
+
+        Raises:
+            ValueError: If no masks were given.
+        """
+        if self.masks is None:
+            raise ValueError("The metric needs masks of the evidence: give masks= to update().")
+        shown = self.masks > 0 if self.target is None else self.target.evidence(self.masks, self.questions)
+        expanded: Tensor = shown.expand(-1, self.maps.shape[1], *self.maps.shape[2:])
+        return expanded
+
+    @cached_property
+    def reference(self) -> Tensor:
+        """The segmentation that a Dice is taken against: the masks, or the whole image's own prediction without any."""
+        return self.evidence if self.masks is not None else self.sets
+
+    @cached_property
+    def sets(self) -> Tensor:
+        """The pixel sets of a segmenter's questions, boolean ``(B, T, *S)``."""
+        if self.pixels is not None:
+            return self.pixels.expand(-1, self.maps.shape[1], *self.maps.shape[2:])
+        sets: Tensor = self.target.questions(self.images, self.questions, None)[1]
+        return sets
+
+    @cached_property
+    def sorted(self) -> Sorted:
+        """The evidence in the order of the map: one sort for all rankings, the pictures' if there was one."""
+        order = self.scene.__dict__.get("order") if self._images is not None else None
+        return sort_evidence(self.maps.flatten(2), self.evidence.flatten(2), order)
+
+    @cached_property
+    def center(self) -> "Batch":
+        """The same masks with the centre prior for maps."""
+        prior = center_bump(self.maps.shape[2:], self.maps.device).expand_as(self.maps)
+        center = Batch(prior, self.questions, self.target, masks=self.masks)
+        center.evidence = self.evidence
+        return center
+
+    @cached_property
+    def average_ranks(self) -> Tensor:
+        """Ranks of the pixels ``(B, T, N)`` float64, tied ones sharing their average."""
+        return average_ranks(self.maps.float().flatten(2))
+
+    def where_defined(self, values: Tensor) -> Tensor:
+        """Values ``(B, T, ...)`` with NaN where the map ranks nothing."""
+        unranked = self.unranked.view(*self.unranked.shape, *(1,) * (values.ndim - 2))
+        return values.masked_fill(unranked, float("nan"))

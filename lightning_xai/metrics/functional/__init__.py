@@ -1,0 +1,1 @@
+"""The formulas behind the metrics: tensors in, tensors out, no state."""

@@ -1,0 +1,210 @@
+"""Masking at once: average drop, increase in confidence, coherency, complexity, ADCC, overlap of the top classes."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_xai.metrics.ask import Ask
+from lightning_xai.metrics.base import MapMetric
+from lightning_xai.metrics.batch import Batch
+from lightning_xai.metrics.curves import checked_fill, input_fill
+from lightning_xai.metrics.functional import masking
+from lightning_xai.pictures import AnyFill, Blend, Curve, min_max
+
+ADCC_PAPER = "Poppi et al. 2021, Revisiting the evaluation of class activation mapping, arXiv 2104.10252"
+WHOLE = Curve((1.0,), "reveal")
+
+
+class MaskingMetric(MapMetric):
+    """Base of the metrics that multiply the image by its map.
+
+    Two choices change the values and are recorded with every result: whose confidence, and where the map was scaled.
+
+    Args:
+        head: Whose confidence: the ``"target"``'s, or that of the ``"explainer"``'s own head.
+        scaled: ``"after"``: maps are brought to [0, 1] as they come, after upsampling; ``"before"``: they were scaled
+            on their own grid and come between 0 and 1.
+        fill: What a weight of 0 shows; by default what the model receives as zero. See
+            :class:`~lightning_xai.metrics.curves.CurveMetric`.
+        chunk_size: Pictures per pass.
+
+    Raises:
+        ValueError: If an option is unknown.
+    """
+
+    family = "masking"
+    options: ClassVar[tuple[str, ...]] = ("head", "scaled", "fill")
+
+    def __init__(
+        self,
+        head: str = "target",
+        scaled: str = "after",
+        fill: AnyFill = "input_zero",
+        chunk_size: int = 64,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(chunk_size, **kwargs)
+        if head not in ("target", "explainer") or scaled not in ("after", "before"):
+            raise ValueError(
+                f"head is {head!r}, scaled {scaled!r}; use head=target | explainer, scaled=after | before."
+            )
+        self.head = head
+        self.scaled = scaled
+        self.fill = checked_fill(fill)
+
+    def blend(self, part: str, target: Any) -> Blend:
+        """The image times the map (``"map"``), or times the rest."""
+        return Blend(part, input_fill(self.fill, target), given=self.scaled == "before")
+
+    @property
+    def confidence(self) -> str:
+        """The reading of the class's probability."""
+        return "probability" if self.head == "target" else "head"
+
+    def scaled_maps(self, batch: Batch) -> Tensor:
+        """``E``, ``(B, T, *S)``.
+
+        Raises:
+            ValueError: If maps that should come scaled are not between 0 and 1.
+        """
+        if self.scaled == "after":
+            return min_max(batch.maps)
+        if batch.maps.min() < 0 or batch.maps.max() > 1:
+            raise ValueError(
+                f"scaled is 'before', but the maps reach from {float(batch.maps.min()):.3g} to "
+                f"{float(batch.maps.max()):.3g}; give maps between 0 and 1, or scaled='after'."
+            )
+        return batch.maps
+
+    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+        """See :meth:`MapMetric.score`; a constant map, or one with NaN, cannot be scaled and is undefined."""
+        return batch.where_defined(self.value(batch, {name: told[..., 0] for name, told in answers.items()}))
+
+    @abstractmethod
+    def value(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+        """From answers ``(B, T)`` to values ``(B, T)``."""
+
+
+class AverageDrop(MaskingMetric):
+    """Share of the confidence that the image times its map loses; low is good."""
+
+    higher_is_better = False
+    paper = "Chattopadhay et al. 2018, Grad-CAM++, arXiv 1710.11063"
+
+    def asks(self, target: Any = None) -> dict[str, Ask]:
+        """See :meth:`MapMetric.asks`."""
+        return {"whole": Ask(WHOLE, self.confidence), "kept": Ask(self.blend("map", target), self.confidence)}
+
+    def value(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+        """See :meth:`MaskingMetric.value`."""
+        self.scaled_maps(batch)
+        return masking.average_drop(answers["whole"], answers["kept"])
+
+
+class IncreaseInConfidence(AverageDrop):
+    """How often the image times its map is more convincing than the image; high is good."""
+
+    higher_is_better = True
+
+    def value(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+        """See :meth:`MaskingMetric.value`."""
+        return masking.increase_in_confidence(answers["whole"], answers["kept"])
+
+
+class AverageDropInDeletion(MaskingMetric):
+    """Share of the confidence that the image loses without what its map keeps; high is good."""
+
+    higher_is_better = True
+    paper = "Jung & Oh 2021, LIFT-CAM, arXiv 2102.05228"
+
+    def asks(self, target: Any = None) -> dict[str, Ask]:
+        """See :meth:`MapMetric.asks`."""
+        return {"whole": Ask(WHOLE, self.confidence), "rest": Ask(self.blend("rest", target), self.confidence)}
+
+    def value(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+        """See :meth:`MaskingMetric.value`."""
+        return masking.average_drop(answers["whole"], answers["rest"])
+
+
+class Complexity(MaskingMetric):
+    """Mean of the map between 0 and 1: how much of the image it keeps; low is good. Costs no pass."""
+
+    higher_is_better = False
+    paper = ADCC_PAPER
+    options = ("scaled",)
+
+    def value(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+        """See :meth:`MaskingMetric.value`."""
+        return masking.complexity(self.scaled_maps(batch))
+
+
+class Coherency(MaskingMetric):
+    """Likeness of the map and the map of the image times the map; high is good. Costs one explanation."""
+
+    higher_is_better = True
+    paper = ADCC_PAPER
+    needs_explainer = True
+    options = ("scaled", "fill")
+
+    def asks(self, target: Any = None) -> dict[str, Ask]:
+        """See :meth:`MapMetric.asks`."""
+        return {"coherence": Ask(self.blend("map", target), "coherence")}
+
+    def value(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+        """See :meth:`MaskingMetric.value`."""
+        return answers["coherence"]
+
+
+class ADCC(AverageDrop):
+    """Harmonic mean of coherency, 1 - complexity and 1 - average drop, image by image; high is good."""
+
+    higher_is_better = True
+    paper = ADCC_PAPER
+    needs_explainer = True
+
+    def asks(self, target: Any = None) -> dict[str, Ask]:
+        """See :meth:`MapMetric.asks`."""
+        return super().asks(target) | {"coherence": Ask(self.blend("map", target), "coherence")}
+
+    def value(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+        """See :meth:`MaskingMetric.value`."""
+        drop = super().value(batch, answers)
+        return masking.adcc(answers["coherence"], masking.complexity(self.scaled_maps(batch)), drop)
+
+
+class TopClassesIoU(MapMetric):
+    """Overlap of the map with that of the strongest other class; low where an explainer tells classes apart.
+
+    For the predicted class these are the two most probable classes (Chowdhury et al. 2024, CAPE: mIoU). Costs one
+    explanation.
+
+    Args:
+        threshold: Share of each map's maximum, above which a pixel counts.
+        chunk_size: Pictures per pass.
+    """
+
+    family = "masking"
+    higher_is_better = False
+    needs_explainer = True
+    paper = "Chowdhury et al. 2024, CAPE, arXiv 2404.02388"
+    options = ("threshold",)
+
+    def __init__(self, threshold: float = 0.2, chunk_size: int = 64, **kwargs: Any) -> None:
+        super().__init__(chunk_size, **kwargs)
+        if not 0 <= threshold < 1:
+            raise ValueError(f"threshold is {threshold}; give a share of the maximum, at least 0 and below 1.")
+        self.threshold = threshold
+
+    def asks(self, target: Any = None) -> dict[str, Ask]:
+        """See :meth:`MapMetric.asks`."""
+        return {"rival": Ask(WHOLE, "rival")}
+
+    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+        """See :meth:`MapMetric.score`; a constant map is undefined."""
+        rivals = answers["rival"][..., 0].long()
+        pixels = None if batch.pixels is None else batch.sets
+        others = batch.explainer.explain(batch.images, rivals, pixels)
+        return batch.where_defined(masking.top_iou(batch.maps, torch.as_tensor(others), self.threshold))

@@ -1,0 +1,127 @@
+"""Stability: does the map stay when the image hardly changes, and does it say how the answer changes?"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_xai.metrics.ask import Ask
+from lightning_xai.metrics.base import MapMetric
+from lightning_xai.metrics.batch import Batch
+from lightning_xai.metrics.functional.stability import infidelity
+from lightning_xai.pictures import Curve, Noisy
+
+
+class StabilityMetric(MapMetric):
+    """Base of the metrics that explain noisy copies of the image; those with equal settings share the explanations.
+
+    Args:
+        samples: Noisy copies.
+        radius: Largest noise of a pixel and channel, uniform, as a share of the image's range.
+        seed: Another seed gives other noise. The noise is the same for every image.
+        chunk_size: Pictures per explanation.
+    """
+
+    family = "stability"
+    needs_explainer = True
+    options = ("samples", "radius", "seed")
+
+    def __init__(
+        self, samples: int = 10, radius: float = 0.02, seed: int = 0, chunk_size: int = 64, **kwargs: Any
+    ) -> None:
+        super().__init__(chunk_size, **kwargs)
+        self.noise = Noisy(samples, radius, "uniform", per_channel=True, seed=seed)
+        self.samples, self.radius, self.seed = samples, radius, seed
+
+
+class MaxSensitivity(StabilityMetric):
+    """Largest relative change of the map within a small box around the image; low is good.
+
+    Yeh et al. 2019, eq. 6, by sampling; ``captum.metrics.sensitivity_max`` for the same noise. Undefined for a zero
+    map.
+    """
+
+    higher_is_better = False
+    paper = "Yeh et al. 2019, On the (in)fidelity and sensitivity of explanations, arXiv 1901.09392"
+
+    def asks(self, target: Any = None) -> dict[str, Ask]:
+        """See :meth:`MapMetric.asks`."""
+        return {"distance": Ask(self.noise, "distance")}
+
+    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+        """See :meth:`MapMetric.score`."""
+        largest = answers["distance"].amax(dim=2)
+        return largest.masked_fill(largest.isinf(), float("nan"))
+
+
+class NoiseStability(StabilityMetric):
+    """Mean rank correlation of the map with those of noisy copies of the image; high is good.
+
+    Undefined where the map is constant; a copy whose map is constant is left out.
+    """
+
+    higher_is_better = True
+    paper = "lightning_xai"
+
+    def asks(self, target: Any = None) -> dict[str, Ask]:
+        """See :meth:`MapMetric.asks`."""
+        return {"spearman": Ask(self.noise, "spearman")}
+
+    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+        """See :meth:`MapMetric.score`."""
+        return batch.where_defined(answers["spearman"].nanmean(dim=2))
+
+
+class Infidelity(MapMetric):
+    """Mean squared error of the map as a linear account of how the answer changes under noise; low is good.
+
+    Yeh et al. 2019, eq. 1; ``captum.metrics.infidelity`` for the same noise. The noise is shared by the channels, as
+    the map is.
+
+    Args:
+        samples: Noisy copies.
+        level: Standard deviation of the noise, as a share of the image's own.
+        scale: Multiply the map by the factor that fits best (Yeh et al. 2019, section 3): without it only maps in units
+            of the answer can be compared.
+        reading: The answer: ``"score"`` (the logit; a segmenter's logit mass) or ``"probability"``.
+        seed: Another seed gives other noise. The noise is the same for every image.
+        chunk_size: Pictures per forward pass.
+
+    Raises:
+        ValueError: If the reading is unknown.
+    """
+
+    family = "stability"
+    higher_is_better = False
+    paper = MaxSensitivity.paper
+    options = ("samples", "level", "scale", "reading", "seed")
+
+    def __init__(
+        self,
+        samples: int = 50,
+        level: float = 0.2,
+        scale: bool = True,
+        reading: str = "score",
+        seed: int = 0,
+        chunk_size: int = 64,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(chunk_size, **kwargs)
+        if reading not in ("score", "probability"):
+            raise ValueError(f"reading is {reading!r}; use score | probability.")
+        self.noise = Noisy(samples, level, "gaussian", per_channel=False, seed=seed)
+        self.samples, self.level, self.seed = samples, level, seed
+        self.scale, self.reading = scale, reading
+
+    def asks(self, target: Any = None) -> dict[str, Ask]:
+        """See :meth:`MapMetric.asks`."""
+        return {"whole": Ask(Curve((1.0,), "reveal"), self.reading), "noisy": Ask(self.noise, self.reading)}
+
+    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+        """See :meth:`MapMetric.score`; a constant map is undefined."""
+        fields, size = batch.scene.noise(self.noise)
+        told = torch.einsum("btn,jn->btj", batch.maps.flatten(2).double(), fields.flatten(1).double())
+        told = told * size.view(-1, 1, 1)
+        change = answers["noisy"] - answers["whole"]
+        return batch.where_defined(infidelity(told, change, self.scale))
