@@ -41,7 +41,7 @@ def blur_fill(images: Tensor) -> Tensor:
     """The image smoothed by three box blurs of a quarter of its side each, close to a Gaussian."""
     smooth = images.double()
     for axis in range(2, images.ndim):
-        margin = max(1, images.shape[axis] // 4) // 2
+        margin = max(1, images.shape[axis] // 8)
         for _ in range(3):
             smooth = _box_mean(smooth, axis, margin)
     return smooth.to(images.dtype)

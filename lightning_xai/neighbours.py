@@ -50,8 +50,8 @@ def neighbour_fill(images: Tensor, visible: Tensor) -> Tensor:
     axes = tuple(range(2, images.ndim))
     filled = images.double() if images.dtype == torch.float64 else images.float()
     blank = ~visible.any(dim=axes, keepdim=True)
-    filled = torch.where(blank, filled.mean(dim=axes, keepdim=True), filled)
-    hidden = ~visible & ~blank
+    filled = torch.where(blank, filled.mean(dim=axes, keepdim=True), filled).contiguous()
+    hidden = (~visible & ~blank).contiguous()
     # Axes of length 1 hold no neighbours: dropped, a flat volume costs no more than a picture.
     size = [side for side in images.shape[2:] if side > 1] or [1]
     filled, hidden = filled.view(*images.shape[:2], *size), hidden.view(len(images), 1, *size)
@@ -118,7 +118,7 @@ class _Grid:
 
     Attributes:
         mask: ``(n, 1, L)``, 1 at the unknowns.
-        inverse: ``(n, 1, L)``, one over the diagonal of ``A``; 0 but at the unknowns.
+        inverse: ``(n, 1, L)``, ``damping`` over the diagonal of ``A``; 0 but at the unknowns.
         sweeps: Jacobi steps before and after the coarser grids.
         coarser: The next grid; without one, ``inverse`` is ``(n, N, N)``, that of the whole of ``A``.
     """
@@ -134,6 +134,8 @@ class _Grid:
         self.strides = [prod(self.padded[axis + 1 :]) for axis in range(len(size))]
         self.margin = sum(self.strides)
         self.steps = list(product((-1, 0, 1), repeat=len(size)))
+        # Full Jacobi steps smooth well with diagonal neighbours; on a line they would leave every zigzag as it is.
+        self.damping = 1 if len(size) > 1 else 2 / 3
 
     def flat(self, values: Tensor) -> Tensor:
         """``(n, C, *size)`` to ``(n, C, L)``."""
@@ -195,7 +197,7 @@ class _Finest(_Grid):
         self.around = self._around(self.flat(torch.ones_like(hidden[:1])))
         self.weights = [self._weight(step) for step in self.steps]
         self.degree = self.whole(self.around - self.weights[len(self.weights) // 2])
-        self.inverse = self.mask / self.degree.clamp_min(1)
+        self.inverse = self.damping * self.mask / self.degree.clamp_min(1)
 
     def _weight(self, step: Sequence[int]) -> int:
         """What :meth:`_around` gives the point that lies ``step`` away."""
@@ -247,7 +249,7 @@ class _Coarse(_Grid):
         links = self.flat(self.kept)
         self.pulls = torch.split(self.core(links), 1, dim=1)
         middle = len(self.steps) // 2
-        self.inverse = torch.where(self.mask > 0, -1 / links[:, middle : middle + 1], 0)
+        self.inverse = torch.where(self.mask > 0, -self.damping / links[:, middle : middle + 1], 0)
         # The small grids cost little, and a better answer from them saves a cycle.
         self.sweeps = 1 if isinstance(finer, _Finest) else 2
         self.offsets = [sum(a * b for a, b in zip(step, self.strides, strict=True)) for step in self.steps]

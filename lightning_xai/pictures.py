@@ -59,7 +59,6 @@ class Scene:
             )
         return self._blanks[key]
 
-
     def noise(self, noisy: "Noisy") -> tuple[Tensor, Tensor]:
         """The fields ``(samples, C or 1, *S)`` of a noise, and what they are multiplied by ``(B,)``."""
         if noisy not in self._noise:

@@ -220,7 +220,8 @@ def report(cfg: DictConfig, scored: Faithfulness, quality: dict[str, float], che
     facts = {name: metric.metadata() for name, metric in scored.suite.members().items()}
     directions = {name: fact["higher_is_better"] for name, fact in facts.items()}
     means = {
-        name: {metric: value["mean"] for metric, value in table.items()} for name, table in summary["explainers"].items()
+        name: {metric: value["mean"] for metric, value in table.items()}
+        for name, table in summary["explainers"].items()
     }
     points = borda_count(means, directions)
     with atomic_write(folder / "summary.json") as file:
@@ -228,7 +229,9 @@ def report(cfg: DictConfig, scored: Faithfulness, quality: dict[str, float], che
         json.dump(head | summary | {"borda": points, "metrics": facts, "beside": scored.beside}, file, indent=2)
     print(f"\n{format_table(summary, directions)}\n")
     if len(points) > 1:
-        print("Borda count over all metrics: " + ", ".join(f"{name} {value:g}" for name, value in points.items()) + "\n")
+        print(
+            "Borda count over all metrics: " + ", ".join(f"{name} {value:g}" for name, value in points.items()) + "\n"
+        )
     places = {"Pictures": folder / "maps", "Per image": folder / "per_image.csv", "Summary": folder / "summary.json"}
     if checkpoint is not None:
         places["Checkpoint"] = Path(checkpoint)

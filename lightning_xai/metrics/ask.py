@@ -70,7 +70,7 @@ class Outputs:
     @cached_property
     def sets(self) -> Tensor | None:
         """The questions' pixel sets ``(m, *S)``, for a segmenter."""
-        return self.batch.sets.flatten(0, 1)[self.rows] if self.logits.ndim > 2 else None
+        return None if self.batch.sets is None else self.batch.sets.flatten(0, 1)[self.rows]
 
     def over_set(self, values: Tensor, mean: bool) -> Tensor:
         """``(m, ..., *S)`` -> ``(m, ...)`` over each question's pixel set; a classifier's values pass as they are."""
@@ -173,9 +173,9 @@ class Again:
 def distance(again: Again) -> Tensor:
     """Distance of the picture's map from the image's, over the size of that."""
     originals = again.originals
-    far: Tensor
     far, size = (torch.linalg.vector_norm(part.flatten(2), dim=2) for part in (again.maps - originals, originals))
-    return far / size
+    ratio: Tensor = far / size
+    return ratio
 
 
 def spearman(again: Again) -> Tensor:
@@ -263,7 +263,7 @@ def read_maps(batch: Batch, readings: list[str]) -> Scorer:
     def ask(pictures: Tensor, rows: Tensor, which: Tensor | None = None) -> Tensor:
         rows = rows.view(len(pictures), -1)
         classes = batch.questions.flatten()[rows]
-        sets = None if batch.pixels is None else batch.sets.flatten(0, 1)[rows]
+        sets = None if batch.sets is None else batch.sets.flatten(0, 1)[rows]
         maps = batch.explainer.explain(pictures, classes, sets)
         again = Again(batch, maps, rows)
         told = [MAP_READINGS[name](again).double().flatten() for name in readings]

@@ -47,6 +47,8 @@ class MapMetric(Metric, ABC):
     needs_masks: ClassVar[bool] = False
     needs_explainer: ClassVar[bool] = False
     needs_segmenter: ClassVar[bool] = False
+    #: Explanations a question that the metric asks for itself, beside :meth:`asks`.
+    own_explanations: ClassVar[int] = 0
     #: Constructor arguments that change the value, recorded with every result.
     options: ClassVar[tuple[str, ...]] = ()
     #: Names of what is kept beside the value, per image and question.
@@ -193,7 +195,7 @@ class MapMetric(Metric, ABC):
             "needs_masks": self.needs_masks,
             "needs_segmenter": self.needs_segmenter,
             "passes": sum(passes(asks, respondent) for respondent in ("target", "head")),
-            "explanations": passes(asks, "maps"),
+            "explanations": passes(asks, "maps") + self.own_explanations,
             "paper": self.paper,
             "options": {
                 name: value if isinstance(value, str | int | float | tuple | None) else type(value).__name__

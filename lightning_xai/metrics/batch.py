@@ -8,7 +8,8 @@ from torch import Tensor
 from lightning_xai.explainers.controls import center_bump
 from lightning_xai.metrics.functional.localisation import Sorted, sort_evidence
 from lightning_xai.metrics.functional.similarity import average_ranks
-from lightning_xai.pictures import Scene
+from lightning_xai.pictures import Scene, order_of
+from lightning_xai.targets import SegmenterTarget
 
 
 class Batch:
@@ -50,6 +51,8 @@ class Batch:
         self.pixels = pixels
         self.explainer = explainer
         self._images = images
+        #: Pixels in descending order ``(B, T, N)``, where they were sorted before.
+        self.order: Tensor | None = None
 
     @property
     def images(self) -> Tensor:
@@ -90,28 +93,38 @@ class Batch:
     @cached_property
     def reference(self) -> Tensor:
         """The segmentation that a Dice is taken against: the masks, or the whole image's own prediction without any."""
-        return self.evidence if self.masks is not None else self.sets
+        return self.evidence if self.masks is not None else self.predicted
 
     @cached_property
-    def sets(self) -> Tensor:
-        """The pixel sets of a segmenter's questions, boolean ``(B, T, *S)``."""
-        if self.pixels is not None:
-            return self.pixels.expand(-1, self.maps.shape[1], *self.maps.shape[2:])
-        sets: Tensor = self.target.questions(self.images, self.questions, None)[1]
-        return sets
+    def predicted(self) -> Tensor:
+        """The pixels that a segmenter gives to each asked class, boolean ``(B, T, *S)``; one pass."""
+        predicted: Tensor = self.target.questions(self.images, self.questions, None)[1]
+        return predicted
+
+    @cached_property
+    def sets(self) -> Tensor | None:
+        """The pixel sets of a segmenter's questions, boolean ``(B, T, *S)``; ``None`` for a classifier."""
+        if not isinstance(self.target, SegmenterTarget):
+            return None
+        if self.pixels is None:
+            return self.predicted
+        return self.pixels.expand(-1, self.maps.shape[1], *self.maps.shape[2:])
 
     @cached_property
     def sorted(self) -> Sorted:
         """The evidence in the order of the map: one sort for all rankings, the pictures' if there was one."""
-        order = self.scene.__dict__.get("order") if self._images is not None else None
+        order = self.order
+        if order is None and self._images is not None:
+            order = self.scene.__dict__.get("order")
         return sort_evidence(self.maps.flatten(2), self.evidence.flatten(2), order)
 
     @cached_property
     def center(self) -> "Batch":
         """The same masks with the centre prior for maps."""
-        prior = center_bump(self.maps.shape[2:], self.maps.device).expand_as(self.maps)
-        center = Batch(prior, self.questions, self.target, masks=self.masks)
+        prior = center_bump(self.maps.shape[2:], self.maps.device)[None, None]
+        center = Batch(prior.expand_as(self.maps), self.questions, self.target, masks=self.masks)
         center.evidence = self.evidence
+        center.order = order_of(prior).expand(*self.maps.shape[:2], -1)
         return center
 
     @cached_property

@@ -16,6 +16,8 @@ from lightning_xai.pictures import AnyFill, Curve
 
 READINGS = ("probability", "score", "dice")
 RISE = "Petsiuk et al. 2018, RISE, arXiv 1806.07421"
+#: Stands for a fill that only a target can name, where passes are counted without one.
+INPUT_ZERO = torch.zeros(())
 ORDERS = ("most_first", "least_first", "gap")
 
 
@@ -225,8 +227,10 @@ class ROAD(PixelFlipping):
         noise: float = 0.01,
         **settings: Any,
     ) -> None:
+        if "steps" in settings:
+            raise ValueError("ROAD has fractions of removed pixels instead of steps; give fractions=(0.2, 0.4, ...).")
         super().__init__(order, fill=NeighbourFill(noise), **settings)
-        self.fractions = tuple(fractions)
+        self.fractions = Curve(tuple(fractions)).fractions
         self.noise = noise
 
     def mean_answer(self, curve: Tensor) -> Tensor:
@@ -247,7 +251,9 @@ def checked_fill(fill: AnyFill) -> AnyFill:
 
 
 def input_fill(fill: AnyFill, target: Any) -> AnyFill:
-    """The fill, where ``"input_zero"`` is what the target's model receives as zero."""
-    if isinstance(fill, str) and fill == "input_zero":
-        return "zero" if target is None else target.input_zero
-    return fill
+    """The fill, where ``"input_zero"`` is what the target's model receives as zero: black, if it subtracts no mean."""
+    if not isinstance(fill, str) or fill != "input_zero":
+        return fill
+    if target is None:
+        return INPUT_ZERO
+    return "zero" if target.mean is None else target.input_zero

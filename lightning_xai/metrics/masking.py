@@ -64,23 +64,26 @@ class MaskingMetric(MapMetric):
         """The reading of the class's probability."""
         return "probability" if self.head == "target" else "head"
 
+    @property
+    def needs_explainer(self) -> bool:  # type: ignore[override]
+        """Only where its own head is asked."""
+        return self.head == "explainer"
+
     def scaled_maps(self, batch: Batch) -> Tensor:
-        """``E``, ``(B, T, *S)``.
+        """``E``, ``(B, T, *S)``."""
+        return min_max(batch.maps) if self.scaled == "after" else batch.maps
+
+    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+        """See :meth:`MapMetric.score`; a constant map, or one with NaN, cannot be scaled and is undefined.
 
         Raises:
             ValueError: If maps that should come scaled are not between 0 and 1.
         """
-        if self.scaled == "after":
-            return min_max(batch.maps)
-        if batch.maps.min() < 0 or batch.maps.max() > 1:
+        if self.scaled == "before" and (batch.maps.min() < 0 or batch.maps.max() > 1):
             raise ValueError(
                 f"scaled is 'before', but the maps reach from {float(batch.maps.min()):.3g} to "
                 f"{float(batch.maps.max()):.3g}; give maps between 0 and 1, or scaled='after'."
             )
-        return batch.maps
-
-    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
-        """See :meth:`MapMetric.score`; a constant map, or one with NaN, cannot be scaled and is undefined."""
         return batch.where_defined(self.value(batch, {name: told[..., 0] for name, told in answers.items()}))
 
     @abstractmethod
@@ -100,7 +103,6 @@ class AverageDrop(MaskingMetric):
 
     def value(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MaskingMetric.value`."""
-        self.scaled_maps(batch)
         return masking.average_drop(answers["whole"], answers["kept"])
 
 
@@ -189,6 +191,7 @@ class TopClassesIoU(MapMetric):
     family = "masking"
     higher_is_better = False
     needs_explainer = True
+    own_explanations = 1
     paper = "Chowdhury et al. 2024, CAPE, arXiv 2404.02388"
     options = ("threshold",)
 
@@ -205,6 +208,5 @@ class TopClassesIoU(MapMetric):
     def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MapMetric.score`; a constant map is undefined."""
         rivals = answers["rival"][..., 0].long()
-        pixels = None if batch.pixels is None else batch.sets
-        others = batch.explainer.explain(batch.images, rivals, pixels)
+        others = batch.explainer.explain(batch.images, rivals, batch.sets)
         return batch.where_defined(masking.top_iou(batch.maps, torch.as_tensor(others), self.threshold))

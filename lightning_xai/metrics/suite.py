@@ -35,15 +35,22 @@ class MetricSuite(MetricCollection):
         """The metrics by name."""
         return {name: metric for name, metric in self.items() if isinstance(metric, MapMetric)}
 
-    def passes(self, questions: int = 1) -> dict[str, int]:
-        """What an image with so many questions costs: forward passes, and explanations.
+    def passes(self, questions: int = 1, target: Any = None) -> dict[str, int]:
+        """What an image costs if no metric sits out: forward passes, and explanations.
+
+        Args:
+            questions: About each image.
+            target: Where the fill ``"input_zero"`` is black, as for a target without a mean, it is shared with it.
 
         Returns:
             ``{"passes": ..., "explanations": ...}``.
         """
-        asks = {f"{name}/{key}": ask for name, metric in self.members().items() for key, ask in metric.asks().items()}
+        asks = {
+            f"{name}/{key}": ask for name, metric in self.members().items() for key, ask in metric.asks(target).items()
+        }
         forward = sum(passes(asks, respondent, questions) for respondent in ("target", "head"))
-        return {"passes": forward, "explanations": passes(asks, "maps", questions)}
+        own = questions * sum(metric.own_explanations for metric in self.members().values())
+        return {"passes": forward, "explanations": own + passes(asks, "maps", questions)}
 
     def update(  # type: ignore[override]
         self,
@@ -67,7 +74,7 @@ class MetricSuite(MetricCollection):
         for name, metric in active.items():
             asks |= {f"{name}/{key}": ask for key, ask in metric.asks(target).items()}
         if asks and self.sizes == (1, 1) and self.chunk_size == "auto":
-            self.sizes = tuple(fitting_chunk(target.logits, images, gradients) for gradients in (False, True))
+            self.sizes = fitting_chunk(target.logits, images), fitting_chunk(target.logits, images, gradients=True)
         answers = answer(batch, asks, *self.sizes) if asks else {}
         for name, metric in active.items():
             own = {key: answers[f"{name}/{key}"] for key in metric.asks(target)}

@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from itertools import permutations
 
 
-def borda_count(
-    means: Mapping[str, Mapping[str, float]], directions: Mapping[str, bool | None]
-) -> dict[str, float]:
+def borda_count(means: Mapping[str, Mapping[str, float]], directions: Mapping[str, bool | None]) -> dict[str, float]:
     """Points of every explainer: in each metric, one for each explainer that it beats and half for each tie.
 
     The ranking of the CAPE paper over average drop, increase in confidence, average drop in deletion, ADCC and overlap

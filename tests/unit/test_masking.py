@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from lightning_xai import ClassifierTarget, SegmenterTarget
+from lightning_xai.fills import fill_images
 from lightning_xai.masking import (
     area_share,
     baselines,
@@ -20,7 +21,6 @@ from lightning_xai.masking import (
     total_variation,
     two_sided,
 )
-from lightning_xai.fills import fill_images
 from tests.helpers import cnn, segmenter
 
 FILLS = ("zero", "median", "channel_mean", "blur")

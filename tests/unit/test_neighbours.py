@@ -55,7 +55,8 @@ def mask(kind, size, seed=0):
     elif kind == "checkerboard":
         visible[:] = parity % 2 == 0
     elif kind == "frame":
-        visible = ~F.pad(visible[(..., *[slice(1, -1)] * len(size))].logical_not(), [1, 1] * len(size))
+        visible[:] = True
+        visible[(..., *[slice(1, -1)] * len(size))] = False
     elif kind == "stripes":
         visible[..., ::5] = True
     return visible
@@ -109,21 +110,20 @@ def test_a_large_hole_solves_its_own_equations():
     stencil = torch.tensor([[1.0, 2, 1], [2, 0, 2], [1, 2, 1]], dtype=torch.float64).view(1, 1, 3, 3)
     weight = F.conv2d(torch.ones(1, 1, 224, 224, dtype=torch.float64), stencil, padding=1)
     mean = F.conv2d(filled.transpose(0, 1), stencil, padding=1).transpose(0, 1) / weight
-    assert worst(torch.where(visible, 0, filled), torch.where(visible, 0, mean)) <= 1e-7
+    assert worst(torch.where(visible, 0, filled), torch.where(visible, 0, mean)) <= 5e-7
     assert worst(neighbour_fill(images, visible), filled) <= 1e-6, "float32 and float64 disagree"
 
 
-def test_steps_stay_few_whatever_the_mask(monkeypatch):
+@pytest.mark.parametrize("size", [(96, 130), (1, 301), (2, 200), (12, 20, 17)])
+def test_steps_stay_few_whatever_the_mask(size, monkeypatch):
     """A multigrid that lost its coarse grids would still converge, only after hundreds of steps."""
-    monkeypatch.setattr(neighbours, "MAX_STEPS", 10)
-    images = pictures(1, 1, (96, 130)).double()
+    images = pictures(1, 1, size).double()
     for kind in MASKS:
-        visible = mask(kind, (96, 130))
-        filled = neighbour_fill(images, visible)
-        monkeypatch.setattr(neighbours, "MAX_STEPS", 100)
-        reference = neighbour_fill(images, visible)
-        monkeypatch.setattr(neighbours, "MAX_STEPS", 10)
-        assert worst(filled, reference) <= 1e-6, f"{kind} mask needs more than ten steps"
+        filled = []
+        for steps in (10, 100):
+            monkeypatch.setattr(neighbours, "MAX_STEPS", steps)
+            filled.append(neighbour_fill(images, mask(kind, size)))
+        assert worst(*filled) <= 1e-6, f"{kind} mask needs more than ten steps"
 
 
 # ------------------------------------------------------------------ what must hold exactly or by theory
@@ -218,17 +218,24 @@ def test_solved_pictures_stand_still_while_others_in_the_batch_go_on():
     for kind in ("corner", "blob"):
         filled = neighbour_fill(images, mask(kind, (120, 120)).expand(3, 1, 120, 120))
         assert worst(filled[0], images[0]) <= 1e-7, f"the constant drifts, {kind} mask"
-        assert 0 <= filled[1].min() and filled[1].max() <= 1.000001e-6, f"the faint picture drifts, {kind} mask"
+        assert filled[1].min() >= 0 and filled[1].max() <= 1.000001e-6, f"the faint picture drifts, {kind} mask"
 
 
 def test_a_long_line_is_exact():
     """The worst conditioned case there is: a gap of one row, where rounding adds up along the whole of it."""
     for length in (60, 400):
         ramp = torch.linspace(0, 1, length).view(1, 1, 1, length)
-        visible = mask("one hidden", (1, length))
-        visible[..., 1:-1] = False
+        visible = torch.zeros(1, 1, 1, length, dtype=torch.bool)
         visible[..., [0, -1]] = True
         assert worst(neighbour_fill(ramp, visible), ramp) <= 1e-6, f"{length} pixels"
+
+
+def test_the_memory_layout_does_not_matter():
+    images, visible = pictures(channels=3), mask("blob", SIZES[2]).expand(2, 1, *SIZES[2])
+    plain = neighbour_fill(images, visible)
+    assert torch.equal(neighbour_fill(images.to(memory_format=torch.channels_last), visible), plain)
+    turned = neighbour_fill(images.transpose(2, 3).unsqueeze(2), visible.transpose(2, 3).unsqueeze(2))
+    assert worst(turned.squeeze(2).transpose(2, 3), plain) <= 1e-6
 
 
 def test_gradients_are_not_asked_for():

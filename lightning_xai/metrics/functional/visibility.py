@@ -8,8 +8,6 @@ shares, values are interpolated.
 import torch
 from torch import Tensor
 
-BISECTIONS = 60
-
 
 def at_own_share(points: Tensor, share: float) -> Tensor:
     """Overlap and total ``(R, 2)`` when every image shows the same share of its pixels."""
@@ -24,14 +22,17 @@ def at_common_share(points: Tensor, share: float) -> Tensor:
     defined = points[~points.flatten(1).isnan().any(dim=1)]
     if not len(defined):
         return points.new_full((len(points), 2), float("nan"))
-    low, high = defined[:, 2].min() - 1, defined[:, 2].max() + 1  # everything visible, nothing visible
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        if shares_above(defined, middle).mean() >= share:
-            low = middle
+    # Between two neighbours of all measured thresholds every share is a straight line of the threshold.
+    thresholds = torch.unique(defined[:, 2])
+    first, beyond = 0, len(thresholds)
+    while beyond - first > 1:
+        middle = (first + beyond) // 2
+        if shares_above(defined, thresholds[middle]).mean() >= share:
+            first = middle
         else:
-            high = middle
-    more, less = (shares_above(points, threshold) for threshold in (low, high))
+            beyond = middle
+    more = shares_above(points, thresholds[first])
+    less = shares_above(points, thresholds[beyond]) if beyond < len(thresholds) else torch.zeros_like(more)
     span = more.nanmean() - less.nanmean()
     weight = ((share - less.nanmean()) / span).clamp(0, 1) if span > 0 else torch.ones_like(span)
     return torch.lerp(_between(points[:, :2], less), _between(points[:, :2], more), weight)
@@ -45,7 +46,8 @@ def shares_above(points: Tensor, threshold: Tensor) -> Tensor:
     # The first of the rising values that is at least the threshold has the largest share; before it, interpolate.
     after, before = index.clamp(max=steps), (index - 1).clamp(min=0)
     upper, lower = (rising.gather(1, place.unsqueeze(1))[:, 0] for place in (after, before))
-    reached = torch.where(upper > lower, (upper - threshold) / (upper - lower), 0.0)
+    # A span without end is passed through at its finite end.
+    reached = torch.where(upper > lower, ((upper - threshold) / (upper - lower)).nan_to_num(1.0), 0.0)
     share = (steps - after + reached) / steps
     share = torch.where(index == 0, 1.0, torch.where(index > steps, 0.0, share))
     return share.masked_fill(points[:, 2].isnan().any(dim=1), float("nan"))

@@ -177,7 +177,9 @@ def test_several_baselines_in_turn_share_one_distance():
     settings = {"preset": "sparse", "steps": 6, "baseline": ["zero", "channel_mean"]}
     target = ClassifierTarget(cnn(channels=2))
     alpha, alpha_x = (PCIM(target, **settings, readout=name).explain(images) for name in ("alpha", "alpha_x"))
-    squared = [(images - fill_images(images, name)).square().sum(dim=1, keepdim=True) for name in ("zero", "channel_mean")]
+    squared = [
+        (images - fill_images(images, name)).square().sum(dim=1, keepdim=True) for name in ("zero", "channel_mean")
+    ]
     assert torch.allclose(alpha_x, alpha * torch.stack(squared).mean(dim=0).sqrt(), atol=1e-5)
 
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_xai import ClassifierTarget, SegmenterTarget
+from lightning_xai.fills import fill_images
 from lightning_xai.metrics import BlankProbability, DeletionAUC, InsertionAUC, InsertionDeletionGap
 from lightning_xai.metrics.curves import trapezoid
-from lightning_xai.fills import fill_images
 from tests.helpers import CountingTarget, GradientMap, LogitTarget, cnn, linear_net, segmenter
 
 CURVES = [DeletionAUC, InsertionAUC, InsertionDeletionGap]
