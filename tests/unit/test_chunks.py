@@ -42,6 +42,6 @@ def test_a_suite_finds_its_chunk_at_the_first_batch(monkeypatch):
     target = CountingTarget(cnn())
     batch = {"images": torch.rand(2, 1, 8, 8), "maps": torch.rand(2, 1, 8, 8), "targets": torch.tensor([0, 1])}
     suite = MetricSuite({"deletion": DeletionAUC()}, chunk_size="auto")
-    monkeypatch.setattr("lightning_xai.metrics.suite.fitting_chunk", lambda *_: 8)
+    monkeypatch.setattr("lightning_xai.metrics.suite.fitting_chunk", lambda *_, **__: 8)
     suite.update(target=target, **batch)
     assert target.chunks[:-1] == [8] * 5 and sum(target.chunks) == 2 * 21
