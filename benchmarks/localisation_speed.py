@@ -11,6 +11,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from lightning_xai.metrics.functional.evidence import sort_evidence
 from lightning_xai.metrics.functional.localisation import (
     best_iou,
     box_energy,
@@ -20,7 +21,6 @@ from lightning_xai.metrics.functional.localisation import (
     pointing_game,
     relevance_mass,
     relevance_rank,
-    sort_evidence,
     top_k_intersection,
 )
 

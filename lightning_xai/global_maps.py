@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lightning_xai.fills import blur_fill, mean_image, noise_field
 from lightning_xai.metrics.functional.curves import trapezoid
-from lightning_xai.metrics.functional.localisation import pixel_auc, sort_evidence
+from lightning_xai.metrics.functional.evidence import sort_evidence
+from lightning_xai.metrics.functional.localisation import pixel_auc
 from lightning_xai.pictures import AnyFill, Curve, Scene
 from lightning_xai.reveal import reveal
 from lightning_xai.targets import Target

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_xai.explainers.controls import center_bump
-from lightning_xai.metrics.functional.localisation import Sorted, sort_evidence
+from lightning_xai.metrics.functional.evidence import Sorted, sort_evidence
 from lightning_xai.metrics.functional.similarity import average_ranks
 from lightning_xai.pictures import Scene, order_of
 from lightning_xai.targets import SegmenterTarget

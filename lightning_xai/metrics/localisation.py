@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_xai.metrics.base import MapMetric
 from lightning_xai.metrics.batch import Batch
+from lightning_xai.metrics.functional import chance
 from lightning_xai.metrics.functional import localisation as core
 
 
@@ -35,7 +36,7 @@ class LocalisationMetric(MapMetric):
 
     def expected(self, batch: Batch) -> Tensor:
         """What a random map gets, ``(B, T)``: by default the area share of the evidence."""
-        return core.random_share(batch.evidence.flatten(2))
+        return chance.random_share(batch.evidence.flatten(2))
 
 
 class PointingGame(LocalisationMetric):
@@ -112,7 +113,7 @@ class PixelAUC(LocalisationMetric):
 
     def expected(self, batch: Batch) -> Tensor:
         """See :meth:`LocalisationMetric.expected`: one half."""
-        return core.random_auc(batch.evidence.flatten(2))
+        return chance.random_auc(batch.evidence.flatten(2))
 
 
 class PixelAveragePrecision(LocalisationMetric):
@@ -126,7 +127,7 @@ class PixelAveragePrecision(LocalisationMetric):
 
     def expected(self, batch: Batch) -> Tensor:
         """See :meth:`LocalisationMetric.expected`."""
-        return core.random_average_precision(batch.evidence.flatten(2))
+        return chance.random_average_precision(batch.evidence.flatten(2))
 
 
 class BestIoU(LocalisationMetric):
@@ -164,7 +165,7 @@ class FixedIoU(LocalisationMetric):
 
     def expected(self, batch: Batch) -> Tensor:
         """See :meth:`LocalisationMetric.expected`: that of uniformly random values."""
-        return core.random_fixed_iou(batch.evidence.flatten(2), self.threshold)
+        return chance.random_fixed_iou(batch.evidence.flatten(2), self.threshold)
 
 
 class BoxEnergy(LocalisationMetric):
@@ -178,4 +179,4 @@ class BoxEnergy(LocalisationMetric):
 
     def expected(self, batch: Batch) -> Tensor:
         """See :meth:`LocalisationMetric.expected`: the area share of the box."""
-        return core.random_box_energy(batch.evidence)
+        return chance.random_box_energy(batch.evidence)

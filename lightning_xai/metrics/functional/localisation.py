@@ -6,62 +6,22 @@ One sort and cumulative sums serve the whole family: :func:`sort_evidence` once,
 ranked, and what the function names. Tied pixels have no order: they enter together, or count with their expected value.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-#: Values of a block: one float64 copy stays in a core's cache, and torch radix-sorts a single row from this length on.
-BLOCK = 2**15
-#: The integer type that holds the bits of a float of so many bytes.
-BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+from lightning_xai.metrics.functional.chance import check_threshold
+from lightning_xai.metrics.functional.evidence import (
+    Sorted,
+    box_spans,
+    by_block,
+    check_evidence,
+    occupied_along,
+    sort_evidence,  # noqa: F401 - the examples use it
+)
+
 NAN = float("nan")
-
-
-@dataclass(frozen=True)
-class Sorted:
-    """Pixels from the highest to the lowest, and the evidence among them.
-
-    Attributes:
-        values: ``(B, T, N)``, descending.
-        hits: ``(B, T, N)`` int32, how many of the first 1, 2, ... N pixels are evidence, at the last place of a group
-            of tied values; 0 at its other places, whose order means nothing.
-        last: ``(B, T, N)`` bool, whether the place is the last of its group of tied values.
-        positives: ``(B, T)`` int64, pixels of evidence.
-    """
-
-    values: Tensor
-    hits: Tensor
-    last: Tensor
-    positives: Tensor
-
-
-def sort_evidence(flat: Tensor, inside: Tensor, order: Tensor | None = None) -> Sorted:
-    """Sort the pixels of every map and count the evidence from the top.
-
-    Args:
-        flat: ``(B, T, N)`` maps in any float type; they are compared exactly in it.
-        inside: ``(B, T, N)`` bool, the evidence.
-        order: ``(B, T, N)``, the maps' descending argsort where the caller has it.
-
-    Raises:
-        ValueError: If the maps are no floats or the evidence has another shape.
-
-    Example:
-        >>> sort_evidence(torch.tensor([[[0.1, 0.7, 0.7]]]), torch.tensor([[[True, False, True]]])).last
-        tensor([[[False,  True,  True]]])
-    """
-    _check(flat, inside)
-    flat = flat.detach()  # gradients cannot follow into the memory that is filled below
-    # Filled block by block: memory that is new to the process costs as much as the work done on it.
-    types = (flat.dtype, torch.int32, torch.bool)
-    values, hits, last = (torch.empty(flat.shape, dtype=dtype, device=flat.device) for dtype in types)
-    given = () if order is None else (order,)
-    for block in _blocks(flat, inside, values, hits, last, *given):
-        _fill(*block)
-    return Sorted(values, hits, last, hits[..., -1].long())
 
 
 def pointing_game(ranked: Sorted) -> Tensor:
@@ -127,7 +87,7 @@ def pixel_auc(ranked: Sorted) -> Tensor:
     """
     positives = ranked.positives
     negatives = ranked.values.shape[2] - positives
-    (area,) = _by_block(_twice_the_area, ranked.hits, ranked.last)
+    (area,) = by_block(_twice_the_area, ranked.hits, ranked.last)
     # The ROC curve advances with the negatives only; what the positives add to the area is P^2 / 2.
     value = (area - positives**2).double() / (2 * positives * negatives)
     return _where_defined(value, ranked, negatives > 0)
@@ -144,7 +104,7 @@ def pixel_average_precision(ranked: Sorted) -> Tensor:
         >>> pixel_average_precision(sort_evidence(maps, inside)).item()
         0.75
     """
-    (gain,) = _by_block(partial(_gained_precision, _places(ranked)), ranked.hits)
+    (gain,) = by_block(partial(_gained_precision, _places(ranked)), ranked.hits)
     return _where_defined(gain / ranked.positives, ranked)
 
 
@@ -159,7 +119,7 @@ def best_iou(ranked: Sorted) -> Tensor:
         >>> best_iou(sort_evidence(maps, inside)).item()
         1.0
     """
-    (value,) = _by_block(partial(_highest_iou, _places(ranked)), ranked.hits)
+    (value,) = by_block(partial(_highest_iou, _places(ranked)), ranked.hits)
     return _where_defined(value, ranked)
 
 
@@ -180,7 +140,7 @@ def fixed_iou(ranked: Sorted, threshold: float) -> Tensor:
         >>> fixed_iou(sort_evidence(maps, inside), threshold=0.5).item()
         0.5
     """
-    _check_threshold(threshold)
+    check_threshold(threshold)
     high, low = ranked.values[..., 0].double(), ranked.values[..., -1].double()
     border = (low + threshold * (high - low)).minimum(high)
     # In the maps' own type, to copy no map; where that rounds the border down, what equals it lies below the border.
@@ -206,9 +166,9 @@ def relevance_mass(flat: Tensor, inside: Tensor) -> Tensor:
         >>> relevance_mass(torch.tensor([[[3.0, 1.0, -5.0]]]), torch.tensor([[[True, False, True]]])).item()
         0.75
     """
-    _check(flat, inside)
-    total, found = _by_block(_mass_inside, flat.detach(), inside)
-    return _share_of_mass(total, found, _occupied(inside, [2]))
+    check_evidence(flat, inside)
+    total, found = by_block(_mass_inside, flat.detach(), inside)
+    return _share_of_mass(total, found, occupied_along(inside, [2]))
 
 
 def box_energy(maps: Tensor, masks: Tensor) -> Tensor:
@@ -228,150 +188,10 @@ def box_energy(maps: Tensor, masks: Tensor) -> Tensor:
         >>> box_energy(torch.ones(1, 1, 2, 3), masks).item()  # the box is 2 x 2 of 2 x 3 pixels
         0.66...
     """
-    _check(maps, masks)
-    spans = _spans(masks)
-    total, found = _by_block(_mass_in_box, maps.detach().flatten(2), *spans)
-    return _share_of_mass(total, found, _occupied(spans[0] > 0, [2]))
-
-
-def random_share(inside: Tensor) -> Tensor:
-    """Area share of the evidence: what a random map gets on average wherever pixels or their mass are counted.
-
-    That is the expected pointing game, relevance mass, relevance rank and top-k intersection. It is also the value of
-    :func:`best_iou` that no map falls below, because the lowest threshold shows everything, and the one that a random
-    map tends to as ``N`` grows: showing the share ``s`` of the pixels gives :func:`random_fixed_iou`, which rises with
-    ``s``.
-
-    Args:
-        inside: ``(B, T, N)`` bool, the evidence.
-
-    Example:
-        >>> random_share(torch.tensor([[[True, False, False, False]]])).item()
-        0.25
-    """
-    share = _positives(inside).double() / inside.shape[2]
-    return share.where(share > 0, NAN)
-
-
-def random_auc(inside: Tensor) -> Tensor:
-    """Expected :func:`pixel_auc` of a random map: one half, undefined where that is.
-
-    Args:
-        inside: ``(B, T, N)`` bool, the evidence.
-
-    Example:
-        >>> random_auc(torch.tensor([[[True, False], [True, True]]]))
-        tensor([[0.5000,    nan]], dtype=torch.float64)
-    """
-    share = random_share(inside)
-    return torch.full_like(share, 0.5).where(share < 1, NAN)
-
-
-def random_average_precision(inside: Tensor) -> Tensor:
-    """Expected :func:`pixel_average_precision` of a map in random order, exactly.
-
-    A pixel of evidence at place ``i`` has on average ``1 + (i - 1) (P - 1) / (N - 1)`` hits up to it, itself included.
-    Divided by ``i`` and averaged over all places: ``r + (1 - r) (P - 1) / (N - 1)`` with ``r = H_N / N``, where ``H_N``
-    is the harmonic number.
-
-    Args:
-        inside: ``(B, T, N)`` bool, the evidence.
-
-    Example:
-        >>> random_average_precision(torch.tensor([[[True, False]]])).item()  # 1 or 1/2
-        0.75
-    """
-    positives, pixels = _positives(inside), inside.shape[2]
-    rate = (1 / torch.arange(1, pixels + 1, dtype=torch.float64, device=inside.device)).mean()
-    value = rate + (1 - rate) * (positives - 1) / max(1, pixels - 1)
-    return value.where(positives > 0, NAN)
-
-
-def random_fixed_iou(inside: Tensor, threshold: float) -> Tensor:
-    """What :func:`fixed_iou` of a map of uniformly random values tends to as ``N`` grows.
-
-    Such a map shows the share ``s = 1 - threshold`` of the evidence (area share ``a``) and of the rest alike:
-    ``a s / (a + s - a s)``.
-
-    Args:
-        inside: ``(B, T, N)`` bool, the evidence.
-        threshold: Share of the map's range, 0 to 1.
-
-    Raises:
-        ValueError: If the threshold is outside [0, 1].
-
-    Example:
-        >>> random_fixed_iou(torch.tensor([[[True, False]]]), threshold=0.5).item()
-        0.33...
-    """
-    _check_threshold(threshold)
-    area, shown = random_share(inside), 1 - threshold
-    return area * shown / (area + shown - area * shown)
-
-
-def random_box_energy(masks: Tensor) -> Tensor:
-    """Expected :func:`box_energy` of a random map: the area share of the evidence's bounding box.
-
-    Args:
-        masks: ``(B, T, *S)`` bool.
-
-    Example:
-        >>> random_box_energy(torch.eye(4, dtype=torch.bool)[None, None, 1:3]).item()
-        0.5
-    """
-    share = torch.stack([span.mean(dim=2) for span in _spans(masks)]).prod(dim=0)
-    return share.where(share > 0, NAN)
-
-
-def _check(maps: Tensor, inside: Tensor) -> None:
-    if not maps.is_floating_point() or inside.dtype != torch.bool or maps.shape != inside.shape:
-        raise ValueError(
-            f"Maps {tuple(maps.shape)} of {maps.dtype} and evidence {tuple(inside.shape)} of {inside.dtype} "
-            "must be floats and booleans of one shape."
-        )
-
-
-def _check_threshold(threshold: float) -> None:
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold is {threshold}, but must be from 0 to 1, a share of the map's range.")
-
-
-def _by_block(function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> list[Tensor]:
-    """Apply to blocks of the tensors, and put each result ``(R,)`` together as ``(B, T)``."""
-    parts = zip(*(function(*block) for block in _blocks(*tensors)), strict=True)
-    return [torch.cat(part).view(tensors[0].shape[:2]) for part in parts]
-
-
-def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Blocks of rows ``(R, N)`` of ``(B, T, N)`` tensors, few enough for a CPU's cache; elsewhere all in one."""
-    rows = max(1, BLOCK // tensors[0].shape[2]) if tensors[0].is_cpu else tensors[0].shape[:2].numel()
-    return zip(*(torch.split(tensor.flatten(0, 1), rows) for tensor in tensors), strict=True)
-
-
-def _fill(
-    maps: Tensor, inside: Tensor, values: Tensor, hits: Tensor, last: Tensor, order: Tensor | None = None
-) -> None:
-    """Fill values, hits and last of :class:`Sorted` for rows ``(R, N)``."""
-    if order is None:
-        # Integers, ascending and in one dimension: only such rows are radix-sorted, in a fifth of the time.
-        kind = BITS[maps.itemsize]
-        bits = maps.view(kind)
-        keys, order = (part.view_as(bits) for part in (bits ^ _flips(~bits)).squeeze(0).sort())
-        torch.bitwise_xor(keys, _flips(keys), out=values.view(kind))
-    else:
-        torch.gather(maps, 1, order, out=values)
-    torch.cumsum(inside.gather(1, order).int(), dim=1, dtype=torch.int32, out=hits)
-    torch.ne(values[:, 1:], values[:, :-1], out=last[:, :-1])
-    last[:, -1] = True
-    hits.mul_(last)
-
-
-def _flips(keys: Tensor) -> Tensor:
-    """Bits in which a float differs from the integer key that falls as it rises, by the sign of the key.
-
-    All bits of a positive float. Of a negative one, which stores sign and magnitude, the sign.
-    """
-    return (keys >> (8 * keys.itemsize - 1)) | torch.iinfo(keys.dtype).min
+    check_evidence(maps, masks)
+    spans = box_spans(masks)
+    total, found = by_block(_mass_in_box, maps.detach().flatten(2), *spans)
+    return _share_of_mass(total, found, occupied_along(spans[0] > 0, [2]))
 
 
 def _twice_the_area(hits: Tensor, last: Tensor) -> tuple[Tensor]:
@@ -451,23 +271,3 @@ def _where_defined(value: Tensor, ranked: Sorted, also: Tensor | bool = True) ->
 def _places(ranked: Sorted) -> Tensor:
     """1 to N, ``(N,)`` float64."""
     return torch.arange(1, ranked.values.shape[2] + 1, dtype=torch.float64, device=ranked.values.device)
-
-
-def _positives(inside: Tensor) -> Tensor:
-    return inside.sum(dim=2)
-
-
-def _spans(masks: Tensor) -> list[Tensor]:
-    """Where the mask's bounding box lies on every axis, ``(B, T, S_axis)`` float64, 1 inside and 0 outside."""
-    axes = range(2, masks.ndim)
-    spans = []
-    for axis in axes:
-        others = [other for other in axes if other != axis]
-        occupied = _occupied(masks, others).double()
-        spans.append(occupied.cummax(dim=2).values * occupied.flip(2).cummax(dim=2).values.flip(2))
-    return spans
-
-
-def _occupied(masks: Tensor, axes: list[int]) -> Tensor:
-    """Whether anything is marked along the axes: ``any()``, which takes several times as long."""
-    return masks.view(torch.uint8).amax(dim=axes) > 0

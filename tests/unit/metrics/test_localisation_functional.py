@@ -8,6 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from lightning_xai.metrics.functional.chance import (
+    random_auc,
+    random_average_precision,
+    random_box_energy,
+    random_fixed_iou,
+    random_share,
+)
+from lightning_xai.metrics.functional.evidence import sort_evidence
 from lightning_xai.metrics.functional.localisation import (
     best_iou,
     box_energy,
@@ -15,14 +23,8 @@ from lightning_xai.metrics.functional.localisation import (
     pixel_auc,
     pixel_average_precision,
     pointing_game,
-    random_auc,
-    random_average_precision,
-    random_box_energy,
-    random_fixed_iou,
-    random_share,
     relevance_mass,
     relevance_rank,
-    sort_evidence,
     top_k_intersection,
 )
 
