@@ -31,8 +31,9 @@ def resnet() -> tuple[Target, str]:
 
 
 def unet() -> tuple[Target, str]:
-    """MONAI's 2-D U-Net, two foreground classes, and the layer that its maps come from."""
-    return SegmenterTarget(BasicUNet(2, 3, 3), mean=[0.5] * 3, std=[0.25] * 3), "down_4"
+    """A 2-D U-Net of 16 channels at image resolution, two foreground classes, and the layer of its maps."""
+    net = BasicUNet(2, 3, 3, features=(16, 16, 32, 64, 128, 16))
+    return SegmenterTarget(net, mean=[0.5] * 3, std=[0.25] * 3), "down_4"
 
 
 MODELS: dict[str, Callable[[], tuple[Target, str]]] = {"resnet18": resnet, "unet": unet}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_xai.fills import blur_fill, mean_image, noise_field
@@ -66,6 +67,25 @@ class PEPPRResult:
         enough = [share for share, auc in zip(self.fractions, restored.tolist(), strict=True) if auc >= 0.99 * full]
         difference = areas["area_restore"] - areas["area_erase"]
         return areas | {"difference": difference, "sufficient": min(enough) if enough else None}
+
+    def plot(self) -> Figure:
+        """Macro AUC over the share of pixels: erased, restored, erased in reverse, and the band of random orders."""
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axes = figure.subplots()
+        percent = [100 * share for share in self.fractions]
+        random = self.erase_random.mean(dim=1).cpu()
+        low, high = random.amin(dim=0).tolist(), random.amax(dim=0).tolist()
+        axes.fill_between(percent, low, high, color="tab:grey", alpha=0.4, label="erase random pixels")
+        for name, curve, style in (
+            ("erase most important first", self.erase, "tab:red"),
+            ("erase least important first", self.erase_reversed, "tab:blue"),
+            ("restore most important first", self.restore, "tab:green"),
+        ):
+            axes.plot(percent, curve.mean(dim=0).tolist(), color=style, label=name)
+        axes.axhline(0.5, color="black", linewidth=0.5)
+        axes.set(xlabel="pixels erased or restored (%)", ylabel="AUC, mean over labels", xlim=(0, 100))
+        axes.legend()
+        return figure
 
     def bootstrap(self, samples: int = 200, level: float = 0.95, seed: int = 0) -> dict[str, tuple[float, float]]:
         """Percentile intervals over images of ``area_erase``, ``area_restore`` and their ``difference``.

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_xai.explainers.controls import center_bump
+from lightning_xai.metrics.functional.chance import random_share
 from lightning_xai.metrics.functional.evidence import Sorted, sort_evidence
 from lightning_xai.metrics.functional.similarity import average_ranks
 from lightning_xai.pictures import Scene, order_of
@@ -117,6 +118,11 @@ class Batch:
         if order is None and self._images is not None:
             order = self.scene.__dict__.get("order")
         return sort_evidence(self.maps.flatten(2), self.evidence.flatten(2), order)
+
+    @cached_property
+    def area_share(self) -> Tensor:
+        """Share of the pixels that are evidence, ``(B, T)``: what a random map gets. NaN for an empty mask."""
+        return random_share(self.evidence.flatten(2))
 
     @cached_property
     def center(self) -> "Batch":

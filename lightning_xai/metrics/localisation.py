@@ -36,7 +36,7 @@ class LocalisationMetric(MapMetric):
 
     def expected(self, batch: Batch) -> Tensor:
         """What a random map gets, ``(B, T)``: by default the area share of the evidence."""
-        return chance.random_share(batch.evidence.flatten(2))
+        return batch.area_share
 
 
 class PointingGame(LocalisationMetric):

@@ -42,6 +42,15 @@ def test_most_first_is_below_random_is_below_least_first(result):
     assert numbers["sufficient"] <= 0.3, "a tenth of the pixels holds the corner, and the rest says little"
 
 
+def test_the_plot_shows_every_curve(result, tmp_path):
+    figure = result.plot()
+    (axes,) = figure.axes
+    assert [line.get_label().split()[0] for line in axes.lines[:3]] == ["erase", "erase", "restore"]
+    assert axes.lines[0].get_ydata() == pytest.approx(result.erase.mean(dim=0).tolist())
+    figure.savefig(tmp_path / "peppr.png")
+    assert (tmp_path / "peppr.png").stat().st_size > 5000
+
+
 def test_restoring_is_erasing_the_least_important_of_the_rest(result):
     assert torch.equal(result.restore, result.erase_reversed.flip(1))
     assert torch.equal(result.erase[:, 0], result.restore[:, -1])
