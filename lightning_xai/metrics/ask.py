@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_xai.metrics.batch import Batch
 from lightning_xai.metrics.functional import masking, similarity
-from lightning_xai.pictures import Request
+from lightning_xai.pictures import Noisy, Request
 from lightning_xai.reveal import Plan, Scorer, reveal
 
 
@@ -92,6 +92,11 @@ class Outputs:
         """The most probable class of every pixel, ``(n, *S)``."""
         return self.logits.argmax(dim=1)
 
+    @cached_property
+    def own_overlap_and_total(self) -> tuple[Tensor, Tensor]:
+        """Those of the questions themselves."""
+        return self.overlap_and_total(self.rows)
+
     def overlap_and_total(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Twice the overlap of prediction and reference of the questions ``rows (m,)``, and the sum of their sizes."""
         found = self.predicted(self.batch.questions.flatten()[rows]).flatten(1)
@@ -111,12 +116,12 @@ def score(outputs: Outputs) -> Tensor:
 
 def overlap(outputs: Outputs) -> Tensor:
     """Twice the pixels that both the segmentation and its reference give to the class."""
-    return outputs.overlap_and_total(outputs.rows)[0]
+    return outputs.own_overlap_and_total[0]
 
 
 def total(outputs: Outputs) -> Tensor:
     """The pixels of the segmentation's class plus those of its reference; Dice is overlap by total."""
-    return outputs.overlap_and_total(outputs.rows)[1]
+    return outputs.own_overlap_and_total[1]
 
 
 def dice(outputs: Outputs) -> Tensor:
@@ -210,18 +215,17 @@ def answer(
     """
     sizes = {"target": chunk_size, "head": chunk_size, "maps": explain_size or chunk_size}
     answers: dict[str, Tensor] = {}
-    for respondent in ("target", "head", "maps"):
+    # A noisy picture is explained once for all questions, a masked one for the question whose map masked it.
+    for respondent, share in (("target", True), ("head", True), ("maps", True), ("maps", False)):
         wanted = {name: ask for name, ask in asks.items() if ask.respondent == respondent}
-        # A map is made for all questions of a noisy picture at once, and for one question of a masked one.
-        kinds = {type(ask.pictures) for ask in wanted.values()} if respondent == "maps" else {object}
-        for kind in sorted(kinds, key=lambda kind: kind.__name__):
-            part = {name: ask for name, ask in wanted.items() if isinstance(ask.pictures, kind)}
-            if part:
-                readings = list(dict.fromkeys(ask.reading for ask in part.values()))
-                scorer = {"target": read_target, "head": read_head, "maps": read_maps}[respondent](batch, readings)
-                requests = {name: ask.pictures for name, ask in part.items()}
-                told = reveal(scorer, batch.scene, requests, sizes[respondent], share=True)
-                answers |= {name: told[name][..., readings.index(ask.reading)] for name, ask in part.items()}
+        if respondent == "maps":
+            wanted = {name: ask for name, ask in wanted.items() if isinstance(ask.pictures, Noisy) == share}
+        if wanted:
+            readings = list(dict.fromkeys(ask.reading for ask in wanted.values()))
+            scorer = READERS[respondent](batch, readings)
+            requests = {name: ask.pictures for name, ask in wanted.items()}
+            told = reveal(scorer, batch.scene, requests, sizes[respondent], share)
+            answers |= {name: told[name][..., readings.index(ask.reading)] for name, ask in wanted.items()}
     return answers
 
 
@@ -270,3 +274,10 @@ def read_maps(batch: Batch, readings: list[str]) -> Scorer:
         return torch.stack(told, dim=1)
 
     return ask
+
+
+READERS: Mapping[str, Callable[[Batch, list[str]], Scorer]] = {
+    "target": read_target,
+    "head": read_head,
+    "maps": read_maps,
+}

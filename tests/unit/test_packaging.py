@@ -100,14 +100,29 @@ def test_no_machine_paths_or_package_indexes() -> None:
             assert found is None, f"{name} mentions {found and found.group()}"
 
 
-def test_contributing_example() -> None:
-    """The explainer that CONTRIBUTING.md shows works as it stands."""
-    (code,) = re.findall(r"```python\n(.*?)```", (REPO / "CONTRIBUTING.md").read_text(), re.DOTALL)
+def contributing(number: int) -> dict[str, object]:
+    """What a Python block of CONTRIBUTING.md defines."""
+    blocks = re.findall(r"```python\n(.*?)```", (REPO / "CONTRIBUTING.md").read_text(), re.DOTALL)
     namespace: dict[str, object] = {"__name__": "example"}
-    exec(code, namespace)
+    exec(blocks[number], namespace)
+    return namespace
+
+
+def test_the_explainer_that_contributing_shows() -> None:
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
-    explainer = namespace["GradientTimesInput"](ClassifierTarget(network))
+    explainer = contributing(0)["GradientTimesInput"](ClassifierTarget(network))
     images, weight = torch.rand(2, 1, 4, 4), network[1].weight.view(3, 1, 4, 4)
     maps = explainer.explain(images, torch.tensor([[0, 2], [1, 2]]))
     expected = images * torch.stack([weight[[0, 2], 0], weight[[1, 2], 0]])
     torch.testing.assert_close(maps, expected.detach())
+
+
+def test_the_metric_that_contributing_shows() -> None:
+    target = ClassifierTarget(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)))
+    metric, images = contributing(1)["KeptAtHalf"](), torch.rand(2, 1, 4, 4)
+    maps = torch.arange(16.0).view(1, 1, 4, 4).expand(2, 1, 4, 4)
+    metric.update(target=target, images=images, maps=maps, targets=torch.tensor([0, 2]))
+    half = images.clone()
+    half[:, :, :2] = 0
+    expected = [target.predict(shown)[[0, 1], [0, 2]] for shown in (half, images)]
+    torch.testing.assert_close(metric.per_image()[:, 0].float(), (expected[0] / expected[1]).detach())
