@@ -126,6 +126,23 @@ def test_the_last_lines_are_the_table_and_where_things_are(digits):
     }
 
 
+# ------------------------------------------------------------------ other metrics
+
+
+def test_the_paper_set_is_recorded_with_its_options(tmp_path, bars, capsys):
+    explainer = ("explainer=captum_input_x_gradient", "metrics=paper", "callbacks.faithfulness.chunk_size=auto")
+    result = train.main(configure(tmp_path / "run", *bars, *explainer))
+    shown = capsys.readouterr().out
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    names = {name.removeprefix("test/") for name in result if name.startswith("test/")}
+    assert {"road", "adcc", "top2_iou", "pixel_auc"} <= names and "visibility" not in names, "this is no segmenter"
+    assert summary["metrics"]["average_drop"]["options"] == {"head": "target", "scaled": "after", "fill": "input_zero"}
+    assert summary["metrics"]["road"]["options"]["fractions"] == [0.2, 0.4, 0.6, 0.8]
+    assert set(summary["borda"]) == {"CaptumExplainer", "random", "center", "edge"}
+    assert 0 < summary["beside"]["CaptumExplainer"]["pointing_game"]["random"] < 0.5
+    assert any(line.startswith("adcc (high)") for line in shown.splitlines()), "many metrics have a row each"
+
+
 # ------------------------------------------------------------------ used again, kept, resumed
 
 

@@ -53,6 +53,14 @@ def test_columns_line_up(results):
     assert lines[5].index("gap") == lines[6].index("+0.500")
 
 
+def test_many_metrics_have_a_row_each(results):
+    many = {name: {f"metric_{number}": table["gap"] for number in range(9)} for name, table in results.items()}
+    lines = format_table(summarise(many), {"metric_3": False}).splitlines()
+    assert lines[0].split() == ["explainer", "PCIM", "random"]
+    assert lines[4].split()[:2] == ["metric_3", "(low)"] and len(lines) == 10 + 2 + 10
+    assert lines[12].split() == ["explainer", "PCIM", "-", "random"] and "+0.500 [" in lines[16]
+
+
 def test_a_lone_explainer_has_no_differences(results):
     del results["random"]
     text = format_table(summarise(results), {"gap": None})

@@ -12,7 +12,14 @@ from monai.data import MetaTensor
 from lightning_xai import ClassifierTarget, SegmenterTarget
 from lightning_xai.callbacks import Faithfulness
 from lightning_xai.explainers import CenterPrior, RandomMap
-from lightning_xai.metrics import DeletionAUC, InsertionDeletionGap, PointingGame, RelevanceMass
+from lightning_xai.metrics import (
+    Coherency,
+    DeletionAUC,
+    InsertionDeletionGap,
+    MaxSensitivity,
+    PointingGame,
+    RelevanceMass,
+)
 from tests.helpers import Blobs, CountingTarget, GradientMap, LearnedMap, cnn, segmenter
 
 
@@ -34,6 +41,21 @@ def run(tmp_path, callback, **kwargs):
 def table(path):
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.reader(file))
+
+
+def test_each_explainer_is_explained_again_by_itself(tmp_path):
+    """Noise does not move the control's map, whatever the explainer's own does."""
+    kinds = {"sensitivity": MaxSensitivity(samples=2, radius=0.2), "coherency": Coherency(), "mass": RelevanceMass()}
+    callback = Faithfulness(kinds, {"center": CenterPrior})
+    run(tmp_path, callback).test(GradientMap(ClassifierTarget(cnn())), Blobs())
+    own, control = callback.results["GradientMap"], callback.results["center"]
+    assert all(value > 1e-3 for _, _, value in own["sensitivity"])
+    assert {value for _, _, value in control["sensitivity"]} == {0}
+    assert [value for _, _, value in control["coherency"]] == pytest.approx([1] * 6)
+    beside = callback.beside["GradientMap"]["mass"]
+    masses = [value for _, _, value in control["mass"]]
+    assert beside["center"] == pytest.approx(sum(masses) / 6), "the centre prior beside every localisation"
+    assert beside["random"] == pytest.approx(9 / 64), "the area share of a 3 x 3 blob"
 
 
 def test_a_test_writes_every_image_question_and_metric(tmp_path):
