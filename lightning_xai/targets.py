@@ -61,6 +61,8 @@ class Target(nn.Module, ABC):
             raise ValueError("A target needs a model, or a weights file that holds one (TorchScript or torch.export).")
         if (mean is None) != (std is None) or (mean is not None and std is not None and len(mean) != len(std)):
             raise ValueError(f"mean ({mean}) and std ({std}) must be given together, one number per channel each.")
+        #: Classes that the model tells apart; 0 until :meth:`questions` has seen an answer.
+        self.classes = 0
         # A plain tuple hides the model from nn.Module's bookkeeping.
         self._hidden: tuple[Any, ...] = (freeze(model),)
         self.activation = activation
@@ -259,12 +261,13 @@ class ClassifierTarget(Target):
             raise ValueError(
                 "pixels were given, but a classifier has one answer per image; use SegmenterTarget for pixel sets."
             )
-        with torch.no_grad():
-            logits = self.logits(images)
-        if targets is None:
-            targets = logits.argmax(dim=1)
+        if targets is None or not self.classes:
+            with torch.no_grad():
+                logits = self.logits(images)
+            self.classes = logits.shape[1]
+            targets = logits.argmax(dim=1) if targets is None else targets
         targets, _ = self._checked(images, targets, None)
-        check_range(targets, logits.shape[1])
+        check_range(targets, self.classes)
         return targets, None
 
 
@@ -311,14 +314,18 @@ class SegmenterTarget(Target):
 
     def questions(self, images: Tensor, targets: Tensor | None, pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Default questions: every foreground class over the pixels predicted as it. See :meth:`Target.questions`."""
-        with torch.no_grad():
-            logits = self.logits(images)
+        logits = None
+        if targets is None or pixels is None or not self.classes:
+            with torch.no_grad():
+                logits = self.logits(images)
+            self.classes = logits.shape[1]
         if targets is None:
-            classes = [k for k in range(logits.shape[1]) if k != self.background]
+            classes = [k for k in range(self.classes) if k != self.background]
             targets = torch.tensor(classes, device=images.device).expand(len(images), -1)
         targets, _ = self._checked(images, targets, None)
-        check_range(targets, logits.shape[1])
+        check_range(targets, self.classes)
         if pixels is None:
+            assert logits is not None
             return targets, predicted_pixels(logits, targets, self.activation)
         if (
             pixels.shape[2:] != images.shape[2:]

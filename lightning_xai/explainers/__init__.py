@@ -2,8 +2,36 @@
 
 from lightning_xai.explainers.amortized_pcim import AmortizedPCIM
 from lightning_xai.explainers.base import Explainer
+from lightning_xai.explainers.cam import (
+    AblationCAM,
+    EigenCAM,
+    GradCAM,
+    GradCAMPlusPlus,
+    HiResCAM,
+    LayerCAM,
+    ScoreCAM,
+    XGradCAM,
+    XResCAM,
+)
 from lightning_xai.explainers.captum import CaptumExplainer
 from lightning_xai.explainers.controls import CenterPrior, EdgeMap, RandomMap
 from lightning_xai.explainers.pcim import PCIM
 
-__all__ = ["PCIM", "AmortizedPCIM", "CaptumExplainer", "CenterPrior", "EdgeMap", "Explainer", "RandomMap"]
+__all__ = [
+    "PCIM",
+    "AblationCAM",
+    "AmortizedPCIM",
+    "CaptumExplainer",
+    "CenterPrior",
+    "EdgeMap",
+    "EigenCAM",
+    "Explainer",
+    "GradCAM",
+    "GradCAMPlusPlus",
+    "HiResCAM",
+    "LayerCAM",
+    "RandomMap",
+    "ScoreCAM",
+    "XGradCAM",
+    "XResCAM",
+]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.fills import Fill, fill_images
+from lightning_xai.layers import named_layer
 from lightning_xai.masking import resize
 from lightning_xai.targets import Target
 
@@ -73,16 +74,3 @@ class CaptumExplainer(Explainer):
         # Captum writes gradients of the images into .grad: it gets a copy of its own.
         maps = method.attribute(images.clone(), additional_forward_args=(asked, *extra), **options)
         return resize(maps.sum(dim=1, keepdim=True), images.shape[2:])
-
-
-def named_layer(target: Target, layer: str) -> torch.nn.Module:
-    """A module of the target's model by its name.
-
-    Raises:
-        ValueError: If there is none of that name.
-    """
-    layers = dict(target.model.named_modules()) if isinstance(target.model, torch.nn.Module) else {}
-    if layer not in layers:
-        raise ValueError(f"The model has no layer {layer!r}; it has {', '.join(name for name in layers if name)}.")
-    found: torch.nn.Module = layers[layer]
-    return found
