@@ -18,6 +18,7 @@ from torch import Tensor
 from lightning_xai import ClassifierTarget, SegmenterTarget
 from lightning_xai.explainers import CaptumExplainer
 from lightning_xai.metrics import MetricSuite
+from lightning_xai.metrics.base import make_batch
 from lightning_xai.targets import Target
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "metrics"
@@ -66,9 +67,8 @@ def compare(name: str, count: int, metrics: str, repeats: int) -> None:
     members = {key: instantiate(value) for key, value in OmegaConf.load(CONFIGS / f"{metrics}.yaml").items()}
     batch = scene(target, count)
     maps = explainer.explain(batch["images"], batch["targets"], batch["pixels"])
-    probe = MetricSuite(members, CHUNK)
-    probe.update(target=target, maps=maps, explainer=explainer, **batch)
-    cost = MetricSuite({key: metric for key, metric in probe.members().items() if metric.counts()[0]}).passes()
+    whole = make_batch(maps, target, *(batch[key] for key in ("images", "targets", "masks", "pixels")), explainer)
+    cost = MetricSuite({key: metric for key, metric in members.items() if metric.lacks(whole) is None}).passes()
 
     many = torch.rand(CHUNK, 3, SIDE, SIDE)
     asked = torch.ones(CHUNK, 1, dtype=torch.long)
