@@ -75,7 +75,6 @@ def reveal_curves(
     return reveal(score, Scene(images, ranking), curves, chunk_size)
 
 
-@torch.no_grad()
 def reveal(
     score: Scorer, scene: Scene, requests: Mapping[str, Request], chunk_size: int = 64, share: bool = False
 ) -> dict[str, Tensor]:
@@ -93,7 +92,11 @@ def reveal(
         ``{name: (B, T, jobs)}``, or ``(B, T, jobs, R)`` where the score gives R answers.
     """
     plan = Plan(requests, scene.maps[0, 0].numel())
-    answers = plan.run(score, scene, chunk_size, share)
+
+    def ask(part: Part) -> Tensor:
+        return score(part.pictures, part.rows, *(() if part.which is None else (part.which,)))
+
+    answers = plan.run(ask, scene, chunk_size, share)
     answers = answers.view(*scene.maps.shape[:2], *answers.shape[1:])
     return {name: answers[:, :, columns] for name, columns in plan.columns.items()}
 
@@ -138,13 +141,20 @@ class Plan:
         """Forward passes that an image with so many questions costs."""
         return sum(len(known) * (questions if artist.per_question else 1) for artist, known in self.artists.values())
 
-    def run(self, score: Scorer, scene: Scene, chunk_size: int, share: bool) -> Tensor:
-        """Answers ``(B * T, jobs)``, or ``(B * T, jobs, R)``; the queue of pictures is cut into full chunks."""
+    @torch.no_grad()
+    def run(self, ask: Callable[[Part], Tensor], scene: Scene, chunk_size: int, share: bool) -> Tensor:
+        """Answers ``(B * T, jobs)``, or ``(B * T, jobs, R)``; the queue of pictures is cut into full chunks.
+
+        Args:
+            ask: Answers ``(m,)`` or ``(m, R)`` to the questions of a chunk.
+            scene: The images and their maps.
+            chunk_size: Pictures per chunk.
+            share: See :func:`reveal`.
+        """
         chunks: list[Part] = []
         answers: list[Tensor] = []
         for chunk in self._chunks(scene, chunk_size, share):
-            which = () if chunk.which is None else (chunk.which,)
-            answers.append(score(chunk.pictures, chunk.rows, *which))
+            answers.append(ask(chunk))
             chunks.append(chunk._replace(pictures=chunk.pictures[:0]))
         values = torch.cat(answers)
         table = values.new_empty(scene.maps.shape[:2].numel(), self.jobs, *values.shape[1:])

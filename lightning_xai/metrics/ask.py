@@ -14,7 +14,8 @@ from torch import Tensor
 from lightning_xai.metrics.batch import Batch
 from lightning_xai.metrics.functional import masking, similarity
 from lightning_xai.pictures import Noisy, Request
-from lightning_xai.reveal import Plan, Scorer, reveal
+from lightning_xai.pixels import class_labels
+from lightning_xai.reveal import Part, Plan
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Outputs:
     @cached_property
     def labels(self) -> Tensor:
         """The most probable class of every pixel, ``(n, *S)``."""
-        return self.logits.argmax(dim=1)
+        return class_labels(self.logits)
 
     @cached_property
     def own_overlap_and_total(self) -> tuple[Tensor, Tensor]:
@@ -222,10 +223,14 @@ def answer(
             wanted = {name: ask for name, ask in wanted.items() if isinstance(ask.pictures, Noisy) == share}
         if wanted:
             readings = list(dict.fromkeys(ask.reading for ask in wanted.values()))
-            scorer = READERS[respondent](batch, readings)
-            requests = {name: ask.pictures for name, ask in wanted.items()}
-            told = reveal(scorer, batch.scene, requests, sizes[respondent], share)
-            answers |= {name: told[name][..., readings.index(ask.reading)] for name, ask in wanted.items()}
+            plan = Plan({name: ask.pictures for name, ask in wanted.items()}, batch.maps[0, 0].numel())
+            needed = torch.zeros(plan.jobs, len(readings), dtype=torch.bool)
+            for name, ask in wanted.items():
+                needed[plan.columns[name], readings.index(ask.reading)] = True
+            read = READERS[respondent](batch, readings, needed.to(batch.maps.device))
+            told = plan.run(read, batch.scene, sizes[respondent], share).view(*batch.maps.shape[:2], plan.jobs, -1)
+            for name, ask in wanted.items():
+                answers[name] = told[:, :, plan.columns[name], readings.index(ask.reading)]
     return answers
 
 
@@ -235,48 +240,63 @@ def passes(asks: Mapping[str, Ask], respondent: str, questions: int = 1) -> int:
     return Plan(pictures, pixels=10**9).passes(questions)
 
 
-def read_target(batch: Batch, readings: list[str]) -> Scorer:
-    """Runs the target once a picture, and reads everything wanted from it."""
-
-    def ask(pictures: Tensor, rows: Tensor, which: Tensor | None = None) -> Tensor:
-        which = torch.arange(len(pictures), device=rows.device) if which is None else which
-        outputs = Outputs(batch, batch.target.logits(pictures), rows, which)
-        return torch.stack([TARGET_READINGS[name](outputs).double() for name in readings], dim=1)
-
-    return ask
+#: Answers ``(m, R)`` to the questions of a part of the queue.
+Reader = Callable[[Part], Tensor]
 
 
-def read_head(batch: Batch, readings: list[str]) -> Scorer:
+def read_target(batch: Batch, readings: list[str], needed: Tensor) -> Reader:
+    """Runs the target once a picture, and reads from it what each job ``(jobs, R)`` needs, NaN elsewhere."""
+
+    def read(part: Part) -> Tensor:
+        logits = batch.target.logits(part.pictures)
+        which = torch.arange(len(logits), device=logits.device) if part.which is None else part.which
+        wanted = needed[part.columns]
+        told = torch.full(wanted.shape, float("nan"), dtype=torch.float64, device=logits.device)
+        # Readings of the same questions share what they compute.
+        groups: dict[tuple[bool, ...], list[int]] = {}
+        for place, pattern in enumerate(wanted.T.tolist()):
+            groups.setdefault(tuple(pattern), []).append(place)
+        for pattern, places in groups.items():
+            if any(pattern):
+                asked = torch.tensor(pattern, device=logits.device)
+                seen, among = torch.unique(which[asked], return_inverse=True)
+                outputs = Outputs(batch, logits if len(seen) == len(logits) else logits[seen], part.rows[asked], among)
+                for place in places:
+                    told[asked, place] = TARGET_READINGS[readings[place]](outputs).double()
+        return told
+
+    return read
+
+
+def read_head(batch: Batch, readings: list[str], needed: Tensor) -> Reader:
     """Asks the explainer's own head for probabilities, where it has one."""
     if not hasattr(batch.explainer, "probabilities"):
         raise ValueError(
             f"{type(batch.explainer).__name__} has no head of its own to ask; use head='target' in the metrics."
         )
 
-    def ask(pictures: Tensor, rows: Tensor, which: Tensor | None = None) -> Tensor:
-        values: Tensor = batch.explainer.probabilities(pictures)
-        values = values if which is None else values[which]
-        return values.gather(1, batch.questions.flatten()[rows].unsqueeze(1)).double()
+    def read(part: Part) -> Tensor:
+        values: Tensor = batch.explainer.probabilities(part.pictures)
+        values = values if part.which is None else values[part.which]
+        return values.gather(1, batch.questions.flatten()[part.rows].unsqueeze(1)).double()
 
-    return ask
+    return read
 
 
-def read_maps(batch: Batch, readings: list[str]) -> Scorer:
+def read_maps(batch: Batch, readings: list[str], needed: Tensor) -> Reader:
     """Explains pictures again, and compares their maps with those of the images."""
 
-    def ask(pictures: Tensor, rows: Tensor, which: Tensor | None = None) -> Tensor:
-        rows = rows.view(len(pictures), -1)
+    def read(part: Part) -> Tensor:
+        rows = part.rows.view(len(part.pictures), -1)
         classes = batch.questions.flatten()[rows]
         sets = None if batch.sets is None else batch.sets.flatten(0, 1)[rows]
-        maps = batch.explainer.explain(pictures, classes, sets)
-        again = Again(batch, maps, rows)
-        told = [MAP_READINGS[name](again).double().flatten() for name in readings]
-        return torch.stack(told, dim=1)
+        again = Again(batch, batch.explainer.explain(part.pictures, classes, sets), rows)
+        return torch.stack([MAP_READINGS[name](again).double().flatten() for name in readings], dim=1)
 
-    return ask
+    return read
 
 
-READERS: Mapping[str, Callable[[Batch, list[str]], Scorer]] = {
+READERS: Mapping[str, Callable[[Batch, list[str], Tensor], Reader]] = {
     "target": read_target,
     "head": read_head,
     "maps": read_maps,
