@@ -7,7 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_xai.pixels import image_pixels
 from lightning_xai.targets import SegmenterTarget, Target
+
+NO_TENSOR = "The layer {} gives a {}; choose one of tensors."
+UNCALLED = "The layer {} gave nothing: the model does not call it, or is a script, which hides its layers."
 
 
 def named_layer(target: Target, layer: str) -> nn.Module:
@@ -40,9 +44,7 @@ def captured(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
 
     def keep(module: nn.Module, _: Any, output: Any) -> Tensor:
         if not isinstance(output, Tensor):
-            raise ValueError(
-                f"The layer {type(module).__name__} gives a {type(output).__name__}; choose one of tensors."
-            )
+            raise ValueError(NO_TENSOR.format(type(module).__name__, type(output).__name__))
         seen[module] = output if output.requires_grad else output.detach().requires_grad_(True)
         # What comes next may work in place, and must not change what was seen.
         return seen[module].clone()
@@ -53,12 +55,10 @@ def captured(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
         yield seen
     missing = [type(module).__name__ for module in modules if module not in seen]
     if missing:
-        raise ValueError(
-            f"The layer {missing[0]} gave nothing: the model does not call it, or is a script, which hides its layers."
-        )
+        raise ValueError(UNCALLED.format(missing[0]))
 
 
-def auto_layer(target: Target, images: Tensor, targets: Tensor, pixels: Tensor | None) -> str:
+def auto_layer(target: Target, images: Tensor, targets: Tensor) -> str:
     """The layer that a map is usually made of.
 
     Of the modules whose output has positions, and whose gradient does not vanish at all but one of them: the last for a
@@ -68,11 +68,14 @@ def auto_layer(target: Target, images: Tensor, targets: Tensor, pixels: Tensor |
         target: The target.
         images: ``(B, C, *S)``; the first is asked.
         targets: ``(B, T)``.
-        pixels: ``(B, T, *S)`` or ``None``.
 
     Raises:
-        ValueError: If no module has positions.
+        ValueError: If no module that can be seen has positions.
     """
+    if not isinstance(target.model, nn.Module):
+        raise ValueError(
+            "The model is a plain function without layers; use an explainer that needs none, such as PCIM."
+        )
     names = {module: name for name, module in target.model.named_modules() if name}
     # Without a transformer's norm, three axes are positions that were flattened, not tokens.
     fewest = 3 if any(isinstance(module, nn.LayerNorm) for module in names) else images.ndim
@@ -87,12 +90,15 @@ def auto_layer(target: Target, images: Tensor, targets: Tensor, pixels: Tensor |
     with ExitStack() as hooks:
         for module in names:
             hooks.enter_context(_removed(module.register_forward_hook(note)))
-        score = target.score(image, targets[:1], None if pixels is None else pixels[:1]).sum()
-    slopes = torch.autograd.grad(score, list(outputs.values()), allow_unused=True)
+        # Every pixel of a segmenter: there may be none of the class.
+        everywhere = image_pixels(image) if isinstance(target, SegmenterTarget) else None
+        score = target.score(image, targets[:1], everywhere).sum()
+    slopes = torch.autograd.grad(score, list(outputs.values()), allow_unused=True) if outputs else ()
+    answers = ((1, *image.shape[2:]), (target.classes, *image.shape[2:]))  # a segmenter's logits are no layer of it
     found: dict[str, int] = {}
-    for (module, output), slope in zip(outputs.items(), slopes, strict=True):
+    for module, slope in zip(outputs, slopes, strict=True):
         grid = None if slope is None else to_grid(slope, images.shape[2:])
-        if grid is not None and output is not image and int((grid != 0).any(dim=1).sum()) > 1:
+        if grid is not None and grid.shape[1:] not in answers and int((grid != 0).any(dim=1).sum()) > 1:
             found[names[module]] = grid[0, 0].numel()
     if not found:
         raise ValueError("No layer of the model has positions that the answer depends on; name one with layer=.")
@@ -154,44 +160,62 @@ def replayed(model: nn.Module, layer: nn.Module) -> Iterator["Replay"]:
     """Run what comes after a layer again and again: what comes before it is computed once.
 
     Yields:
-        A :class:`Replay`: run the model once inside, then :meth:`Replay.replace`.
+        A :class:`Replay`: run the model on one image inside, then :meth:`Replay.replace` and run it as often as wanted.
     """
-    replay = Replay(model, layer)
+    replay, fast = Replay(model, layer), torch.backends.mha.get_fastpath_enabled()
+    # PyTorch's fused transformer layers would not call the modules inside them.
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield replay
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         replay.stop()
 
 
 class Replay:
-    """Remembers the outputs of the modules that end before a layer does, and gives them back instead of running them.
+    """Remembers what modules give before a layer does, and gives it back instead of running them.
 
     Args:
         model: The model.
-        layer: The layer inside it, which is called once.
+        layer: The layer inside it.
     """
 
     def __init__(self, model: nn.Module, layer: nn.Module) -> None:
-        self.model = model
         self.layer = layer
-        self.outputs: dict[nn.Module, Any] = {}
-        #: Modules whose forward is replaced, and the one that an instance had of its own.
-        self.patched: dict[nn.Module, Any] = {}
-        self.value: Tensor | None = None
-        self.done = False
-        self.handles = [module.register_forward_hook(self._note) for module in model.modules()]
+        #: What each module gave in its calls up to the layer's first.
+        self.outputs: dict[nn.Module, list[Any]] = {}
+        #: Whether outputs are given as copies, for models that work in place on them.
+        self.copies = False
+        self.replaced: Tensor | None = None
+        self._calls: dict[nn.Module, int] = {}
+        #: Modules whose forward is exchanged, and the one that an instance had of its own.
+        self._patched: dict[nn.Module, Any] = {}
+        self._handles = [module.register_forward_hook(self._note) for module in model.modules()]
+
+    @property
+    def value(self) -> Tensor:
+        """What the layer gave.
+
+        Raises:
+            ValueError: If it gave no tensor.
+        """
+        given = self.outputs.get(self.layer, [None])[0]
+        if not isinstance(given, Tensor):
+            name, what = type(self.layer).__name__, type(given).__name__
+            raise ValueError(UNCALLED.format(name) if given is None else NO_TENSOR.format(name, what))
+        return given
 
     def _note(self, module: nn.Module, _: Any, output: Any) -> None:
-        if not self.done:
-            self.outputs[module] = output
-        self.done = self.done or module is self.layer
+        if self.layer not in self.outputs:
+            # A copy: what comes next may work in place.
+            self.outputs.setdefault(module, []).append(batched(output, None, copy=True))
 
     def replace(self, value: Tensor) -> None:
-        """From now on the layer gives ``value (n, D, *s)``, and all before it what it gave to the first image."""
-        if self.layer not in self.outputs:
-            raise ValueError(f"The layer {type(self.layer).__name__} gave nothing: the model does not call it.")
-        self.value = value
-        if not self.patched:
+        """In the next run the layer gives ``value (n, D, *s)``, and all before it what it gave to the one image."""
+        assert self.value.shape[1:] == value.shape[1:]
+        self.replaced = value
+        self._calls = dict.fromkeys(self.outputs, 0)
+        if not self._patched:
             self._remove_hooks()
             inside = {child for module in self.outputs for child in module.children()}
             for module in self.outputs:
@@ -199,34 +223,46 @@ class Replay:
                     self._patch(module)
 
     def _patch(self, module: nn.Module) -> None:
-        def give(*_: Any, **__: Any) -> Any:
-            assert self.value is not None
-            if module is self.layer:
-                return self.value.clone()
-            return expanded(self.outputs[module], len(self.value))
+        own = module.__dict__.get("forward")
+        forward = module.forward
+        self._patched[module] = own
 
-        self.patched[module] = module.__dict__.get("forward")
+        def give(*args: Any, **kwargs: Any) -> Any:
+            assert self.replaced is not None
+            call = self._calls[module]
+            self._calls[module] += 1
+            if call >= len(self.outputs[module]):
+                return forward(*args, **kwargs)  # called once more, after the layer
+            if module is self.layer:
+                return self.replaced.clone()
+            count = len(self.replaced)
+            # One copy that is worked on in place would change what is remembered; of several, PyTorch refuses it.
+            return batched(self.outputs[module][call], count, self.copies or count == 1)
+
         module.forward = give
 
     def _remove_hooks(self) -> None:
-        for handle in self.handles:
+        for handle in self._handles:
             handle.remove()
-        self.handles = []
+        self._handles = []
 
     def stop(self) -> None:
         """Leave the model as it was."""
         self._remove_hooks()
-        for module, own in self.patched.items():
+        for module, own in self._patched.items():
             del module.forward
             if own is not None:
                 module.forward = own
-        self.patched = {}
+        self._patched = {}
 
 
-def expanded(output: Any, count: int) -> Any:
-    """What a module gave to one image, for a batch of ``count``, without copies."""
+def batched(output: Any, count: int | None, copy: bool) -> Any:
+    """What a module gave to one image, for a batch of ``count`` (``None``: as it was), as a view or a copy."""
     if isinstance(output, Tensor):
-        return output.expand(count, *output.shape[1:])
+        many = output if count is None else output.expand(count, *output.shape[1:])
+        return many.clone() if copy else many
     if isinstance(output, Mapping):
-        return {key: expanded(value, count) for key, value in output.items()}
-    return type(output)(expanded(value, count) for value in output)
+        return {key: batched(value, count, copy) for key, value in output.items()}
+    if isinstance(output, tuple | list):
+        return type(output)(batched(value, count, copy) for value in output)
+    return output

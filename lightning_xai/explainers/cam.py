@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_xai.explainers.base import Explainer
-from lightning_xai.layers import auto_layer, captured, named_layer, replayed, to_grid
+from lightning_xai.layers import Replay, auto_layer, captured, named_layer, replayed, to_grid
 from lightning_xai.masking import resize
 from lightning_xai.pictures import min_max
 from lightning_xai.targets import Target
@@ -31,12 +31,14 @@ class ActivationMap(Explainer):
         negative: Explain what speaks against the class.
 
     Raises:
-        ValueError: If the model has no such layer.
+        ValueError: If the model has no such layer, or none is named.
     """
 
     def __init__(self, target: Target, layer: Layer | Sequence[Layer] = "auto", negative: bool = False) -> None:
         super().__init__(target)
         layers = [layer] if isinstance(layer, str | nn.Module) else list(layer)
+        if not layers:
+            raise ValueError("layer is empty; name a module of the model, several, or 'auto'.")
         # A plain tuple hides the target's modules from nn.Module's bookkeeping.
         self._layers = tuple(
             named_layer(target, part) if isinstance(part, str) and part != "auto" else part for part in layers
@@ -45,7 +47,7 @@ class ActivationMap(Explainer):
 
     def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
         """See :meth:`Explainer.attribute`."""
-        parts = [self.layer_maps(layer, images, targets, pixels) for layer in self.modules_of(images, targets, pixels)]
+        parts = [self.layer_maps(layer, images, targets, pixels) for layer in self.modules_of(images, targets)]
         maps = [resize(part, images.shape[2:]) for part in parts]
         if len(maps) == 1:
             return maps[0]
@@ -55,12 +57,12 @@ class ActivationMap(Explainer):
         ]
         return torch.stack(scaled).mean(dim=0)
 
-    def modules_of(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> list[nn.Module]:
+    def modules_of(self, images: Tensor, targets: Tensor) -> list[nn.Module]:
         """The layers, ``"auto"`` found at the first images."""
         found = []
         for layer in self._layers:
             if isinstance(layer, str):
-                layer = named_layer(self.target, auto_layer(self.target, images, targets, pixels))
+                layer = named_layer(self.target, auto_layer(self.target, images, targets))
             found.append(layer)
         self._layers = tuple(found)
         return found
@@ -163,7 +165,7 @@ class XResCAM(GradientCAM):
         """See :meth:`GradientCAM.combine`."""
         pool = F.avg_pool2d if slopes.ndim == 4 else F.avg_pool3d
         sides = [min(self.window, side) for side in slopes.shape[2:]]
-        pooled = pool(slopes, sides, stride=sides, ceil_mode=True, count_include_pad=False)
+        pooled = pool(slopes, sides, stride=sides, ceil_mode=True)
         for axis, side in enumerate(sides, start=2):
             pooled = pooled.repeat_interleave(side, dim=axis).narrow(axis, 0, slopes.shape[axis])
         return (features * pooled).sum(dim=1)
@@ -295,17 +297,37 @@ class AblationCAM(ActivationMap):
     def _one(self, layer: nn.Module, image: Tensor, asked: Tensor, sets: Tensor | None) -> Tensor:
         with replayed(self.target.model, layer) as replay:
             whole = self.target.score(image, asked, sets)[0]
-            output = replay.outputs[layer]
+            output = replay.value
             grid = self.grid(output, image)
+            self._check(replay, whole, image, asked, sets)
             losses = []
             for channels in torch.split(torch.arange(grid.shape[1], device=image.device), self.chunk_size):
-                count = len(channels)
-                ablated = output.expand(count, *output.shape[1:]).clone()
-                self.grid(ablated, image)[torch.arange(count), channels] = 0
-                replay.replace(ablated)
-                expanded = None if sets is None else sets.expand(count, *sets.shape[1:])
-                left = self.target.score(image.expand(count, *image.shape[1:]), asked.expand(count, -1), expanded)
-                losses.append(whole - left)
+                ablated = output.expand(len(channels), *output.shape[1:]).clone()
+                self.grid(ablated, image)[torch.arange(len(channels)), channels] = 0
+                losses.append(whole - self._rest(replay, ablated, image, asked, sets))
         lost = torch.cat(losses)
         weights = torch.where(whole != 0, lost / whole.abs(), lost)
         return torch.einsum("dt,d...->t...", -weights if self.negative else weights, grid[0]).unsqueeze(0)
+
+    def _rest(self, replay: Replay, value: Tensor, image: Tensor, asked: Tensor, sets: Tensor | None) -> Tensor:
+        """Scores ``(n, T)`` with ``n`` values of the layer."""
+        count = len(value)
+        replay.replace(value)
+        many = None if sets is None else sets.expand(count, *sets.shape[1:])
+        return self.target.score(image.expand(count, *image.shape[1:]), asked.expand(count, -1), many)
+
+    def _check(self, replay: Replay, whole: Tensor, image: Tensor, asked: Tensor, sets: Tensor | None) -> None:
+        """Make sure that a replay with the layer's own value gives the score itself; with copies, if views do not."""
+        twice = replay.value.expand(2, *replay.value.shape[1:])
+        for replay.copies in (False, True):
+            try:
+                again = self._rest(replay, twice, image, asked, sets)
+            except RuntimeError as error:
+                if replay.copies or "more than one element of the written-to tensor" not in str(error):
+                    raise
+                continue  # the model works in place on what is given as a view
+            if torch.allclose(again, whole.expand_as(again), rtol=1e-3, atol=1e-4 * float(1 + whole.abs().max())):
+                return
+        raise ValueError(
+            f"The part of the model after {type(replay.layer).__name__} cannot be run on its own; choose another layer."
+        )

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from lightning_xai import ClassifierTarget
-from lightning_xai.explainers import CaptumExplainer
+from lightning_xai.explainers import CaptumExplainer, GradCAMPlusPlus
 from lightning_xai.metrics import (
     ROAD,
     BlankProbability,
@@ -42,6 +42,7 @@ PROBABILITY = 2e-7
 AREA = 2e-7
 SUM_OF_12 = 2e-6  # Quantus' areas are sums of 12 probabilities
 SHARE = 1e-7  # localisation: pixels are counted, their mass is added up
+WEIGHT = 1e-5  # Grad-CAM++: a peer adds 1e-8 to a denominator of 2 g^2
 IMPUTED = 5e-7  # two solvers of one linear system
 SIMILARITY = 3e-6  # ours is MONAI's, in float32
 
@@ -449,3 +450,62 @@ def test_occlusion_of_one_logit_is_no_constant():
     assert_apart(asked, wrong, 0.1)
     with pytest.raises(ValueError, match="one logit, whose softmax is always 1"):
         CaptumExplainer(ClassifierTarget(model), "Occlusion", **options).explain(image, yes)
+
+
+def test_grad_cam_plus_plus_of_a_batch_is_that_of_its_images():
+    """MONAI needs as many images as the layer is wide, and then weights columns with the scores of other images."""
+    found = fault("monai_gradcampp_batch")["wrong"]
+    assert found["error"].startswith("RuntimeError")
+    images = inputs.images(3)
+    explainer = GradCAMPlusPlus(ClassifierTarget(inputs.ConvNet(3)), "relu2")
+    wrong = torch.tensor(found["ratio_to_single_images"])
+    for rows in ([0, 1, 2, 3], [0, 1, 2, 3, 0, 1]):
+        maps = explainer.explain(images[rows], torch.ones(len(rows), dtype=torch.long))
+        alone = torch.cat([explainer.explain(images[row : row + 1], torch.tensor([1])) for row in rows])
+        assert alone.amax(dim=(1, 2, 3)).min() > 1e-2
+        assert_close(maps, alone, 1e-6, f"{len(rows)} images")
+        ratio = maps.sum(dim=(1, 2, 3)) / alone.sum(dim=(1, 2, 3))
+        assert_close(ratio, torch.ones(len(rows)), 1e-6, "ratio")
+        assert_apart(ratio, wrong[: len(rows)], 0.3)
+
+
+# ------------------------------------------------------------------ faults of TorchCAM
+
+
+def from_weights(features, weights, layer):
+    """The maps ``(4, 1, 12, 12)`` of a layer with the peer's channel weights."""
+    small = torch.einsum("bd,bdhw->bhw", torch.tensor(weights[layer]), features).unsqueeze(1)
+    return F.interpolate(small, size=(inputs.SIZE,) * 2, mode="bilinear", align_corners=False)
+
+
+def test_grad_cam_plus_plus_divides_its_alphas():
+    """Ours is the stored right value where gradients are the same all over a layer, and eq. 19 where they are not.
+
+    The denominator of eq. 19 is ``2 g_ij^2 + g_ij^3 sum_ab A_ab``; TorchCAM means to take ``sum_ab A_ab g_ab^3``.
+    """
+    found = fault("torchcam_gradcampp_alpha")
+    net, images, targets = inputs.ConvNet(3), inputs.images(3), inputs.targets()
+    hidden = net.relu1(net.conv1(images)).detach().requires_grad_(True)
+    last = net.relu2(net.conv2(hidden))
+    score = net.head(last.mean(dim=(2, 3))).gather(1, targets.unsqueeze(1)).sum()
+    slopes = torch.autograd.grad(score, [hidden, last])
+    explainers = {layer: GradCAMPlusPlus(ClassifierTarget(net), layer) for layer in inputs.CONV_LAYERS}
+    for layer, features, slope in zip(inputs.CONV_LAYERS, (hidden.detach(), last.detach()), slopes, strict=True):
+        maps = explainers[layer].explain(images, targets)
+        sums = {
+            "paper": slope**3 * features.sum(dim=(2, 3), keepdim=True),
+            "peer": (slope**3 * features).sum(dim=(2, 3), keepdim=True),
+        }
+        weights = {
+            name: (slope**2 / (2 * slope**2 + below + 1e-8) * slope.relu()).sum(dim=(2, 3))
+            for name, below in sums.items()
+        }
+        assert_close(weights["peer"], torch.tensor(found["right"][layer]), WEIGHT, f"TorchCAM's formula, {layer}")
+        right = from_weights(features, {layer: weights["paper"].tolist()}, layer)
+        assert_close(maps / right.amax(), right / right.amax(), WEIGHT, layer)
+        wrong = from_weights(features, found["wrong"], layer)
+        assert_apart(maps, wrong, 0.5 * float(right.amax()))
+        if layer == "relu2":
+            stored = from_weights(features, found["right"], layer)
+            assert_close(maps / stored.amax(), stored / stored.amax(), WEIGHT, "stored")
+            assert_apart(weights["paper"], torch.tensor(found["wrong"][layer]), 1)
