@@ -80,6 +80,7 @@ def auto_layer(target: Target, images: Tensor, targets: Tensor) -> str:
     # Without a transformer's norm, three axes are positions that were flattened, not tokens.
     fewest = 3 if any(isinstance(module, nn.LayerNorm) for module in names) else images.ndim
     outputs: dict[nn.Module, Tensor] = {}
+    segments = isinstance(target, SegmenterTarget)
 
     def note(module: nn.Module, _: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.requires_grad and output.ndim >= fewest:
@@ -91,10 +92,11 @@ def auto_layer(target: Target, images: Tensor, targets: Tensor) -> str:
         for module in names:
             hooks.enter_context(_removed(module.register_forward_hook(note)))
         # Every pixel of a segmenter: there may be none of the class.
-        everywhere = image_pixels(image) if isinstance(target, SegmenterTarget) else None
+        everywhere = image_pixels(image) if segments else None
         score = target.score(image, targets[:1], everywhere).sum()
     slopes = torch.autograd.grad(score, list(outputs.values()), allow_unused=True) if outputs else ()
-    answers = ((1, *image.shape[2:]), (target.classes, *image.shape[2:]))  # a segmenter's logits are no layer of it
+    # A segmenter's logits are no layer of it.
+    answers = [(count, *image.shape[2:]) for count in (1, target.classes)] if segments else []
     found: dict[str, int] = {}
     for module, slope in zip(outputs, slopes, strict=True):
         grid = None if slope is None else to_grid(slope, images.shape[2:])
@@ -102,7 +104,7 @@ def auto_layer(target: Target, images: Tensor, targets: Tensor) -> str:
             found[names[module]] = grid[0, 0].numel()
     if not found:
         raise ValueError("No layer of the model has positions that the answer depends on; name one with layer=.")
-    if not isinstance(target, SegmenterTarget):
+    if not segments:
         return list(found)[-1]
     smallest = min(found.values())
     return [name for name, size in found.items() if size == smallest][-1]

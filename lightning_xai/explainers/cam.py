@@ -224,16 +224,14 @@ class EigenCAM(ActivationMap):
         return every
 
 
-class ScoreCAM(ActivationMap):
-    """Feature maps weighted by the score of the image masked with them, no gradients (Wang et al. 2020, eq. 5-7).
-
-    arXiv 1910.01279. One forward pass a channel serves all questions.
+class ChannelCAM(ActivationMap):
+    """Base of the maps that weigh feature maps by what the model says without gradients, channel by channel.
 
     Args:
         target: See :class:`ActivationMap`.
         layer: See :class:`ActivationMap`.
         negative: See :class:`ActivationMap`.
-        chunk_size: Masked images per forward pass.
+        chunk_size: Channels per pass.
     """
 
     def __init__(
@@ -241,6 +239,13 @@ class ScoreCAM(ActivationMap):
     ) -> None:
         super().__init__(target, layer, negative)
         self.chunk_size = chunk_size
+
+
+class ScoreCAM(ChannelCAM):
+    """Feature maps weighted by the score of the image masked with them, no gradients (Wang et al. 2020, eq. 5-7).
+
+    arXiv 1910.01279. One forward pass a channel serves all questions.
+    """
 
     @torch.no_grad()
     def layer_maps(self, layer: nn.Module, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
@@ -265,24 +270,12 @@ class ScoreCAM(ActivationMap):
         return torch.stack(rows)
 
 
-class AblationCAM(ActivationMap):
+class AblationCAM(ChannelCAM):
     """Feature maps weighted by how much of the score is lost without them, no gradients.
 
     Ramaswamy & Desai 2020, eq. 4. What comes before the layer runs once an image, what comes after it once a channel,
     for all questions together.
-
-    Args:
-        target: See :class:`ActivationMap`.
-        layer: See :class:`ActivationMap`.
-        negative: See :class:`ActivationMap`.
-        chunk_size: Ablated copies per pass.
     """
-
-    def __init__(
-        self, target: Target, layer: Layer | Sequence[Layer] = "auto", negative: bool = False, chunk_size: int = 64
-    ) -> None:
-        super().__init__(target, layer, negative)
-        self.chunk_size = chunk_size
 
     @torch.no_grad()
     def layer_maps(self, layer: nn.Module, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
