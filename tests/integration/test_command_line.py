@@ -45,7 +45,7 @@ def test_a_typo_is_one_sentence_and_a_status():
     ("word", "sentence"),
     [
         ("explaner=pcim", "Unknown group 'explaner'; did you mean 'explainer'?"),
-        ("explainer=pcmi", "There is no explainer 'pcmi'; did you mean 'pcim'? (available: ablation_cam, amortized_pcim, "),
+        ("explainer=pcmi", "There is no explainer 'pcmi'; did you mean 'pcim'? (available: ablation_cam, "),
         ("experiment=demmo", "There is no experiment 'demmo'; did you mean 'demo'?"),
         ("ask_=label", "Unknown key 'ask_': did you mean 'ask'?"),
     ],
