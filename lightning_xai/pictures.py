@@ -191,8 +191,7 @@ class Curve:
 
     def _job(self, share: float, pixels: int) -> Job:
         top = share if self.order == "most_first" else 1 - share
-        # Revealing the first p and erasing the last 1 - p must be one job, but 1 - p is not exact in floating point.
-        count = round(round(top * pixels, 6))
+        count = pixel_count(top, pixels)
         shown = (self.direction == "reveal") == (self.order == "most_first")
         if count in (0, pixels):
             return (Whole() if shown == (count == pixels) else Blank(self.fill)), 0
@@ -276,6 +275,12 @@ class Noisy(Artist):
 
 
 Request = Curve | Blend | Noisy
+
+
+def pixel_count(share: float, pixels: int) -> int:
+    """How many pixels a share of them is."""
+    # Revealing the first p and erasing the last 1 - p must be one job, but 1 - p is not exact in floating point.
+    return round(round(share * pixels, 6))
 
 
 def thin(blank: Tensor) -> Tensor:

@@ -59,6 +59,23 @@ def reference_pixels(mask: Tensor, targets: Tensor) -> Tensor:
     return mask.detach() == targets.view(*targets.shape, *(1,) * (mask.ndim - 2))
 
 
+def over_set(values: Tensor, sets: Tensor | None, mean: bool) -> Tensor:
+    """Sum or mean over each question's pixel set; a classifier has none, and its answers pass as they are.
+
+    Args:
+        values: ``(B, T, *S)``, or ``(B, T)`` of a classifier.
+        sets: Boolean ``(B, T or 1, *S)``, or ``None``.
+        mean: Divide by the size of the set; an empty one gives 0.
+
+    Returns:
+        ``(B, T)``.
+    """
+    if sets is None:
+        return values
+    total = (values * sets).flatten(2).sum(dim=2)
+    return total / sets.flatten(2).sum(dim=2).clamp(min=1) if mean else total
+
+
 def image_pixels(images: Tensor) -> Tensor:
     """Every pixel: boolean ``(B, 1, *S)`` for images ``(B, C, *S)``."""
     return torch.ones_like(images[:, :1], dtype=torch.bool)

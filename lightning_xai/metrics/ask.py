@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_xai.metrics.batch import Batch
 from lightning_xai.metrics.functional import masking, similarity
 from lightning_xai.pictures import Noisy, Request
-from lightning_xai.pixels import class_labels
+from lightning_xai.pixels import class_labels, over_set
 from lightning_xai.reveal import Part, Plan
 
 
@@ -65,22 +65,13 @@ class Outputs:
     which: Tensor
 
     def asked(self, values: Tensor) -> Tensor:
-        """The asked class's values ``(m, *S)`` out of ``(n, K, *S)``."""
-        return values[self.which, self.batch.questions.flatten()[self.rows]]
+        """The asked class's values ``(m, 1, *S)`` out of ``(n, K, *S)``."""
+        return values[self.which, self.batch.questions.flatten()[self.rows]].unsqueeze(1)
 
     @cached_property
     def sets(self) -> Tensor | None:
-        """The questions' pixel sets ``(m, *S)``, for a segmenter."""
-        return None if self.batch.sets is None else self.batch.sets.flatten(0, 1)[self.rows]
-
-    def over_set(self, values: Tensor, mean: bool) -> Tensor:
-        """``(m, ..., *S)`` -> ``(m, ...)`` over each question's pixel set; a classifier's values pass as they are."""
-        if self.sets is None:
-            return values
-        axes = tuple(range(values.ndim - self.sets.ndim + 1, values.ndim))
-        sets = self.sets.view(len(values), *(1,) * (axes[0] - 1), *self.sets.shape[1:])
-        total = (values * sets).sum(dim=axes)
-        return total / sets.sum(dim=axes).clamp(min=1) if mean else total
+        """The questions' pixel sets ``(m, 1, *S)``, for a segmenter."""
+        return None if self.batch.sets is None else self.batch.sets.flatten(0, 1)[self.rows].unsqueeze(1)
 
     def predicted(self, classes: Tensor) -> Tensor:
         """The pixels ``(m, *S)`` that the picture's segmentation gives to one class a question ``(m,)``."""
@@ -107,12 +98,12 @@ class Outputs:
 
 def probability(outputs: Outputs) -> Tensor:
     """Probability of the asked class; a segmenter's mean over the pixel set."""
-    return outputs.over_set(outputs.asked(outputs.batch.target.activate(outputs.logits)), mean=True)
+    return over_set(outputs.asked(outputs.batch.target.activate(outputs.logits)), outputs.sets, mean=True)[:, 0]
 
 
 def score(outputs: Outputs) -> Tensor:
     """Logit of the asked class; a segmenter's sum over the pixel set."""
-    return outputs.over_set(outputs.asked(outputs.logits), mean=False)
+    return over_set(outputs.asked(outputs.logits), outputs.sets, mean=False)[:, 0]
 
 
 def overlap(outputs: Outputs) -> Tensor:
@@ -140,7 +131,7 @@ def other_dice(outputs: Outputs) -> Tensor:
 
 def rival(outputs: Outputs) -> Tensor:
     """Index of the strongest class besides the asked one; for a segmenter by its mean logit over the pixel set."""
-    values = outputs.over_set(outputs.logits[outputs.which], mean=True).float()
+    values = over_set(outputs.logits[outputs.which], outputs.sets, mean=True).float()
     asked = outputs.batch.questions.flatten()[outputs.rows].unsqueeze(1)
     return values.scatter(1, asked, float("-inf")).argmax(dim=1)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from lightning_xai.chunks import fitting_chunk
-from lightning_xai.metrics.ask import Ask, answer, passes
+from lightning_xai.metrics.ask import answer, passes
 from lightning_xai.metrics.base import MapMetric, make_batch
 
 
@@ -28,8 +28,8 @@ class MetricSuite(MetricCollection):
         if chunk_size != "auto" and (not isinstance(chunk_size, int) or chunk_size < 1):
             raise ValueError(f"chunk_size is {chunk_size!r}; give a number of pictures, at least 1, or 'auto'.")
         self.chunk_size = chunk_size
-        #: Pictures per forward pass and per explanation.
-        self.sizes = (1, 1) if chunk_size == "auto" else (int(chunk_size), int(chunk_size))
+        #: Pictures per forward pass and per explanation, ``None`` until they are found.
+        self.sizes = None if chunk_size == "auto" else (int(chunk_size), int(chunk_size))
 
     def members(self) -> dict[str, MapMetric]:
         """The metrics by name."""
@@ -70,12 +70,11 @@ class MetricSuite(MetricCollection):
         """
         batch = make_batch(maps, target, images, targets, masks, pixels, explainer)
         active = {name: metric for name, metric in self.members().items() if metric.lacks(batch) is None}
-        asks: dict[str, Ask] = {}
-        for name, metric in active.items():
-            asks |= {f"{name}/{key}": ask for key, ask in metric.asks(target).items()}
-        if asks and self.sizes == (1, 1) and self.chunk_size == "auto":
+        asked = {name: metric.asks(target) for name, metric in active.items()}
+        asks = {f"{name}/{key}": ask for name, own in asked.items() for key, ask in own.items()}
+        if asks and self.sizes is None:
             self.sizes = fitting_chunk(target.logits, images), fitting_chunk(target.logits, images, gradients=True)
-        answers = answer(batch, asks, *self.sizes) if asks else {}
+        answers = answer(batch, asks, *self.sizes) if asks and self.sizes else {}
         for name, metric in active.items():
-            own = {key: answers[f"{name}/{key}"] for key in metric.asks(target)}
-            metric.update(maps=maps, ids=ids, batch=batch, answers=own)
+            own_answers = {key: answers[f"{name}/{key}"] for key in asked[name]}
+            metric.update(maps=maps, ids=ids, batch=batch, answers=own_answers)

@@ -11,7 +11,7 @@ from lightning_xai.metrics.base import MapMetric, State
 from lightning_xai.metrics.batch import Batch
 from lightning_xai.metrics.curves import checked_fill, input_fill
 from lightning_xai.metrics.functional.visibility import at_common_share, at_own_share
-from lightning_xai.pictures import AnyFill, Curve
+from lightning_xai.pictures import AnyFill, Curve, pixel_count
 
 
 class VisibilityCurve(MapMetric):
@@ -65,7 +65,7 @@ class VisibilityCurve(MapMetric):
     def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """See :meth:`MapMetric.score`; undefined for a constant map and for an empty reference."""
         pixels = batch.maps.flatten(2).shape[2]
-        ranks = torch.tensor([max(0, round(round(share * pixels, 6)) - 1) for share in self.shares])
+        ranks = torch.tensor([max(0, pixel_count(share, pixels) - 1) for share in self.shares])
         places = batch.scene.order[..., ranks.to(batch.maps.device)]
         thresholds = batch.maps.flatten(2).gather(2, places)
         points = torch.stack([answers["overlap"], answers["total"], thresholds.double()], dim=2)
