@@ -43,7 +43,7 @@ def main(cfg: DictConfig) -> dict[str, float]:
     runs.log_config(cfg, trainer)
     best = resume
     if explainer.learned and cfg.task == "explain":
-        trainer.fit(explainer, datamodule=data, ckpt_path=resume, weights_only=True)
+        trainer.fit(explainer, datamodule=explainer.fit_data(data), ckpt_path=resume, weights_only=True)
         best = trainer.checkpoint_callback.best_model_path or None
     if cfg.task == "predict":
         trainer.predict(explainer, datamodule=data, ckpt_path=best, return_predictions=False, weights_only=True)

@@ -51,7 +51,7 @@ def captured(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
 
     with ExitStack() as hooks:
         for module in modules:
-            hooks.enter_context(_removed(module.register_forward_hook(keep)))
+            hooks.enter_context(removed(module.register_forward_hook(keep)))
         yield seen
     missing = [type(module).__name__ for module in modules if module not in seen]
     if missing:
@@ -90,7 +90,7 @@ def auto_layer(target: Target, images: Tensor, targets: Tensor) -> str:
     image = images[:1].clone().requires_grad_(True)
     with ExitStack() as hooks:
         for module in names:
-            hooks.enter_context(_removed(module.register_forward_hook(note)))
+            hooks.enter_context(removed(module.register_forward_hook(note)))
         # Every pixel of a segmenter: there may be none of the class.
         everywhere = image_pixels(image) if segments else None
         score = target.score(image, targets[:1], everywhere).sum()
@@ -150,7 +150,8 @@ def _factors(tokens: int, size: Sequence[int]) -> tuple[int, ...] | None:
 
 
 @contextmanager
-def _removed(handle: Any) -> Iterator[None]:
+def removed(handle: Any) -> Iterator[None]:
+    """Remove a hook at the end, also after an exception."""
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from monai.networks.blocks.convolutions import Convolution
 from monai.networks.layers.factories import Pool
 from monai.networks.nets.basic_unet import BasicUNet
@@ -49,6 +50,63 @@ class SmallCNN(nn.Module):
         """``(B, C, *S)`` -> logits ``(B, K)``."""
         logits: Tensor = self.head(self.features(images).flatten(2).mean(dim=2))
         return logits
+
+
+class CifarResNet(nn.Module):
+    """ResNet of 6n + 2 layers for 32-pixel images, with shortcuts that have no parameters (He et al. 2016, option A).
+
+    Names and shapes are those of the widely used weights of Y. Idelbayev ("pytorch_resnet_cifar10").
+
+    Args:
+        depth: 20, 32, 44, 56, ...: 6n + 2.
+        num_classes: Logits.
+
+    Raises:
+        ValueError: If the depth is not 6n + 2.
+
+    Example:
+        >>> import torch
+        >>> CifarResNet(20)(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(self, depth: int = 20, num_classes: int = 10) -> None:
+        super().__init__()
+        if depth < 8 or (depth - 2) % 6:
+            raise ValueError(f"depth is {depth}; it must be 6n + 2, such as 20 or 56.")
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1, self.layer2, self.layer3 = (
+            nn.Sequential(
+                CifarBlock(before, width, stride), *(CifarBlock(width, width, 1) for _ in range((depth - 2) // 6 - 1))
+            )
+            for before, width, stride in ((16, 16, 1), (16, 32, 2), (32, 64, 2))
+        )
+        self.linear = nn.Linear(64, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(B, 3, 32, 32)`` -> logits ``(B, K)``."""
+        features = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(images))))))
+        logits: Tensor = self.linear(features.mean(dim=(2, 3)))
+        return logits
+
+
+class CifarBlock(nn.Module):
+    """Two convolutions and a shortcut that drops positions and pads channels with zeros."""
+
+    def __init__(self, before: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.stride, self.padding = stride, (width - before) // 2
+
+    def forward(self, values: Tensor) -> Tensor:
+        """``(B, before, H, W)`` -> ``(B, width, H / stride, W / stride)``."""
+        inner = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(values)))))
+        shortcut = values[:, :, :: self.stride, :: self.stride]
+        return F.relu(inner + F.pad(shortcut, (0, 0, 0, 0, self.padding, self.padding)))
 
 
 def mask_features(channels: int, dims: int = 2) -> nn.Module:

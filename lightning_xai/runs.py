@@ -208,13 +208,21 @@ def finish(
     means = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
     scored = next((callback for callback in trainer.callbacks if isinstance(callback, Faithfulness)), None)  # type: ignore[attr-defined]
     if scored is not None and scored.results:
-        report(cfg, scored, quality, checkpoint)
+        judged = {f"test/{name}" for name in scored.suite.members()}
+        logged = {name.removeprefix("test/"): value for name, value in means.items() if name not in judged}
+        report(cfg, scored, quality, checkpoint, logged)
     return means
 
 
 @rank_zero_only
-def report(cfg: DictConfig, scored: Faithfulness, quality: dict[str, float], checkpoint: str | None) -> None:
-    """See :func:`finish`."""
+def report(
+    cfg: DictConfig,
+    scored: Faithfulness,
+    quality: dict[str, float],
+    checkpoint: str | None,
+    logged: dict[str, float],
+) -> None:
+    """See :func:`finish`; ``logged`` is what the explainer says of itself, such as its agreement with the target."""
     folder = Path(cfg.run_dir)
     summary = summarise(scored.results)
     facts = {name: metric.metadata() for name, metric in scored.suite.members().items()}
@@ -225,13 +233,16 @@ def report(cfg: DictConfig, scored: Faithfulness, quality: dict[str, float], che
     }
     points = borda_count(means, directions)
     with atomic_write(folder / "summary.json") as file:
-        head = {"target": quality, "checkpoint": checkpoint, "seed": cfg.seed}
+        head = {"target": quality, "checkpoint": checkpoint, "seed": cfg.seed, "logged": logged}
         json.dump(head | summary | {"borda": points, "metrics": facts, "beside": scored.beside}, file, indent=2)
     print(f"\n{format_table(summary, directions)}\n")
     if len(points) > 1:
         print(
             "Borda count over all metrics: " + ", ".join(f"{name} {value:g}" for name, value in points.items()) + "\n"
         )
+    if logged:
+        told = ", ".join(f"{name} {value:.3f}" for name, value in logged.items())
+        print(f"{next(iter(scored.results))} on the test images: {told}\n")
     places = {"Pictures": folder / "maps", "Per image": folder / "per_image.csv", "Summary": folder / "summary.json"}
     if checkpoint is not None:
         places["Checkpoint"] = Path(checkpoint)

@@ -48,7 +48,7 @@ def check_sanity(cfg: DictConfig, data: ImageDataModule, target: Target) -> dict
     alone = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
 
     def fit(explainer: Explainer) -> None:
-        instantiate(cfg.trainer, **quiet, **alone).fit(explainer, datamodule=data)
+        instantiate(cfg.trainer, **quiet, **alone).fit(explainer, datamodule=explainer.fit_data(data))
 
     trainer = instantiate(cfg.trainer, **quiet, **alone)
     log_config(cfg, trainer)

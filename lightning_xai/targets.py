@@ -61,6 +61,8 @@ class Target(nn.Module, ABC):
             raise ValueError("A target needs a model, or a weights file that holds one (TorchScript or torch.export).")
         if (mean is None) != (std is None) or (mean is not None and std is not None and len(mean) != len(std)):
             raise ValueError(f"mean ({mean}) and std ({std}) must be given together, one number per channel each.")
+        #: False only while an explainer trains the model along with itself.
+        self.frozen = True
         #: Classes that the model tells apart; 0 until :meth:`questions` has seen an answer.
         self.classes = 0
         # A plain tuple hides the model from nn.Module's bookkeeping.
@@ -100,7 +102,7 @@ class Target(nn.Module, ABC):
         Raises:
             ValueError: If the channels are not those that the target was made for.
         """
-        if getattr(self.model, "training", False):
+        if self.frozen and getattr(self.model, "training", False):
             # Whoever else holds the model may have called train() on it.
             freeze(self.model)
         if self.mean is None or self.std is None:

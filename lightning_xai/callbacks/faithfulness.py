@@ -61,7 +61,8 @@ class Faithfulness(lightning.Callback):
         assert isinstance(pl_module, Explainer)
         # A control under test is not its own control.
         makers = {name: make for name, make in self.makers.items() if name != type(pl_module).__name__}
-        self._start(pl_module, {name: make(pl_module.target) for name, make in makers.items()})
+        controls = {name: make(pl_module.target) for name, make in makers.items()}
+        self._start(pl_module, pl_module.variants() | controls)
 
     def on_validation_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any

@@ -117,6 +117,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.skipped: list[str] = []
         self.split_items: dict[str, list[Item]] = {}
         self._datasets: dict[str, Dataset] = {}
+        self._plain: dict[str, Dataset] = {}
 
     @abstractmethod
     def items(self) -> list[Item]:
@@ -196,6 +197,10 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return the test images in order."""
         return self._loader("test")
 
+    def plain_dataloader(self, split: str) -> DataLoader:
+        """Return the images of a split in order, without augmentation."""
+        return self._loader(split, plain=True)
+
     def _read(self, items: list[Item]) -> None:
         """Read every image once: check it, add it to the statistics, and keep it if there is a cache."""
         self.has_masks = any(item.mask is not None for item in items)
@@ -234,27 +239,28 @@ class ImageDataModule(LightningDataModule, ABC):
             kept[split] = [rows[row] for row in order]
             cached[split] = [cached[split][row] for row in order] if self.cache else []
         self.split_items = kept
-        self._datasets = {split: self._dataset(split, load, cached[split]) for split in SPLITS}
+        self._plain = {split: self._dataset(split, load, cached[split], []) for split in SPLITS}
+        self._datasets = self._plain | {"train": self._dataset("train", load, cached["train"], self.augment)}
 
-    def _dataset(self, split: str, load: LoadItem, cached: list[dict[str, Any]]) -> Dataset:
+    def _dataset(self, split: str, load: LoadItem, cached: list[dict[str, Any]], augment: list[Any]) -> Dataset:
         steps: list[Any] = [load]
-        if split == "train" and self.augment:
+        if augment:
             plain = EnsureTyped(
                 ("image", "mask"), dtype=(torch.float32, torch.int64), track_meta=False, allow_missing_keys=True
             )
             # Nested, the augmentation counts as random as a whole: the cache holds what `load` gives, and no more.
-            steps.append(Compose([*self.augment, plain]))
+            steps.append(Compose([*augment, plain]))
         items, transform = self.split_items[split], Compose(steps)
         if not self.cache:
             return Dataset(items, transform)
         return CacheDataset(items, transform, runtime_cache=cached, progress=False)
 
-    def _loader(self, split: str) -> DataLoader:
+    def _loader(self, split: str, plain: bool = False) -> DataLoader:
         workers = self._workers()
         return DataLoader(
-            self._datasets[split],
+            (self._plain if plain else self._datasets)[split],
             batch_size=self.batch_size,
-            shuffle=split == "train",
+            shuffle=split == "train" and not plain,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),

@@ -3,21 +3,24 @@
 from lightning_xai.explainers.amortized_pcim import AmortizedPCIM
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.explainers.cam import (
-    AblationCAM,
+    CAM,
     EigenCAM,
     GradCAM,
     GradCAMPlusPlus,
     HiResCAM,
     LayerCAM,
-    ScoreCAM,
     XGradCAM,
     XResCAM,
 )
+from lightning_xai.explainers.cape import CAPE
 from lightning_xai.explainers.captum import CaptumExplainer
+from lightning_xai.explainers.channel_cam import AblationCAM, ScoreCAM
 from lightning_xai.explainers.controls import CenterPrior, EdgeMap, RandomMap
 from lightning_xai.explainers.pcim import PCIM
 
 __all__ = [
+    "CAM",
+    "CAPE",
     "PCIM",
     "AblationCAM",
     "AmortizedPCIM",

@@ -21,13 +21,23 @@ class Explainer(lightning.LightningModule):
 
     Args:
         target: The frozen model that is explained.
+
+    Raises:
+        ValueError: If the method is not made for this kind of target.
     """
 
     #: Side values ``(B, T)`` of the last :meth:`explain`, such as the probability of the blank image.
     side: dict[str, Tensor]
+    #: The kind of target that the method is made for.
+    explains: type[Target] = Target  # type: ignore[type-abstract]
 
     def __init__(self, target: Target) -> None:
         super().__init__()
+        if not isinstance(target, self.explains):
+            raise ValueError(
+                f"{type(self).__name__} explains a {self.explains.__name__}, not a {type(target).__name__}; "
+                "choose another explainer."
+            )
         self.target = target
         #: Which classes the steps ask about: the model's own "prediction", the "label", or "all" classes.
         self.ask = "prediction"
@@ -56,6 +66,14 @@ class Explainer(lightning.LightningModule):
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Training loss of a batch: a dict with ``"loss"`` and anything else worth logging."""
         raise NotImplementedError(f"{type(self).__name__} learns nothing, so it cannot be fitted; test it instead.")
+
+    def fit_data(self, data: lightning.LightningDataModule) -> lightning.LightningDataModule:
+        """What ``fit`` reads; an explainer that learns from features that can be computed once wraps it."""
+        return data
+
+    def variants(self) -> dict[str, "Explainer"]:
+        """Other maps of the same fitted explainer, by name, that a test judges beside it."""
+        return {}
 
     def explain(self, images: Tensor, targets: Tensor | None = None, pixels: Tensor | None = None) -> Tensor:
         """Explain images, whatever gradient context the caller is in.
@@ -110,10 +128,10 @@ class Explainer(lightning.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Log and return the loss."""
-        losses = self.loss({**batch, "image": plain(batch["image"])})
-        self.log_dict(
-            {f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=len(batch["image"])
-        )
+        if "image" in batch:
+            batch = {**batch, "image": plain(batch["image"])}
+        losses = self.loss(batch)
+        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=len(batch["id"]))
         return losses["loss"]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 One core for classifiers and segmenters, 2-D and 3-D, convolutions and tokens: ``A`` are the feature maps of a layer,
 ``Y`` the score of a question, ``G = dY/dA``. All questions share one forward pass, and the backward passes start at the
-layer. Each method is one way to combine ``A`` and ``G``.
+layer. Each method is one way to combine ``A`` and ``G``; those that ask the model again instead are in ``channel_cam``.
 """
 
 from abc import abstractmethod
@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_xai.explainers.base import Explainer
-from lightning_xai.layers import Replay, auto_layer, captured, named_layer, replayed, to_grid
+from lightning_xai.heads import PooledHead, asked_maps
+from lightning_xai.layers import auto_layer, captured, named_layer, to_grid
 from lightning_xai.masking import resize
-from lightning_xai.pictures import min_max
-from lightning_xai.targets import Target
+from lightning_xai.targets import ClassifierTarget, Target
 
 Layer = str | nn.Module
 
@@ -47,7 +47,7 @@ class ActivationMap(Explainer):
 
     def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
         """See :meth:`Explainer.attribute`."""
-        parts = [self.layer_maps(layer, images, targets, pixels) for layer in self.modules_of(images, targets)]
+        parts = self.layer_maps(self.modules_of(images, targets), images, targets, pixels)
         maps = [resize(part, images.shape[2:]) for part in parts]
         if len(maps) == 1:
             return maps[0]
@@ -68,8 +68,10 @@ class ActivationMap(Explainer):
         return found
 
     @abstractmethod
-    def layer_maps(self, layer: nn.Module, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
-        """Maps ``(B, T, *s)`` on the layer's own grid."""
+    def layer_maps(
+        self, layers: list[nn.Module], images: Tensor, targets: Tensor, pixels: Tensor | None
+    ) -> list[Tensor]:
+        """For each layer the maps ``(B, T, *s)`` on its own grid."""
 
     def grid(self, values: Tensor, images: Tensor) -> Tensor:
         """Feature maps ``(B, D, *s)``; see :func:`lightning_xai.layers.to_grid`.
@@ -89,18 +91,21 @@ class ActivationMap(Explainer):
 class GradientCAM(ActivationMap):
     """Base of the maps that combine feature maps with their gradients."""
 
-    def layer_maps(self, layer: nn.Module, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
-        """See :meth:`ActivationMap.layer_maps`: one forward pass, and a backward pass a question down to the layer."""
-        with captured([layer]) as seen:
+    def layer_maps(
+        self, layers: list[nn.Module], images: Tensor, targets: Tensor, pixels: Tensor | None
+    ) -> list[Tensor]:
+        """See :meth:`ActivationMap.layer_maps`: one forward pass, and a backward pass a question down to the layers."""
+        with captured(layers) as seen:
             scores = self.target.score(images, targets, pixels)
-        features = seen[layer]
-        grid = self.grid(features.detach(), images)
-        maps = []
+        features = [seen[layer] for layer in layers]
+        grids = [self.grid(values.detach(), images) for values in features]
+        maps: list[list[Tensor]] = [[] for _ in layers]
         for score in scores.unbind(dim=1):
-            (slope,) = torch.autograd.grad(score.sum(), features, retain_graph=True)
-            slopes = self.grid(slope, images)
-            maps.append(self.combine(grid, -slopes if self.negative else slopes))
-        return torch.stack(maps, dim=1)
+            slopes = torch.autograd.grad(score.sum(), features, retain_graph=True)
+            for own, grid, slope in zip(maps, grids, slopes, strict=True):
+                steepness = self.grid(slope, images)
+                own.append(self.combine(grid, -steepness if self.negative else steepness))
+        return [torch.stack(own, dim=1) for own in maps]
 
     @abstractmethod
     def combine(self, features: Tensor, slopes: Tensor) -> Tensor:
@@ -209,118 +214,51 @@ class EigenCAM(ActivationMap):
     the channels: no matrix of places by places is built.
     """
 
-    def layer_maps(self, layer: nn.Module, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+    def layer_maps(
+        self, layers: list[nn.Module], images: Tensor, targets: Tensor, pixels: Tensor | None
+    ) -> list[Tensor]:
         """See :meth:`ActivationMap.layer_maps`."""
-        with captured([layer]) as seen, torch.no_grad():
+        with captured(layers) as seen, torch.no_grad():
             self.target.logits(images)
-        features = self.grid(seen[layer].detach(), images)
+        maps = [self._projection(self.grid(seen[layer].detach(), images)) for layer in layers]
+        return [values.expand(-1, targets.shape[1], *values.shape[2:]) for values in maps]
+
+    def _projection(self, features: Tensor) -> Tensor:
+        """``(B, D, *s)`` -> ``(B, 1, *s)``."""
         flat = features.flatten(2).double()
         centred = flat - flat.mean(dim=2, keepdim=True)
         first = torch.linalg.eigh(centred @ centred.mT).eigenvectors[..., -1:]
         projection = (first.mT @ centred).squeeze(1)
         sign = (projection * centred.mean(dim=1)).sum(dim=1, keepdim=True).sign()
-        maps = (projection * torch.where(sign == 0, 1.0, sign)).to(features.dtype).view(-1, 1, *features.shape[2:])
-        every: Tensor = maps.expand(-1, targets.shape[1], *features.shape[2:])
-        return every
+        signed = projection * torch.where(sign == 0, 1.0, sign)
+        maps: Tensor = signed.to(features.dtype).view(-1, 1, *features.shape[2:])
+        return maps
 
 
-class ChannelCAM(ActivationMap):
-    """Base of the maps that weigh feature maps by what the model says without gradients, channel by channel.
+class CAM(Explainer):
+    """The class activation map itself: the features before the pooling, weighted by the linear head's row.
+
+    Zhou et al. 2016, arXiv 1512.04150, eq. 2, divided by the number of places so that it sums up to the logit without
+    its bias, as HiResCAM and Grad-CAM of that layer do. A closed form: no backward pass.
 
     Args:
-        target: See :class:`ActivationMap`.
-        layer: See :class:`ActivationMap`.
-        negative: See :class:`ActivationMap`.
-        chunk_size: Channels per pass.
+        target: A classifier with average pooling and one linear layer.
+        head: Name of the linear layer; default: the model's last one.
+        negative: Explain what speaks against the class.
+
+    Raises:
+        ValueError: If the model has no such head.
     """
 
-    def __init__(
-        self, target: Target, layer: Layer | Sequence[Layer] = "auto", negative: bool = False, chunk_size: int = 64
-    ) -> None:
-        super().__init__(target, layer, negative)
-        self.chunk_size = chunk_size
+    explains = ClassifierTarget
 
-
-class ScoreCAM(ChannelCAM):
-    """Feature maps weighted by the score of the image masked with them, no gradients (Wang et al. 2020, eq. 5-7).
-
-    arXiv 1910.01279. One forward pass a channel serves all questions.
-    """
+    def __init__(self, target: Target, head: str | None = None, negative: bool = False) -> None:
+        super().__init__(target)
+        self.pooled = PooledHead(target, head)
+        self.negative = negative
 
     @torch.no_grad()
-    def layer_maps(self, layer: nn.Module, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
-        """See :meth:`ActivationMap.layer_maps`."""
-        with captured([layer]) as seen:
-            self.target.logits(images)
-        features = self.grid(seen[layer].detach(), images)
-        rows = []
-        for number, image in enumerate(images):
-            masks = min_max(resize(features[number : number + 1], images.shape[2:]))[0].unsqueeze(1)
-            chunks = [
-                self.target.score(
-                    image * part,
-                    targets[number].expand(len(part), -1),
-                    None if pixels is None else pixels[number].expand(len(part), *pixels.shape[1:]),
-                )
-                for part in torch.split(masks, self.chunk_size)
-            ]
-            scores = torch.cat(chunks)
-            weights = (-scores if self.negative else scores).softmax(dim=0)
-            rows.append(torch.einsum("dt,d...->t...", weights, features[number]))
-        return torch.stack(rows)
-
-
-class AblationCAM(ChannelCAM):
-    """Feature maps weighted by how much of the score is lost without them, no gradients.
-
-    Ramaswamy & Desai 2020, eq. 4. What comes before the layer runs once an image, what comes after it once a channel,
-    for all questions together.
-    """
-
-    @torch.no_grad()
-    def layer_maps(self, layer: nn.Module, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
-        """See :meth:`ActivationMap.layer_maps`."""
-        rows = []
-        for number in range(len(images)):
-            part = slice(number, number + 1)
-            sets = None if pixels is None else pixels[part]
-            rows.append(self._one(layer, images[part], targets[part], sets))
-        return torch.cat(rows)
-
-    def _one(self, layer: nn.Module, image: Tensor, asked: Tensor, sets: Tensor | None) -> Tensor:
-        with replayed(self.target.model, layer) as replay:
-            whole = self.target.score(image, asked, sets)[0]
-            output = replay.value
-            grid = self.grid(output, image)
-            self._check(replay, whole, image, asked, sets)
-            losses = []
-            for channels in torch.split(torch.arange(grid.shape[1], device=image.device), self.chunk_size):
-                ablated = output.expand(len(channels), *output.shape[1:]).clone()
-                self.grid(ablated, image)[torch.arange(len(channels)), channels] = 0
-                losses.append(whole - self._rest(replay, ablated, image, asked, sets))
-        lost = torch.cat(losses)
-        weights = torch.where(whole != 0, lost / whole.abs(), lost)
-        return torch.einsum("dt,d...->t...", -weights if self.negative else weights, grid[0]).unsqueeze(0)
-
-    def _rest(self, replay: Replay, value: Tensor, image: Tensor, asked: Tensor, sets: Tensor | None) -> Tensor:
-        """Scores ``(n, T)`` with ``n`` values of the layer."""
-        count = len(value)
-        replay.replace(value)
-        many = None if sets is None else sets.expand(count, *sets.shape[1:])
-        return self.target.score(image.expand(count, *image.shape[1:]), asked.expand(count, -1), many)
-
-    def _check(self, replay: Replay, whole: Tensor, image: Tensor, asked: Tensor, sets: Tensor | None) -> None:
-        """Make sure that a replay with the layer's own value gives the score itself; with copies, if views do not."""
-        twice = replay.value.expand(2, *replay.value.shape[1:])
-        for replay.copies in (False, True):
-            try:
-                again = self._rest(replay, twice, image, asked, sets)
-            except RuntimeError as error:
-                if replay.copies or "more than one element of the written-to tensor" not in str(error):
-                    raise
-                continue  # the model works in place on what is given as a view
-            if torch.allclose(again, whole.expand_as(again), rtol=1e-3, atol=1e-4 * float(1 + whole.abs().max())):
-                return
-        raise ValueError(
-            f"The part of the model after {type(replay.layer).__name__} cannot be run on its own; choose another layer."
-        )
+    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+        """See :meth:`Explainer.attribute`."""
+        maps = asked_maps(self.pooled.cams(self.pooled(images)[0]), targets)
+        return resize(-maps if self.negative else maps, images.shape[2:])

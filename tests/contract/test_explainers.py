@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from lightning import Trainer
 from monai.data.meta_tensor import MetaTensor
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 from torch.utils.data import DataLoader
 
 from lightning_xai import ClassifierTarget, Explainer, SegmenterTarget
@@ -20,7 +20,10 @@ NAMES = sorted(path.stem for path in (CONFIGS / "explainer").glob("*.yaml"))
 SIZES = {2: (16, 20), 3: (16, 16, 18)}
 CLASSES = 3
 KINDS = {"classifier": (ClassifierTarget, cnn), "segmenter": (SegmenterTarget, segmenter)}
-CASES = [(name, kind, dims) for name in NAMES for kind in KINDS for dims in SIZES]
+EXPLAINS = {name: get_class(OmegaConf.load(CONFIGS / "explainer" / f"{name}.yaml")._target_).explains for name in NAMES}
+PAIRS = [(name, kind) for name in NAMES for kind in KINDS]
+MADE_FOR = [(name, kind) for name, kind in PAIRS if issubclass(KINDS[kind][0], EXPLAINS[name])]
+CASES = [(name, kind, dims) for name, kind in MADE_FOR for dims in SIZES]
 each_case = pytest.mark.parametrize(("name", "kind", "dims"), CASES, ids=["-".join(map(str, case)) for case in CASES])
 CONTEXTS = {
     "no_grad": (torch.no_grad,),
@@ -108,7 +111,13 @@ def test_any_question_gets_a_map_and_nothing_is_left_behind(name, kind, dims):
     assert leftovers(explainer) == []
 
 
-@pytest.mark.parametrize(("name", "dims"), [(name, dims) for name in NAMES for dims in SIZES])
+@pytest.mark.parametrize(("name", "kind"), sorted(set(PAIRS) - set(MADE_FOR)))
+def test_one_not_made_for_this_kind_of_target_says_so(name, kind):
+    with pytest.raises(ValueError, match=f"explains a {EXPLAINS[name].__name__}, not a {KINDS[kind][0].__name__}"):
+        explainer_of(name, kind, 2)
+
+
+@pytest.mark.parametrize(("name", "dims"), [(name, dims) for name, kind, dims in CASES if kind == "segmenter"])
 def test_a_segmenter_is_asked_about_given_pixels(name, dims):
     explainer, images, targets = explainer_of(name, "segmenter", dims), images_of(dims), torch.tensor([[0, 1], [2, 0]])
     one = torch.rand(2, 1, *SIZES[dims]) < 0.5

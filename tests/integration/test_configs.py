@@ -1,6 +1,5 @@
 """Every YAML of configs composes, and names things that exist."""
 
-import importlib
 import shlex
 from collections.abc import Iterator
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import _locate
 from omegaconf import OmegaConf
 
 from tests.running import CONFIGS
@@ -61,10 +61,9 @@ def test_it_composes_and_resolves(name, monkeypatch):
 @pytest.mark.parametrize("name", FILES)
 def test_its_targets_can_be_imported(name):
     for target in targets_of(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())):
-        module, _, attribute = target.rpartition(".")
-        if attribute == "TensorBoardLogger":
+        if target.endswith("TensorBoardLogger"):
             pytest.importorskip("tensorboard")
-        assert callable(getattr(importlib.import_module(module), attribute)), target
+        assert callable(_locate(target)), target
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -81,6 +80,10 @@ def test_recipes_change_what_they_say(monkeypatch):
         assert config["data"]["_target_"] == f"lightning_xai.data.{data}"
         assert config["explainer"]["_target_"] == "lightning_xai.explainers.PCIM"
         assert {"gap_zero", "gap_median"} <= set(config["metrics"]), "both fills are judged"
+    for name, net in (("cape_cifar", "CifarResNet"), ("cape_birds", "from_pretrained"), ("cape_cytology", "SmallCNN")):
+        config = composed(f"experiment={name}")
+        assert config["explainer"]["_target_"] == "lightning_xai.explainers.CAPE"
+        assert config["target"]["model"]["_target_"].endswith(net) and "top2_iou" in config["metrics"]
     assert composed("experiment=demo")["data"]["_target_"] == "lightning_xai.data.EmbeddedDigits"
 
 
