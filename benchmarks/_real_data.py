@@ -7,11 +7,13 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import DictConfig
 from torch import Tensor
 
-from lightning_xai import ClassifierTarget, runs
+from lightning_xai import runs
 from lightning_xai.data import ImageDataModule
 from lightning_xai.metrics import InsertionDeletionGap
+from lightning_xai.targets import Target
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILLS = ("zero", "median")
@@ -24,25 +26,36 @@ def stop_without_data() -> None:
         sys.exit()
 
 
-def target_of(experiment: str, seed: int) -> tuple[ClassifierTarget, ImageDataModule]:
-    """The trained target of an experiment and a seed, and its data; prints the target's test accuracy."""
+def config_of(experiment: str, seed: int, *overrides: str) -> DictConfig:
+    """The composed configuration of an experiment."""
     with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
-        cfg = compose(
+        return compose(
             "train",
             [
                 f"experiment={experiment}",
                 f"seed={seed}",
                 f"run_dir=runs/bench/{experiment}_{seed}",
                 "+target_trainer.trainer.enable_progress_bar=false",
+                *overrides,
             ],
         )
+
+
+def target_and_data(cfg: DictConfig) -> tuple[Target, ImageDataModule]:
+    """The target of a configuration, trained if it must be, and its data."""
     data = instantiate(cfg.data)
     data.setup("fit")
     runs.note_facts(cfg, data)
-    torch.manual_seed(seed)
+    torch.manual_seed(cfg.seed)
     target, quality = runs.build_target(cfg, data)
-    print(f"{experiment}, seed {seed}: target test accuracy {quality['target/accuracy']:.3f}", flush=True)
+    if quality:
+        print(f"{cfg.name}, seed {cfg.seed}: target test accuracy {quality['target/accuracy']:.3f}", flush=True)
     return target, data
+
+
+def target_of(experiment: str, seed: int) -> tuple[Target, ImageDataModule]:
+    """The trained target of an experiment and a seed, and its data; prints the target's test accuracy."""
+    return target_and_data(config_of(experiment, seed))
 
 
 def test_images(data: ImageDataModule, count: int) -> dict[str, Tensor]:
@@ -51,7 +64,7 @@ def test_images(data: ImageDataModule, count: int) -> dict[str, Tensor]:
     return {key: torch.cat([batch[key] for batch in batches])[:count] for key in ("image", "mask") if key in batches[0]}
 
 
-def gaps(target: ClassifierTarget, images: Tensor, maps: Tensor) -> dict[str, float]:
+def gaps(target: Target, images: Tensor, maps: Tensor) -> dict[str, float]:
     """Mean insertion - deletion gap of each fill, for the predicted class."""
     targets, _ = target.questions(images, None, None)
     results = {}

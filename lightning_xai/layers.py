@@ -159,6 +159,32 @@ def removed(handle: Any) -> Iterator[None]:
 
 
 @contextmanager
+def untouched(model: Any) -> Iterator[None]:
+    """Let others hook into a model: at the end their hooks are gone, also after an exception.
+
+    Until then nothing in it works in place, which backward hooks do not bear.
+    """
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    hooks = [(kind, dict(kind)) for module in modules for kind in _hooks(module)]
+    in_place = [module for module in modules if getattr(module, "inplace", False) is True]
+    for module in in_place:
+        module.inplace = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module in in_place:
+            module.inplace = True  # type: ignore[assignment]
+        for kind, before in hooks:
+            for key in set(kind) - set(before):
+                del kind[key]
+
+
+def _hooks(module: nn.Module) -> list[dict[int, Any]]:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return [getattr(module, kind) for kind in kinds]
+
+
+@contextmanager
 def replayed(model: nn.Module, layer: nn.Module) -> Iterator["Replay"]:
     """Run what comes after a layer again and again: what comes before it is computed once.
 

@@ -1,7 +1,8 @@
 """Callbacks that read the maps of the finished batch."""
 
 from lightning_xai.callbacks.attribution_maps import AttributionMaps
+from lightning_xai.callbacks.contributions import Contributions
 from lightning_xai.callbacks.faithfulness import Faithfulness
 from lightning_xai.callbacks.save_maps import SaveMaps
 
-__all__ = ["AttributionMaps", "Faithfulness", "SaveMaps"]
+__all__ = ["AttributionMaps", "Contributions", "Faithfulness", "SaveMaps"]

@@ -17,11 +17,13 @@ from lightning_xai.explainers.captum import CaptumExplainer
 from lightning_xai.explainers.channel_cam import AblationCAM, ScoreCAM
 from lightning_xai.explainers.controls import CenterPrior, EdgeMap, RandomMap
 from lightning_xai.explainers.pcim import PCIM
+from lightning_xai.explainers.rise import RISE
 
 __all__ = [
     "CAM",
     "CAPE",
     "PCIM",
+    "RISE",
     "AblationCAM",
     "AmortizedPCIM",
     "CaptumExplainer",

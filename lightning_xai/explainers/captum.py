@@ -1,20 +1,34 @@
 """Captum's attribution methods behind the same face as ours."""
 
+import inspect
+import math
+import warnings
 from typing import Any
 
 import captum.attr
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.fills import Fill, fill_images
-from lightning_xai.layers import named_layer
+from lightning_xai.layers import named_layer, untouched
 from lightning_xai.masking import resize
 from lightning_xai.targets import Target
 
+#: Methods that draw random numbers: image by image, from the same seed.
+RANDOM = ("GradientShap", "KernelShap", "Lime", "ShapleyValueSampling")
+UNSEEN = (
+    "DeepLIFT cannot see through this model: an activation is a function, a module that is called twice, or unknown to "
+    "Captum; use IntegratedGradients."
+)
+#: Share of the change of the score by which DeepLIFT's attributions may miss it.
+TOLERANCE = 0.02
+
 
 class CaptumExplainer(Explainer):
-    """A method of ``captum.attr``, asked about the target's score; channels are summed.
+    """A method of ``captum.attr``, asked about the target's score.
+
+    The attributions of an image's channels are added up; where all channels were hidden at once they are one.
 
     Args:
         target: The frozen target.
@@ -22,7 +36,12 @@ class CaptumExplainer(Explainer):
         layer: Name of a module inside the target's model, for Captum's ``Layer...`` methods. Their maps are upsampled
             linearly; ``"LayerGradientXActivation"`` is HiResCAM.
         baseline: Captum's baseline as a fill (see :func:`lightning_xai.fills.fill_images`), where it takes one.
-        options: Passed on to Captum's ``attribute``, such as ``n_steps`` or ``internal_batch_size``.
+        patch: Side, in pixels, of the squares that a method hides: of occlusion, which moves on by half of it, and of
+            the grid whose cells feature ablation and kernel SHAP take as features.
+        smooth: Noisy copies of the image that the attributions are averaged over (SmoothGrad); 0: none.
+        noise: Deviation of their noise, as a share of the image's range.
+        chunk_size: Images per pass.
+        options: Passed on to Captum's ``attribute``, such as ``n_steps`` or ``show_progress``.
 
     Raises:
         ValueError: If Captum has no such method, or the model no such layer.
@@ -40,6 +59,10 @@ class CaptumExplainer(Explainer):
         method: str = "IntegratedGradients",
         layer: str | None = None,
         baseline: str | Tensor | Fill | None = None,
+        patch: int | None = None,
+        smooth: int = 0,
+        noise: float = 0.15,
+        chunk_size: int = 64,
         **options: Any,
     ) -> None:
         super().__init__(target)
@@ -47,30 +70,122 @@ class CaptumExplainer(Explainer):
             raise ValueError(
                 f"captum.attr has no {method!r}; give the name of one of its classes, such as 'IntegratedGradients'."
             )
+        if patch is not None and patch < 1:
+            raise ValueError(f"patch is {patch}; it is at least 1 pixel wide.")
         self.method = method
         self.layer = None if layer is None else named_layer(target, layer)
         self.baseline = baseline
+        self.patch = patch
+        self.smooth = smooth
+        self.noise = noise
+        self.chunk_size = chunk_size
         self.options = options
 
     def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
         """See :meth:`Explainer.attribute`."""
         sets: list[Tensor | None] = [None] * targets.shape[1] if pixels is None else [*torch.split(pixels, 1, dim=1)]
-        return torch.cat(
-            [self._one(images, *question) for question in zip(torch.split(targets, 1, dim=1), sets, strict=True)], dim=1
-        )
+        parts = 1 if self.smooth or self.method in RANDOM else len(images)
+        maps = []
+        with untouched(self.target.model), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="captum")
+            for asked, pixel_set in zip(torch.split(targets, 1, dim=1), sets, strict=True):
+                rows = [
+                    self._one(*(None if part is None else part[start : start + parts] for part in question))
+                    for question in [(images, asked, pixel_set)]
+                    for start in range(0, len(images), parts)
+                ]
+                maps.append(torch.cat(rows))
+        return torch.cat(maps, dim=1)
 
-    def _one(self, images: Tensor, asked: Tensor, pixels: Tensor | None) -> Tensor:
+    def _one(self, images: Any, asked: Any, pixels: Tensor | None) -> Tensor:
         """The map ``(B, 1, *S)`` of one question per image."""
-
-        # Captum repeats additional arguments along with the images where a method needs several copies of them.
-        def score(images: Tensor, asked: Tensor, *pixels: Tensor) -> Tensor:
-            return self.target.score(images, asked, *pixels)[:, 0]
-
+        score = Score(self.target)
         method = getattr(captum.attr, self.method)(*((score,) if self.layer is None else (score, self.layer)))
-        extra = () if pixels is None else (pixels,)
-        options = (
-            self.options if self.baseline is None else self.options | {"baselines": fill_images(images, self.baseline)}
-        )
+        options = self._options(method, images)
+        if self.smooth:
+            method = captum.attr.NoiseTunnel(method)
+            spread = float(images.max() - images.min())
+            options |= {"nt_samples": self.smooth, "stdevs": self.noise * spread, "nt_type": "smoothgrad"}
+            options |= {"nt_samples_batch_size": min(self.smooth, self.chunk_size)}
+        extra = (asked,) if pixels is None else (asked, pixels)
         # Captum writes gradients of the images into .grad: it gets a copy of its own.
-        maps = method.attribute(images.clone(), additional_forward_args=(asked, *extra), **options)
-        return resize(maps.sum(dim=1, keepdim=True), images.shape[2:])
+        inputs = images.clone()
+        if self.smooth or self.method in RANDOM:
+            with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+                torch.manual_seed(0)
+                maps = method.attribute(inputs, additional_forward_args=extra, **options)
+        else:
+            try:
+                maps = method.attribute(inputs, additional_forward_args=extra, **options)
+            except RuntimeError as error:
+                if "used more than once" not in str(error):
+                    raise
+                raise ValueError(UNSEEN) from error
+        if self.method == "DeepLift":
+            self._check(score, images, options.get("baselines"), extra, maps)
+        shared = self._hides_all_channels(options, images.shape[1])
+        maps = maps.mean(dim=1, keepdim=True) if shared else maps.sum(dim=1, keepdim=True)
+        return resize(maps, images.shape[2:])
+
+    def _options(self, method: Any, images: Tensor) -> dict[str, Any]:
+        """Arguments of Captum's ``attribute`` for these images."""
+        known, options = inspect.signature(method.attribute).parameters, dict(self.options)
+        if self.baseline is not None:
+            options["baselines"] = fill_images(images, self.baseline)
+        if self.patch is not None:
+            sides = [min(self.patch, side) for side in images.shape[2:]]
+            if "sliding_window_shapes" in known:
+                options["sliding_window_shapes"] = (images.shape[1], *sides)
+                options["strides"] = (images.shape[1], *(max(1, side // 2) for side in sides))
+            elif "feature_mask" in known:
+                options["feature_mask"] = cells(images.shape[2:], sides).to(images.device)
+        if "internal_batch_size" in known:
+            options.setdefault("internal_batch_size", max(self.chunk_size, len(images)))
+        if "perturbations_per_eval" in known:
+            options.setdefault("perturbations_per_eval", max(1, self.chunk_size // len(images)))
+        return options
+
+    def _hides_all_channels(self, options: dict[str, Any], channels: int) -> bool:
+        """Whether every channel carries the same attribution: that of all of them."""
+        mask, window = options.get("feature_mask"), options.get("sliding_window_shapes")
+        return (mask is not None and mask.shape[1] == 1) or (window is not None and window[0] == channels > 1)
+
+    def _check(self, score: nn.Module, images: Tensor, fill: Tensor | None, extra: Any, maps: Tensor) -> None:
+        """DeepLIFT's attributions add up to the change of the score, unless it missed a nonlinear step of the model.
+
+        Raises:
+            ValueError: If they do not.
+        """
+        with torch.no_grad():
+            blank = torch.zeros_like(images) if fill is None else fill
+            change = score(images, *extra) - score(blank, *extra)
+        missed = (maps.flatten(1).sum(dim=1) - change).abs()
+        if bool((missed > TOLERANCE * (1e-3 + maps.flatten(1).abs().sum(dim=1))).any()):
+            raise ValueError(UNSEEN)
+
+
+class Score(nn.Module):
+    """The target's score as a module: DeepLIFT and guided backpropagation look for the layers inside.
+
+    Args:
+        target: The target.
+    """
+
+    def __init__(self, target: Target) -> None:
+        super().__init__()
+        self.ask = target.score
+        if isinstance(target.model, nn.Module):
+            self.model = target.model
+
+    def forward(self, images: Tensor, asked: Tensor, *pixels: Tensor) -> Tensor:
+        """Scores ``(B,)``; Captum repeats the arguments along with the images where it needs copies of them."""
+        return self.ask(images, asked, *pixels)[:, 0]
+
+
+def cells(size: torch.Size, sides: list[int]) -> Tensor:
+    """A grid's cells, numbered: ``(1, 1, *S)``."""
+    numbers = torch.zeros(1, 1, *size, dtype=torch.long)
+    for axis, (length, side) in enumerate(zip(size, sides, strict=True), start=2):
+        place = (torch.arange(length) // side).view(-1, *(1,) * (len(size) + 1 - axis))
+        numbers = numbers * math.ceil(length / side) + place
+    return numbers

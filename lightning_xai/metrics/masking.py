@@ -185,6 +185,8 @@ class TopClassesIoU(MapMetric):
 
     Args:
         threshold: Share of each map's maximum, above which a pixel counts.
+        scaled: ``"raw"``: maps as they are, evidence against a class never counts; ``"min_max"``: as the paper does,
+            brought to [0, 1] first, which lets a map with much evidence against a class count almost everywhere.
         chunk_size: Pictures per pass.
     """
 
@@ -193,13 +195,16 @@ class TopClassesIoU(MapMetric):
     needs_explainer = True
     own_explanations = 1
     paper = "Chowdhury et al. 2024, CAPE, arXiv 2404.02388"
-    options = ("threshold",)
+    options = ("threshold", "scaled")
 
-    def __init__(self, threshold: float = 0.2, chunk_size: int = 64, **kwargs: Any) -> None:
+    def __init__(self, threshold: float = 0.2, scaled: str = "raw", chunk_size: int = 64, **kwargs: Any) -> None:
         super().__init__(chunk_size, **kwargs)
         if not 0 <= threshold < 1:
             raise ValueError(f"threshold is {threshold}; give a share of the maximum, at least 0 and below 1.")
+        if scaled not in ("raw", "min_max"):
+            raise ValueError(f"scaled is {scaled!r}; use raw or min_max.")
         self.threshold = threshold
+        self.scaled = scaled
 
     def asks(self, target: Any = None) -> dict[str, Ask]:
         """See :meth:`MapMetric.asks`."""
@@ -208,5 +213,6 @@ class TopClassesIoU(MapMetric):
     def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MapMetric.score`; a constant map is undefined."""
         rivals = answers["rival"][..., 0].long()
-        others = batch.explainer.explain(batch.images, rivals, batch.sets)
-        return batch.where_defined(masking.top_iou(batch.maps, torch.as_tensor(others), self.threshold))
+        both = batch.maps, torch.as_tensor(batch.explainer.explain(batch.images, rivals, batch.sets))
+        first, second = both if self.scaled == "raw" else map(min_max, both)
+        return batch.where_defined(masking.top_iou(first, second, self.threshold))

@@ -202,6 +202,6 @@ def test_occlusion_with_strides_and_a_fill(baseline):
     options = {"sliding_window_shapes": (3, 5, 4), "strides": (3, 3, 2)}
     maps = CaptumExplainer(ClassifierTarget(net), "Occlusion", baseline=baseline, **options).explain(images, asked)
     fill = None if baseline is None else images.mean(dim=(2, 3), keepdim=True).expand_as(images)
-    expected = captum.attr.Occlusion(net).attribute(images, target=asked, baselines=fill, **options).sum(dim=1)
+    expected = captum.attr.Occlusion(net).attribute(images, target=asked, baselines=fill, **options).mean(dim=1)
     assert expected.std() > 0
     torch.testing.assert_close(maps[:, 0], expected.detach(), atol=1e-6, rtol=0)

@@ -1,12 +1,14 @@
 """Layers inside a frozen model: their grids, what they give, and the model from there on."""
 
+import contextlib
+
 import pytest
 import torch
 from monai.networks.nets import BasicUNet, ResNet
 from torch import nn
 
 from lightning_xai import ClassifierTarget
-from lightning_xai.layers import batched, captured, named_layer, replayed, to_grid
+from lightning_xai.layers import batched, captured, named_layer, replayed, to_grid, untouched
 from tests.helpers import cnn
 
 
@@ -260,3 +262,28 @@ def test_outputs_of_one_image_are_those_of_many_without_copies():
 
 def test_what_is_no_tensor_stays_as_it_is():
     assert batched((torch.rand(1, 2), None), 4, copy=True)[1] is None
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_hooks_of_others_are_removed_and_those_before_are_kept(fails):
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(inplace=True), nn.Sequential(nn.ReLU()))
+    seen = []
+    net[0].register_forward_hook(lambda *_: seen.append("own"))
+    with contextlib.suppress(KeyError), untouched(net):
+        assert not net[1].inplace
+        for module in (net, net[0], net[2][0]):
+            module.register_forward_hook(lambda *_: seen.append("theirs"))
+            module.register_forward_pre_hook(lambda *_: None)
+            module.register_full_backward_hook(lambda *_: None)
+        net(torch.rand(1, 1, 2, 2))
+        if fails:
+            raise KeyError("theirs")
+    assert net[1].inplace and not net[2][0].inplace and "theirs" in seen
+    seen.clear()
+    net(torch.rand(1, 1, 2, 2))
+    assert seen == ["own"] and sum(hooks_of(net)) == 1
+
+
+def test_a_plain_function_has_nothing_to_leave_behind():
+    with untouched(lambda images: images):
+        pass

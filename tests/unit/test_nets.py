@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_xai.nets import MaskNet, SmallCNN, mask_features
+from lightning_xai.nets import CifarBlock, CifarResNet, MaskNet, SmallCNN, mask_features
 
 
 @pytest.mark.parametrize(("dims", "size"), [(2, (28, 20)), (3, (16, 12, 16))])
@@ -67,3 +67,22 @@ def test_mask_net_runs_its_features_once_for_all_questions():
     features.register_forward_hook(lambda *_: calls.append(1))
     MaskNet(features, 5)(torch.rand(2, 1, 8, 8), torch.tensor([[0, 1, 2, 3, 4]] * 2))
     assert len(calls) == 1
+
+
+def test_a_cifar_resnet_has_as_many_layers_as_it_says():
+    for depth, parameters in ((20, 269_722), (56, 853_018)):  # the published counts
+        net = CifarResNet(depth)
+        convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
+        assert len(convolutions) + 1 == depth
+        assert sum(value.numel() for value in net.parameters()) == parameters
+    with pytest.raises(ValueError, match="depth is 21; it must be 6n"):
+        CifarResNet(21)
+
+
+def test_a_shortcut_pads_channels_with_zeros_and_drops_positions():
+    block = CifarBlock(4, 8, 2).eval()
+    nn.init.zeros_(block.bn2.weight)
+    images = torch.rand(2, 4, 6, 6)
+    expected = torch.zeros(2, 8, 3, 3)
+    expected[:, 2:6] = images[:, :, ::2, ::2]
+    assert torch.equal(block(images), expected)

@@ -782,6 +782,15 @@ def test_given_questions_cost_one_pass(cam, kind):
     assert target.passes == 2, f"{target.passes} images for 2 images of 2 questions each"
 
 
+@pytest.mark.parametrize("cam", [*GRADIENT, EigenCAM])
+def test_several_layers_share_one_pass(cam):
+    target, images = CountingTarget(deep()), torch.rand(2, 1, 6, 7)
+    target.questions(images, None, None)
+    target.chunks.clear()
+    cam(target, ["0", "1", "3"]).explain(images, ASKED)
+    assert target.chunks == [2]
+
+
 def test_the_passes_of_the_methods_without_gradients():
     target, images = CountingTarget(deep()), torch.rand(2, 1, 6, 7)
     target.questions(images, None, None)

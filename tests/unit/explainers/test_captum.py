@@ -7,7 +7,8 @@ import torch.nn.functional as F
 
 from lightning_xai import ClassifierTarget, SegmenterTarget
 from lightning_xai.explainers import CaptumExplainer
-from tests.helpers import assert_untouched, cnn, segmenter, state_of
+from lightning_xai.explainers.captum import cells
+from tests.helpers import CountingTarget, assert_untouched, cnn, segmenter, state_of
 
 ASKED = torch.tensor([[0, 2], [1, 1], [2, 0]])
 
@@ -30,7 +31,7 @@ METHODS = {
     "InputXGradient": {},
     "Saliency": {"abs": False},
     "IntegratedGradients": {"n_steps": 10},
-    "Occlusion": {"sliding_window_shapes": (2, 3, 3)},
+    "Occlusion": {"sliding_window_shapes": (1, 3, 3)},
     "FeatureAblation": {},
 }
 
@@ -114,3 +115,144 @@ def test_unknown_methods_and_layers_are_named():
         CaptumExplainer(target, "LayerGradCam", layer="layer4")
     with pytest.raises(ValueError, match="no layer 'layer4'"):
         CaptumExplainer(ClassifierTarget(lambda images: images.flatten(1)[:, :2]), "LayerGradCam", layer="layer4")
+
+
+# ------------------------------------------------------------------ squares, noise, and what Captum needs to see
+
+
+@pytest.mark.parametrize("method", ["Occlusion", "FeatureAblation", "KernelShap"])
+def test_hiding_every_channel_at_once_is_one_attribution(method):
+    """The score is the mean of all channels' pixels: hiding a square loses its mean, whatever the channels."""
+    images = torch.rand(2, 3, 8, 8)
+    target = ClassifierTarget(lambda images: torch.stack([images.flatten(1).sum(1), images.flatten(1).sum(1)], dim=1))
+    options = {"n_samples": 400} if method == "KernelShap" else {}
+    maps = CaptumExplainer(target, method, patch=4, **options).explain(images, torch.tensor([0, 1]))
+    squares = F.avg_pool2d(images.sum(dim=1, keepdim=True), 4) * 16
+    if method == "Occlusion":  # windows overlap by half; the outermost two pixels lie in one window each way
+        assert torch.allclose(maps[:, 0, [0, 0, -1, -1], [0, -1, 0, -1]], squares[:, 0].flatten(1), atol=1e-4)
+    else:
+        expected = squares.repeat_interleave(4, 2).repeat_interleave(4, 3)
+        assert torch.allclose(maps, expected, atol=0.02 if method == "KernelShap" else 1e-4)
+
+
+def test_the_cells_of_a_grid():
+    assert cells(torch.Size((3, 5)), [2, 2])[0, 0].tolist() == [[0, 0, 1, 1, 2], [0, 0, 1, 1, 2], [3, 3, 4, 4, 5]]
+    assert cells(torch.Size((4, 4, 4)), [2, 4, 2]).unique(return_counts=True)[1].tolist() == [16, 16, 16, 16]
+
+
+def test_smoothgrad_is_the_mean_gradient_of_noisy_copies(images):
+    weight = torch.rand(3, 128)
+    target = ClassifierTarget(lambda images: (images.flatten(1) ** 3) @ weight.T)
+    maps = CaptumExplainer(target, "Saliency", smooth=4000, noise=0.2, chunk_size=500, abs=False).explain(
+        images, torch.tensor([0, 1, 2])
+    )
+    # E[3 (x + n)^2] = 3 (x^2 + deviation^2)
+    spread = (images.flatten(1).amax(1) - images.flatten(1).amin(1)).view(3, 1, 1, 1)
+    expected = 3 * (images**2 + (0.2 * spread) ** 2) * weight.view(3, 2, 8, 8)
+    assert torch.allclose(maps, expected.sum(dim=1, keepdim=True), atol=0.12)
+    assert (maps - expected.sum(dim=1, keepdim=True)).mean().abs() < 0.01
+
+
+@pytest.mark.parametrize(("method", "options"), [("Saliency", {"smooth": 4}), ("KernelShap", {"n_samples": 30})])
+def test_random_methods_repeat_themselves_and_leave_the_generator_alone(method, options, images):
+    explainer = CaptumExplainer(ClassifierTarget(cnn(channels=2)), method, patch=4, **options)
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    first = explainer.explain(images, ASKED)
+    assert torch.equal(torch.rand(2), expected), "the caller's random numbers were used up"
+    assert torch.equal(explainer.explain(images, ASKED), first)
+    assert torch.allclose(explainer.explain(images[1:2], ASKED[1:2]), first[1:2], atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk_size", [3, 8, 64])
+@pytest.mark.parametrize("method", ["IntegratedGradients", "Occlusion", "FeatureAblation", "KernelShap", "Saliency"])
+def test_no_pass_is_larger_than_the_chunk(method, chunk_size, images):
+    target = CountingTarget(cnn(channels=2))
+    patch = None if method in ("IntegratedGradients", "Saliency") else 4
+    smooth = 10 if method == "Saliency" else 0
+    options = {"n_samples": 20} if method == "KernelShap" else {}
+    explainer = CaptumExplainer(target, method, patch=patch, smooth=smooth, chunk_size=chunk_size, **options)
+    explainer.explain(images, ASKED[:, :1])
+    assert max(target.chunks) <= chunk_size
+    if chunk_size == 64:
+        assert max(target.chunks) > 8, "passes are smaller than they may be"
+
+
+def relu_net(inplace=False, functional=False, reused=False):
+    torch.manual_seed(0)
+    convolutions = [torch.nn.Conv2d(2, 6, 3, padding=1), torch.nn.Conv2d(6, 6, 3, padding=1)]
+    if functional:
+        return Functional(convolutions)
+    one = torch.nn.ReLU(inplace)
+    relus = [one, one] if reused else [one, torch.nn.ReLU(inplace)]
+    body = [convolutions[0], relus[0], convolutions[1], relus[1]]
+    return torch.nn.Sequential(*body, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(6, 3))
+
+
+class Functional(torch.nn.Module):
+    def __init__(self, convolutions):
+        super().__init__()
+        self.body, self.head = torch.nn.ModuleList(convolutions), torch.nn.Linear(6, 3)
+
+    def forward(self, images):
+        for layer in self.body:
+            images = layer(images).relu()
+        return self.head(images.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("method", ["DeepLift", "GuidedBackprop"])
+def test_methods_that_change_the_layers_see_them(method, inplace, images):
+    net = relu_net(inplace).eval()
+    maps = CaptumExplainer(ClassifierTarget(net), method).explain(images, ASKED)
+    assert [module.inplace for module in net if isinstance(module, torch.nn.ReLU)] == [inplace, inplace]
+    expected = direct(relu_net().eval(), method, images).sum(dim=2)
+    assert torch.allclose(maps, expected, atol=1e-6) and expected.std() > 0
+    gradient = direct(net, "Saliency", images, abs=False).sum(dim=2) if not inplace else None
+    assert gradient is None or not torch.allclose(maps, gradient, atol=1e-4)
+
+
+def test_deep_lift_adds_up_to_the_change_of_the_score(images):
+    target = ClassifierTarget(relu_net())
+    maps = CaptumExplainer(target, "DeepLift", baseline="channel_mean").explain(images, ASKED)
+    blank = images.mean(dim=(2, 3), keepdim=True).expand_as(images)
+    change = (target.score(images, ASKED) - target.score(blank, ASKED)).detach()
+    assert torch.allclose(maps.sum(dim=(2, 3)), change, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["functional", "reused"])
+def test_deep_lift_refuses_a_model_that_it_cannot_see_through(kind, images):
+    target = ClassifierTarget(relu_net(**{kind: True}))
+    with pytest.raises(ValueError, match="cannot see through this model: .* use IntegratedGradients"):
+        CaptumExplainer(target, "DeepLift").explain(5 * images - 2, ASKED)
+    assert hooks_of(target) == []
+
+
+@pytest.mark.parametrize("method", ["DeepLift", "GuidedBackprop", "LayerGradCam"])
+def test_hooks_are_gone_after_an_exception(method, images):
+    class Broken(ClassifierTarget):
+        def score(self, *question):
+            super().score(*question)
+            raise MemoryError("no more")
+
+    target = Broken(relu_net(inplace=True))
+    with pytest.raises(MemoryError):
+        CaptumExplainer(target, method, layer="0" if method.startswith("Layer") else None).explain(images, ASKED)
+    assert hooks_of(target) == [] and target.model[1].inplace
+
+
+def hooks_of(target):
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return [kind for module in target.model.modules() for kind in kinds if getattr(module, kind)]
+
+
+def test_progress_is_shown_where_captum_has_it(images, capfd):
+    explainer = CaptumExplainer(ClassifierTarget(cnn(channels=2)), "Occlusion", patch=4, show_progress=True)
+    explainer.explain(images, ASKED)
+    assert "Occlusion attribution" in capfd.readouterr().err
+
+
+def test_a_patch_has_a_size():
+    with pytest.raises(ValueError, match="patch is 0; it is at least 1 pixel wide"):
+        CaptumExplainer(ClassifierTarget(cnn()), "Occlusion", patch=0)

@@ -232,6 +232,7 @@ def test_clear_errors():
         assert_refused(partial(kind, fill="pink"), "'pink'", "input_zero")
     for threshold in (-0.1, 1.0):
         assert_refused(partial(TopClassesIoU, threshold=threshold), "threshold", str(threshold))
+    assert_refused(partial(TopClassesIoU, scaled="after"), "scaled is 'after'", "raw or min_max")
     for kind in (*WITH_MAPS, TopClassesIoU):
         assert_refused(lambda kind=kind: scored(kind(), **scene), kind.__name__, "explainer=")
     headless = with_explainer(scene)
@@ -252,7 +253,7 @@ def test_options_are_recorded():
         assert options == {"head": "target", "scaled": "before", "fill": "Tensor"}, kind
     assert Coherency().metadata()["options"] == {"scaled": "after", "fill": "input_zero"}
     assert Complexity().metadata()["options"] == {"scaled": "after"}
-    assert TopClassesIoU(0.3).metadata()["options"] == {"threshold": 0.3}
+    assert TopClassesIoU(0.3).metadata()["options"] == {"threshold": 0.3, "scaled": "raw"}
 
 
 def test_directions_and_costs():
@@ -365,6 +366,18 @@ def test_the_rival_of_a_segmenter_is_the_strongest_on_the_pixel_set(given):
     scene["pixels"] = pixels if given else None
     values = scored(TopClassesIoU(), **scene, explainer=MapOf(target, planned(table)))
     assert values.tolist() == [[pytest.approx(4 / 16)], [0]]
+
+
+def test_maps_may_be_scaled_before_they_are_cut():
+    """Evidence against a class counts after scaling: -1 and 0 become 0 and 0.5."""
+    target = LogitTarget(linear_net(torch.zeros(3, 16), torch.tensor([3.0, 2.0, 1.0])))
+    table = torch.zeros(3, 4, 4)
+    table[0, 0], table[1, 1], table[:, 3] = 1, 1, -1
+    images, targets = torch.rand(2, 1, 4, 4), torch.tensor([[0]] * 2)
+    scene = {"target": target, "images": images, "targets": targets, "explainer": MapOf(target, planned(table))}
+    for scaled, expected in {"raw": 0.0, "min_max": 1.0}.items():
+        values = scored(TopClassesIoU(scaled=scaled), maps=table[[0, 0], None], **scene)
+        assert values.tolist() == [[expected]] * 2, scaled
 
 
 def test_overlap_of_maps():

@@ -1,0 +1,66 @@
+"""Pictures of contributions: the two most probable classes side by side on one scale, and one minus the other."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
+
+from lightning_xai.callbacks.attribution_maps import class_name
+from lightning_xai.explainers.base import plain
+from lightning_xai.explainers.cape import CAPE
+from lightning_xai.loggers import log_images
+from lightning_xai.viz import save_png
+from lightning_xai.viz_contributions import contribution_figure
+
+
+class Contributions(Callback):
+    """Draws the first test images of a CAPE run with percentages in the cells, into ``<run>/maps`` and every logger.
+
+    Other explainers have no contributions: nothing is drawn for them.
+
+    Args:
+        num_images: Images that are drawn.
+    """
+
+    def __init__(self, num_images: int = 4) -> None:
+        if num_images < 1:
+            raise ValueError(f"num_images is {num_images}; draw at least 1.")
+        self.num_images = num_images
+        self._figures: list[NDArray[np.uint8]] = []
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget earlier figures."""
+        self._figures = []
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Draw the batch's images if they are among the first."""
+        room = self.num_images - len(self._figures)
+        if isinstance(pl_module, CAPE) and trainer.is_global_zero and room > 0:
+            self._figures += figures(pl_module, batch, room)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the figures."""
+        for number, figure in enumerate(self._figures):
+            save_png(Path(trainer.default_root_dir) / "maps" / f"contributions_{number}.png", figure)
+        if self._figures:
+            log_images(trainer, "maps/contributions", self._figures)
+
+
+def figures(cape: CAPE, batch: Mapping[str, Any], count: int) -> list[NDArray[np.uint8]]:
+    """A figure for each of the first images of a batch."""
+    images, names = plain(torch.as_tensor(batch["image"]))[:count], cape.target.class_names
+    contributions = cape.contributions(images).cpu()
+    probabilities = contributions.flatten(2).sum(dim=2)
+    drawn = []
+    for image, shares, p in zip(images.cpu(), contributions, probabilities, strict=True):
+        top = p.topk(2).indices
+        titles = [f"{class_name(k, names)}: {100 * p[k]:.1f} %" for k in top]
+        versus = f"{class_name(top[0], names)} - {class_name(top[1], names)}: {100 * (p[top[0]] - p[top[1]]):+.1f} %"
+        drawn.append(contribution_figure(image, shares[top], titles, versus))
+    return drawn

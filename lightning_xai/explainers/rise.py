@@ -1,0 +1,102 @@
+"""RISE: the average of random masks, weighted by how sure the model is of what they show."""
+
+import torch
+from torch import Tensor
+
+from lightning_xai.explainers.base import Explainer
+from lightning_xai.fills import Fill, fill_images
+from lightning_xai.masking import blend, resize
+from lightning_xai.targets import Target
+
+
+class RISE(Explainer):
+    """Random masks weighted by the probability of the image that they show; needs no gradient and no layer.
+
+    Petsiuk et al. 2018, arXiv 1806.07421, eq. 6: coarse binary grids, enlarged linearly and shifted at random. All
+    questions share the passes, and the masks are the same for every image.
+
+    Args:
+        target: The frozen target.
+        masks: Number of masks, each a pass of the image.
+        cells: Cells of the grid along the image's longest side.
+        keep: Probability that a cell is shown.
+        baseline: What hidden pixels show; see :func:`lightning_xai.fills.fill_images`.
+        seed: Another seed draws other masks.
+        chunk_size: Images per pass.
+
+    Raises:
+        ValueError: If there are no masks or cells, or ``keep`` is no probability.
+
+    Example:
+        >>> from lightning_xai import ClassifierTarget
+        >>> from lightning_xai.nets import SmallCNN
+        >>> RISE(ClassifierTarget(SmallCNN(1, 3)), masks=20).explain(torch.rand(2, 1, 28, 28)).shape
+        torch.Size([2, 1, 28, 28])
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        masks: int = 1000,
+        cells: int = 7,
+        keep: float = 0.5,
+        baseline: str | Tensor | Fill = "zero",
+        seed: int = 0,
+        chunk_size: int = 64,
+    ) -> None:
+        super().__init__(target)
+        if masks < 1 or cells < 1 or not 0 < keep < 1:
+            raise ValueError(f"masks is {masks}, cells {cells}, keep {keep}; give at least 1, 1, and between 0 and 1.")
+        self.masks = masks
+        self.cells = cells
+        self.keep = keep
+        self.baseline = baseline
+        self.seed = seed
+        self.chunk_size = chunk_size
+
+    @torch.no_grad()
+    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+        """See :meth:`Explainer.attribute`."""
+        fills, size = fill_images(images, self.baseline), images.shape[2:]
+        grids, shifts, side = random_grids(self.masks, size, self.cells, self.keep, self.seed)
+        maps = images.new_zeros(*targets.shape, *size)
+        for part in torch.split(torch.arange(self.masks), self.chunk_size):
+            count = len(part)
+            masks = enlarged(grids[part], shifts[part], side, size).to(images)
+            for row, (image, fill) in enumerate(zip(images, fills, strict=True)):
+                shown = blend(image.expand(count, *image.shape), fill.expand(count, *fill.shape), masks)
+                sets = None if pixels is None else pixels[row].expand(count, *pixels.shape[1:])
+                told = self.target.probability(shown, targets[row].expand(count, -1), sets)
+                maps[row] += torch.einsum("nt,n...->t...", told.to(masks), masks[:, 0])
+        return maps / (self.masks * self.keep)
+
+
+def random_grids(count: int, size: torch.Size, cells: int, keep: float, seed: int) -> tuple[Tensor, Tensor, int]:
+    """Draw the masks, all at once: how they are divided into passes must not change them.
+
+    Args:
+        count: Number of masks.
+        size: ``*S``.
+        cells: Cells along the longest side.
+        keep: Probability of a 1.
+        seed: Of the random numbers.
+
+    Returns:
+        Grids ``(count, 1, *cells)`` of 0 and 1, shifts ``(count, dims)`` in pixels, and the side of a cell in pixels.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    side = -(-max(size) // cells)
+    grid = [-(-length // side) + 1 for length in size]  # a cell more than fits, for the shift
+    grids = (torch.rand(count, 1, *grid, generator=generator) < keep).float()
+    return grids, torch.randint(side, (count, len(size)), generator=generator), side
+
+
+def enlarged(grids: Tensor, shifts: Tensor, side: int, size: torch.Size) -> Tensor:
+    """Grids enlarged linearly and shifted: masks ``(n, 1, *S)`` in [0, 1]; see :func:`random_grids`."""
+    large = resize(grids, [side * length for length in grids.shape[2:]])
+    masks = []
+    for mask, shift in zip(large, shifts.tolist(), strict=True):
+        for axis, (start, length) in enumerate(zip(shift, size, strict=True), start=1):
+            mask = mask.narrow(axis, start, length)
+        masks.append(mask)
+    return torch.stack(masks)
