@@ -56,7 +56,8 @@ def contribution_figure(
     if difference is not None:
         change = planes[0] - planes[1]
         panels.append((change, difference, SIGNED, float(np.abs(change).max())))
-    figure = Figure(figsize=(side * (len(panels) + 1), side * 1.12), dpi=DPI, layout="constrained")
+    height = side * grey.shape[0] / grey.shape[1] + 0.3  # inches for the titles
+    figure = Figure(figsize=(side * (len(panels) + 1), height), dpi=DPI, layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(panels) + 1))
     axes[0].imshow(display_image(image, index))
     axes[0].set_title("image" if region is None else f"image, slice {index}", fontsize=8)

@@ -15,6 +15,12 @@ for name in ("PCIM", "AmortizedPCIM"):
     assert scores[name]["insertion"] > scores["random"]["insertion"] + 0.1, scores
     assert scores[name]["deletion"] < scores["random"]["deletion"] - 0.1, scores
 """,
+    "02_cape": """
+left, right = contributions[..., :5].flatten(1).sum(dim=1), contributions[..., 5:].flatten(1).sum(dim=1)
+assert left[0] > 10 * right[0] and right[1] > 10 * left[1], (left, right)
+assert min(totals) > 2 and agreement["agreement"] > 0.6, (totals, agreement)
+assert abs(float(maps[0, 0].sum()) - float(cape.probabilities(mosaic[None])[0, PALACE])) < 1e-5
+""",
 }
 
 
