@@ -171,3 +171,15 @@ def test_models_without_layers_are_refused_at_once():
         PooledHead(ClassifierTarget(torch.jit.trace(cnn().eval(), torch.rand(1, 1, 8, 8))))
     with pytest.raises(ValueError, match=r"named 'fc' .*its linear layers are \['6'\]"):
         PooledHead(ClassifierTarget(cnn()), "fc")
+
+
+def test_hooks_are_gone_after_an_exception():
+    net = cnn()
+    pooled = PooledHead(ClassifierTarget(net))
+    for _ in range(2):  # while the head is looked for, and afterwards
+        failing = net[-1].register_forward_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pooled(images_for((9, 9)))
+        failing.remove()
+        assert not any(module._forward_hooks for module in net.modules())
+        pooled(images_for((9, 9)))
