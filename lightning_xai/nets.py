@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from monai.networks.blocks.convolutions import Convolution
-from monai.networks.layers.factories import Pool
+from monai.networks.layers.factories import Conv, Pool
 from monai.networks.nets.basic_unet import BasicUNet
 from torch import Tensor, nn
 
@@ -107,6 +107,64 @@ class CifarBlock(nn.Module):
         inner = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(values)))))
         shortcut = values[:, :, :: self.stride, :: self.stride]
         return F.relu(inner + F.pad(shortcut, (0, 0, 0, 0, self.padding, self.padding)))
+
+
+class UNet(nn.Module):
+    """The U-Net of U-Noise's paper: two conv-BN-ReLU a level, max-pooling, nearest upsampling, a 1x1 head.
+
+    Koker et al. 2021, arXiv 2101.05791. Five levels of 64 channels are the paper's segmenter (34,527,041 parameters);
+    two, three and four levels of 16 its small, medium and large noise networks (28,529, 130,577 and 537,425).
+
+    Args:
+        in_channels: Image channels.
+        out_channels: Logits per pixel.
+        depth: Levels; sides must be multiples of ``2 ** (depth - 1)``.
+        width: Channels of the first level; each level doubles them.
+        dims: 2 or 3.
+
+    Example:
+        >>> import torch
+        >>> sum(value.numel() for value in UNet(3, 1, depth=2).parameters())
+        28529
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, depth: int = 3, width: int = 16, dims: int = 2) -> None:
+        super().__init__()
+        widths = [width * 2**level for level in range(depth)]
+        self.down = nn.ModuleList(_blocks(dims, before, after, 2) for before, after in pairwise((in_channels, *widths)))
+        self.rise = nn.ModuleList(_blocks(dims, wide, narrow, 1) for narrow, wide in pairwise(widths))
+        self.join = nn.ModuleList(_blocks(dims, 2 * narrow, narrow, 2) for narrow in widths[:-1])
+        self.pool: nn.Module = Pool["max", dims](2)
+        self.head = Conv["conv", dims](width, out_channels, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(B, C, *S)`` -> logits ``(B, K, *S)``.
+
+        Raises:
+            ValueError: If a side cannot be halved as often as the network does.
+        """
+        factor = 2 ** len(self.join)
+        if any(side % factor for side in images.shape[2:]):
+            raise ValueError(
+                f"Images of {tuple(images.shape[2:])} cannot be halved {len(self.join)} times; "
+                f"pad or resize their sides to multiples of {factor}."
+            )
+        skips: list[Tensor] = []
+        for level, block in enumerate(self.down):
+            images = block(self.pool(images) if level else images)
+            skips.append(images)
+        values = skips.pop()
+        for rise, join in zip(reversed(self.rise), reversed(self.join), strict=True):
+            skip = skips.pop()
+            values = join(torch.cat([rise(F.interpolate(values, size=skip.shape[2:], mode="nearest")), skip], dim=1))
+        logits: Tensor = self.head(values)
+        return logits
+
+
+def _blocks(dims: int, before: int, after: int, count: int) -> nn.Sequential:
+    """So many convolutions of 3, each with batch norm and ReLU."""
+    channels = [before, *[after] * (count - 1)]
+    return nn.Sequential(*(Convolution(dims, c, after, act=RELU, norm="batch", adn_ordering="NA") for c in channels))
 
 
 def mask_features(channels: int, dims: int = 2) -> nn.Module:

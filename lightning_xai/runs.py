@@ -111,7 +111,7 @@ def build_target(cfg: DictConfig, data: ImageDataModule) -> tuple[Target, dict[s
         The target and ``{"target/accuracy": ...}``, empty for weights that came from elsewhere.
 
     Raises:
-        ValueError: If a segmenter has no weights.
+        ValueError: If it has no weights and the trainer is not one of this kind of target.
     """
     weights, quality = cfg.target.get("weights"), {}
     if weights is None:
@@ -144,12 +144,15 @@ def train_target(cfg: DictConfig, data: ImageDataModule, weights: Path) -> None:
     """Train the target on rank zero and keep its best checkpoint and its quality; other ranks wait for them.
 
     Raises:
-        ValueError: If the target is not a classifier.
+        ValueError: If the trainer is not one of this kind of target.
         TimeoutError: If rank zero does not finish.
     """
-    if not cfg.target._target_.endswith("ClassifierTarget"):
+    if cfg.target._target_.endswith("SegmenterTarget") != cfg.target_trainer.module._target_.endswith(
+        "SegmenterTrainer"
+    ):
         raise ValueError(
-            f"{cfg.target._target_} has no weights, and only classifiers are trained here; give target.weights=<file>."
+            f"{cfg.target._target_} has no weights, and {cfg.target_trainer.module._target_} does not train it; use "
+            "target_trainer=segmenter for segmenters alone, or give target.weights=<file>."
         )
     if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
         wait_for(weights)

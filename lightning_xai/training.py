@@ -62,8 +62,12 @@ class TargetTrainer(LightningModule):
             }
         )
         self.model = model
-        self.val_metrics = classifier_metrics(num_classes, activation).clone(prefix="target/val_")
-        self.test_metrics = classifier_metrics(num_classes, activation).clone(prefix="target/test_")
+        self.val_metrics = self.metrics_of(num_classes, activation, class_names).clone(prefix="target/val_")
+        self.test_metrics = self.metrics_of(num_classes, activation, class_names).clone(prefix="target/test_")
+
+    def metrics_of(self, num_classes: int, activation: str, names: Sequence[str] | None) -> MetricCollection:
+        """See :func:`classifier_metrics`."""
+        return classifier_metrics(num_classes, activation)
 
     def forward(self, images: Tensor) -> Tensor:
         """``(B, C, *S)`` in natural units -> logits ``(B, K)``."""
@@ -75,7 +79,7 @@ class TargetTrainer(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One step on a batch of the data module."""
-        loss = self._loss(self(batch["image"]), batch["label"])
+        loss = self._loss(self(batch["image"]), batch)
         self.log("target/train_loss", loss, prog_bar=True)
         return loss
 
@@ -97,14 +101,15 @@ class TargetTrainer(LightningModule):
 
     def _evaluate(self, batch: dict[str, Any], metrics: MetricCollection, loss_name: str) -> None:
         logits = self(batch["image"]).float()
-        self.log(loss_name, self._loss(logits, batch["label"]), batch_size=len(logits), sync_dist=True)
+        self.log(loss_name, self._loss(logits, batch), batch_size=len(logits), sync_dist=True)
         if self.hparams["activation"] == "softmax":
             metrics.update(logits.softmax(dim=1), batch["label"])
         else:
             metrics.update(logits.sigmoid().squeeze(1), batch["label"].long())
         self.log_dict(metrics, batch_size=len(logits))
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
+        labels: Tensor = batch["label"]
         if self.hparams["activation"] == "softmax":
             return F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits).view_as(logits))
@@ -159,7 +164,8 @@ def fit_target(module: TargetTrainer, trainer: Trainer, data: LightningDataModul
         data: The data module.
 
     Returns:
-        ``accuracy``, ``balanced_accuracy``, ``auc``, ``f1``, ``ece`` (calibration error) and ``loss`` on the test set.
+        ``accuracy``, ``balanced_accuracy``, ``auc``, ``f1``, ``ece`` (calibration error) and ``loss`` on the test set;
+        of a segmenter ``dice``, ``dice_<class>`` and ``loss``.
     """
     trainer.fit(module, datamodule=data)
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
@@ -169,16 +175,18 @@ def fit_target(module: TargetTrainer, trainer: Trainer, data: LightningDataModul
 
 @rank_zero_only
 def warn_if_weak(metrics: dict[str, float], min_accuracy: float) -> None:
-    """Warn in plain words when a classifier is too poor for its maps to mean anything.
+    """Warn in plain words when a target is too poor for its maps to mean anything.
 
     Args:
         metrics: What :func:`fit_target` returned.
-        min_accuracy: The lowest test accuracy that raises no warning.
+        min_accuracy: The lowest test accuracy, or mean Dice of a segmenter, that raises no warning.
     """
-    if not metrics["accuracy"] >= min_accuracy:
+    name = "accuracy" if "accuracy" in metrics else "dice"
+    if not metrics[name] >= min_accuracy:
         log.warning(
-            "The target's test accuracy is %.3f, below %.3f: a map of a bad model is worthless. Train it longer, or "
+            "The target's test %s is %.3f, below %.3f: a map of a bad model is worthless. Train it longer, or "
             "give better weights, before you believe any map (target_trainer.min_accuracy sets the bound).",
-            metrics["accuracy"],
+            name,
+            metrics[name],
             min_accuracy,
         )

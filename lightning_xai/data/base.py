@@ -42,6 +42,8 @@ class Options(TypedDict, total=False):
     augment: Sequence[Callable[..., Any]] | None
     limit: int | None
     channel_axis: ChannelAxis
+    mask_classes: Sequence[str] | None
+    prepare: Sequence[Callable[..., Any]] | None
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -62,6 +64,10 @@ class ImageDataModule(LightningDataModule, ABC):
         limit: Largest number of images a split, with the classes in proportion; None keeps all.
         channel_axis: Channel axis of arrays, npy, TIFF and NIfTI files, or "none" for volumes without channels; None
             takes it from the file or from the shape.
+        mask_classes: Names of the values of the masks, background first: the data are for segmentation. Of two classes
+            the second is every value above 0. None: masks only outline the evidence for a class of the image.
+        prepare: MONAI dictionary transforms (keys image and mask) for every image, before resizing: crops,
+            orientation and spacing of volumes.
 
     Attributes:
         image_shape: Channels and spatial size (C, *S) of every image.
@@ -98,10 +104,14 @@ class ImageDataModule(LightningDataModule, ABC):
         augment: Sequence[Callable[..., Any]] | None = None,
         limit: int | None = None,
         channel_axis: ChannelAxis = None,
+        mask_classes: Sequence[str] | None = None,
+        prepare: Sequence[Callable[..., Any]] | None = None,
     ) -> None:
         super().__init__()
         if len(splits) != 3 or min(splits) <= 0 or abs(sum(splits) - 1) > 1e-6:
             raise ValueError(f"data.splits is {list(splits)}; give three positive shares that sum to 1.")
+        if mask_classes is not None and len(mask_classes) < 2:
+            raise ValueError(f"data.mask_classes is {list(mask_classes)}; name the background and at least one class.")
         if on_bad_image not in ("raise", "skip"):
             raise ValueError(f"data.on_bad_image is {on_bad_image!r}; use raise or skip.")
         self.size = size if size is None or isinstance(size, int) else tuple(size)
@@ -114,6 +124,8 @@ class ImageDataModule(LightningDataModule, ABC):
         self.augment = list(augment or [])
         self.limit = limit
         self.channel_axis = channel_axis
+        self.mask_classes = None if mask_classes is None else [str(name) for name in mask_classes]
+        self.prepare = list(prepare or [])
         self.skipped: list[str] = []
         self.split_items: dict[str, list[Item]] = {}
         self._datasets: dict[str, Dataset] = {}
@@ -146,15 +158,17 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return what others need to know about the data, as plain values.
 
         Returns:
-            channels, dims, classes (their number), class_names, activation ("softmax", or "sigmoid" for several
-            labels), mean, std, has_masks, and a fingerprint of ids, labels, splits and file sizes.
+            channels, dims, classes (their number) and class_names of what the target tells apart, activation
+            ("softmax", or "sigmoid" for several labels), mean, std, has_masks, and a fingerprint of ids, labels, splits
+            and file sizes.
         """
+        names = self.class_names if self.mask_classes is None else self.mask_classes
         return {
             "channels": self.channels,
             "dims": self.spatial_dims,
-            "classes": self.num_classes,
-            "class_names": list(self.class_names),
-            "activation": "sigmoid" if self.multilabel else "softmax",
+            "classes": len(names),
+            "class_names": list(names),
+            "activation": "sigmoid" if self.multilabel and self.mask_classes is None else "softmax",
             "mean": self.mean,
             "std": self.std,
             "has_masks": self.has_masks,
@@ -204,7 +218,9 @@ class ImageDataModule(LightningDataModule, ABC):
     def _read(self, items: list[Item]) -> None:
         """Read every image once: check it, add it to the statistics, and keep it if there is a cache."""
         self.has_masks = any(item.mask is not None for item in items)
-        load = LoadItem(self.size, self.channel_axis, self.has_masks)
+        if self.mask_classes is not None and not self.has_masks:
+            raise ValueError(f"data.mask_classes is given, but {self.where} has no masks; say where they are.")
+        load = LoadItem(self.size, self.channel_axis, self.has_masks, self.mask_classes, self.prepare)
         statistics = ChannelStatistics()
         kept: dict[str, list[Item]] = {split: [] for split in SPLITS}
         cached: dict[str, list[dict[str, Any]]] = defaultdict(list)

@@ -88,7 +88,9 @@ class CachedFeatures(LightningDataModule):
         """Hash of all that the features depend on."""
         target, data = self.encoder.target, self.data
         statistics = [None if value is None else value.tolist() for value in (target.mean, target.std)]
-        parts = (target.fingerprint(), data.facts()["fingerprint"], data.image_shape, statistics)
+        facts = data.facts()  # its mean and deviation tell crops and other preparations apart
+        seen = (facts["fingerprint"], data.image_shape, facts["mean"], facts["std"])
+        parts = (target.fingerprint(), seen, statistics)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def _features(self, key: str) -> tuple[Any, Any]:

@@ -1,14 +1,18 @@
 """The first transform of every pipeline: from an `Item` to a sample of tensors."""
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms.compose import Compose
 from monai.transforms.transform import Transform
 from torch.nn import functional
 
 from lightning_xai.data.items import Item
-from lightning_xai.data.reading import ChannelAxis, read_affine, read_image, read_mask
+from lightning_xai.data.reading import BadImageError, ChannelAxis, read_affine, read_image, read_mask
 
 
 def resize_image(image: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
@@ -73,12 +77,23 @@ class LoadItem(Transform):
         size: Side or spatial size in pixels; None keeps the size of the image.
         channel_axis: As in `read_image`.
         with_mask: Whether samples carry a mask; an item without one gets an empty mask.
+        mask_classes: Names of the values of masks, as in `ImageDataModule`.
+        prepare: Transforms before resizing, as in `ImageDataModule`.
     """
 
-    def __init__(self, size: int | tuple[int, ...] | None, channel_axis: ChannelAxis, with_mask: bool) -> None:
+    def __init__(
+        self,
+        size: int | tuple[int, ...] | None,
+        channel_axis: ChannelAxis,
+        with_mask: bool,
+        mask_classes: Sequence[str] | None = None,
+        prepare: Sequence[Callable[..., Any]] = (),
+    ) -> None:
         self.size = size
         self.channel_axis = channel_axis
         self.with_mask = with_mask
+        self.mask_classes = mask_classes
+        self.prepare = Compose(list(prepare)) if prepare else None
 
     def __call__(self, item: Item) -> dict[str, Any]:
         """Read an item.
@@ -94,16 +109,15 @@ class LoadItem(Transform):
             BadImageError: The image or mask cannot be used.
             ValueError: `size` does not have one entry an axis of the image.
         """
-        image = torch.from_numpy(read_image(item.image, self.channel_axis, item.id))
+        image, mask, affine = self._read(item)
         old = tuple(image.shape[1:])
         size = self._new_size(old, item)
         sample: dict[str, Any] = {"image": resize_image(image, size), "id": item.id}
         if len(size) == 3:
-            affine = resize_affine(read_affine(item.image), old, size)
+            affine = resize_affine(affine, old, size)
             sample["affine"] = torch.from_numpy(affine.astype(np.float32))  # the precision of NIfTI's own header
-        if self.with_mask:
-            mask = np.zeros((1, *old), np.int64) if item.mask is None else read_mask(item.mask, old, f"of {item.id}")
-            sample["mask"] = resize_mask(torch.from_numpy(mask), size)
+        if mask is not None:
+            sample["mask"] = resize_mask(mask, size)
         if isinstance(item.label, tuple):
             sample["label"] = torch.tensor(item.label, dtype=torch.float32)
         elif item.label is not None:
@@ -111,6 +125,46 @@ class LoadItem(Transform):
         if item.laterality is not None:
             sample["laterality"] = item.laterality
         return sample
+
+    def _read(self, item: Item) -> tuple[torch.Tensor, torch.Tensor | None, np.ndarray]:
+        """Image, mask and affine of an item, prepared but not resized."""
+        image = torch.from_numpy(read_image(item.image, self.channel_axis, item.id))
+        affine, mask = read_affine(item.image), None
+        if self.with_mask:
+            mask = torch.from_numpy(self._mask(item, tuple(image.shape[1:]), affine))
+        if self.prepare is None:
+            return image, mask, affine
+        sample = {"image": MetaTensor(image, affine=torch.from_numpy(affine))}
+        if mask is not None:
+            sample["mask"] = MetaTensor(mask, affine=torch.from_numpy(affine))
+        sample = self.prepare(sample)
+        if mask is not None:
+            mask = sample["mask"].as_tensor().long()
+        return sample["image"].as_tensor().contiguous(), mask, sample["image"].affine.numpy()
+
+    def _mask(self, item: Item, size: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
+        if item.mask is None:
+            return np.zeros((1, *size), np.int64)
+        mask = read_mask(item.mask, size, f"of {item.id}")
+        if (
+            isinstance(item.mask, Path)
+            and len(size) == 3
+            and not np.allclose(read_affine(item.mask), affine, atol=1e-2)
+        ):
+            raise BadImageError(
+                f"The mask {item.mask} lies elsewhere in the world than its image {item.name} (their affines differ); "
+                "resample it to the image or set data.on_bad_image=skip."
+            )
+        if self.mask_classes is None:
+            return mask
+        if len(self.mask_classes) == 2:
+            return (mask > 0).astype(np.int64)
+        if mask.max() >= len(self.mask_classes):
+            raise BadImageError(
+                f"The mask of {item.name} holds the value {mask.max()}, but data.mask_classes names "
+                f"{len(self.mask_classes)} ({', '.join(self.mask_classes)}); name all values, or correct the mask."
+            )
+        return mask
 
     def _new_size(self, old: tuple[int, ...], item: Item) -> tuple[int, ...]:
         if self.size is None:

@@ -17,7 +17,7 @@ GROUP_FILES = [name for name in FILES if "/" in name]
 FACTS = {"channels": 1, "dims": 2, "classes": 2, "class_names": ["a", "b"], "activation": "softmax", "mean": [0.5]}
 FACTS |= {"std": [0.2], "has_masks": False, "fingerprint": "none"}
 REQUIRED = {"data/folder": "root", "data/manifest": "csv", "data/npz": "path"}
-REQUIRED |= {"target/torchscript": "weights", "target/unet_segmenter": "weights"}
+REQUIRED |= {"target/torchscript": "weights"}
 
 
 def composed(*overrides: str) -> dict[str, Any]:

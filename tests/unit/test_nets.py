@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_xai.nets import CifarBlock, CifarResNet, MaskNet, SmallCNN, mask_features
+from lightning_xai.nets import CifarBlock, CifarResNet, MaskNet, SmallCNN, UNet, mask_features
 
 
 @pytest.mark.parametrize(("dims", "size"), [(2, (28, 20)), (3, (16, 12, 16))])
@@ -86,3 +86,22 @@ def test_a_shortcut_pads_channels_with_zeros_and_drops_positions():
     expected = torch.zeros(2, 8, 3, 3)
     expected[:, 2:6] = images[:, :, ::2, ::2]
     assert torch.equal(block(images), expected)
+
+
+@pytest.mark.parametrize(
+    ("depth", "width", "parameters"), [(5, 64, 34_527_041), (2, 16, 28_529), (3, 16, 130_577), (4, 16, 537_425)]
+)
+def test_the_u_nets_of_the_paper_have_its_parameter_counts(depth, width, parameters):
+    net = UNet(3, 1, depth, width)
+    assert sum(value.numel() for value in net.parameters()) == parameters
+
+
+@pytest.mark.parametrize(("dims", "size"), [(2, (16, 24)), (3, (8, 16, 8))])
+def test_a_u_net_gives_one_logit_a_pixel_and_class(dims, size):
+    net = UNet(2, 3, depth=3, width=4, dims=dims).eval()
+    images = torch.rand(2, 2, *size)
+    assert net(images).shape == (2, 3, *size)
+    alone = net(images[:1])
+    assert torch.allclose(net(images)[:1], alone, atol=1e-5)
+    with pytest.raises(ValueError, match="cannot be halved 2 times; pad or resize their sides to multiples of 4"):
+        net(images[:, :, :-2])

@@ -232,3 +232,13 @@ def test_a_summary_is_whole_or_absent(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         runs.report(cfg_of(tmp_path), Scored(), {}, None, {})
     assert (tmp_path / "summary.json").read_text() == "old"
+
+
+@pytest.mark.parametrize(("target", "trainer"), [("Segmenter", "Target"), ("Classifier", "Segmenter")])
+def test_a_trainer_of_another_kind_of_target_is_refused(target, trainer, tmp_path):
+    parts = {
+        "target": {"_target_": f"lightning_xai.targets.{target}Target"},
+        "target_trainer": {"module": {"_target_": f"lightning_xai.training.{trainer}Trainer"}},
+    }
+    with pytest.raises(ValueError, match=f"{target}Target has no weights, and .*{trainer}Trainer does not train it"):
+        runs.train_target(cfg_of(tmp_path, **parts), None, tmp_path / "none.ckpt")

@@ -3,12 +3,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 from lightning import LightningModule, Trainer
-from monai.transforms import Flipd, RandFlipd
+from monai.transforms import Flipd, Orientationd, RandFlipd, Spacingd, SpatialCropd
 from PIL import Image
+from torch.nn import functional as F
 
 from lightning_xai.data import BadImageError, Item
 from lightning_xai.data import base as base_module
@@ -398,3 +400,83 @@ def test_trainer_takes_the_data_module(array_data: Make, digits_like: list[Item]
     trainer.predict(probe, datamodule=data)
     assert sorted(probe.seen["train"]) == sorted(item.id for item in data.split_items["train"])
     assert probe.seen["test"] == probe.seen["predict"] == [item.id for item in data.split_items["test"]]
+
+
+# ------------------------------------------------------------------ segmentation
+
+
+def test_masks_may_be_what_the_data_are_about(array_data, digits_like):
+    data = array_data(digits_like, ["even", "odd"], mask_classes=["none", "inner", "outer"])
+    data.setup()
+    facts = data.facts()
+    assert facts["classes"] == 3 and facts["class_names"] == ["none", "inner", "outer"]
+    assert facts["activation"] == "softmax" and facts["has_masks"]
+    masks = torch.cat([batch["mask"] for batch in data.test_dataloader()])
+    assert set(masks.unique().tolist()) == {0, 1, 2}
+
+
+def test_of_two_mask_classes_the_second_is_everything_above_zero(array_data, digits_like):
+    data = array_data(digits_like, ["even", "odd"], mask_classes=["none", "object"])
+    data.setup()
+    by_id = {item.id: item.mask for item in digits_like}
+    for batch in data.test_dataloader():
+        for name, mask in zip(batch["id"], batch["mask"], strict=True):
+            assert np.array_equal(mask[0].numpy(), by_id[name] > 0)
+
+
+def test_a_mask_value_without_a_name_is_named(array_data, digits_like):
+    bad = [replace(digits_like[0], mask=np.full((12, 10), 3, np.uint8)), *digits_like[1:]]
+    data = array_data(bad, ["even", "odd"], mask_classes=["none", "inner", "outer"])
+    with pytest.raises(
+        BadImageError, match="im00 holds the value 3, but data.mask_classes names 3 .none, inner, outer"
+    ):
+        data.setup()
+
+
+def test_mask_classes_need_masks_and_an_object(array_data, digits_like):
+    with pytest.raises(ValueError, match="name the background and at least one class"):
+        array_data(digits_like, ["even", "odd"], mask_classes=["object"])
+    bare = [replace(item, mask=None) for item in digits_like]
+    with pytest.raises(ValueError, match="mask_classes is given, but the arrays has no masks"):
+        array_data(bare, ["even", "odd"], mask_classes=["none", "object"]).setup()
+
+
+def test_images_and_masks_are_prepared_alike_before_they_are_resized(array_data, digits_like):
+    crop = SpatialCropd(["image", "mask"], roi_start=(2, 1), roi_end=(10, 7))
+    options = {"mask_classes": ["none", "inner", "outer"], "prepare": [crop], "size": (16, 12)}
+    data = array_data(digits_like, ["even", "odd"], **options)
+    data.setup()
+    assert data.image_shape == (1, 16, 12)
+    sample, item = data._datasets["test"][0], data.split_items["test"][0]
+    assert type(sample["image"]) is torch.Tensor and type(sample["mask"]) is torch.Tensor
+    assert np.array_equal(sample["mask"][0, ::2, ::2].numpy(), item.mask[2:10, 1:7])
+    small = torch.from_numpy(item.image[2:10, 1:7] / np.float32(255))
+    assert F.avg_pool2d(sample["image"], 2)[0].sub(small).abs().mean() < 0.15
+
+
+def test_volumes_are_turned_and_respaced(array_data, tmp_path):
+    """A volume stored left to right in 2 mm voxels, as RAS in 1 mm: twice as many voxels, mirrored."""
+    rng, items = np.random.default_rng(0), []
+    for number in range(6):
+        for kind, values in (("image", rng.random((6, 5, 4), np.float32)), ("mask", rng.integers(0, 2, (6, 5, 4)))):
+            values[0] = 0
+            affine = np.diag([-2.0, 2.0, 2.0, 1.0])
+            nibabel.save(nibabel.Nifti1Image(values.astype(np.float32), affine), tmp_path / f"{kind}_{number}.nii.gz")
+        items.append(
+            Item(f"v{number}", tmp_path / f"image_{number}.nii.gz", number % 2, tmp_path / f"mask_{number}.nii.gz")
+        )
+    keys = ["image", "mask"]
+    prepare = [
+        Orientationd(keys, axcodes="RAS", labels=None),
+        Spacingd(keys, (1.0, 1.0, 1.0), mode=("bilinear", "nearest")),
+    ]
+    data = array_data(items, ["a", "b"], mask_classes=["none", "object"], prepare=prepare)
+    data.setup()
+    sample = data._datasets["test"][0]
+    assert sample["image"].shape == sample["mask"].shape == (1, 11, 9, 7)
+    assert np.allclose(sample["affine"].diagonal(), [1, 1, 1, 1])
+    assert not sample["mask"][:, -1].any() and sample["mask"][:, 0].any(), "the first slice is now the last"
+    other = nibabel.Nifti1Image(np.zeros((6, 5, 4), np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))
+    nibabel.save(other, tmp_path / "mask_0.nii.gz")
+    with pytest.raises(BadImageError, match=r"mask_0.nii.gz lies elsewhere in the world than its image .*image_0"):
+        array_data(items, ["a", "b"], mask_classes=["none", "object"]).setup()

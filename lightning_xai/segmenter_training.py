@@ -1,0 +1,91 @@
+"""Train a segmenter to be explained, and say how well it segments each class before anything is explained."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from monai.losses.dice import DiceCELoss
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.segmentation import DiceScore
+
+from lightning_xai.training import TargetTrainer
+
+
+class SegmenterTrainer(TargetTrainer):
+    """Trains a segmenter with Dice and cross-entropy, AdamW and a cosine schedule.
+
+    Args:
+        model: ``(B, C, *S)`` -> ``(B, K, *S)`` logits; one logit with ``activation="sigmoid"`` is a binary segmenter.
+        num_classes: Classes of the masks, background included.
+        activation: ``"softmax"``, or ``"sigmoid"`` for one logit.
+        mean: Per-channel mean of the training images, in natural units; ``None``: images are taken as they are.
+        std: Per-channel standard deviation of the training images, or ``None``.
+        class_names: Stored with the weights, and the names of the Dice of each class.
+        lr: Highest learning rate.
+        weight_decay: AdamW's.
+
+    Raises:
+        ValueError: If the activation does not fit the classes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        num_classes: int,
+        activation: str = "softmax",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        class_names: Sequence[str] | None = None,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-4,
+    ) -> None:
+        if activation == "sigmoid" and num_classes != 2:
+            raise ValueError(f"A segmenter with a sigmoid tells 2 classes apart, not {num_classes}; use softmax.")
+        super().__init__(model, num_classes, activation, mean, std, class_names, lr, weight_decay)
+        several = activation == "softmax"
+        self.criterion = DiceCELoss(softmax=several, sigmoid=not several, to_onehot_y=several)
+
+    def metrics_of(self, num_classes: int, activation: str, names: Sequence[str] | None) -> MetricCollection:
+        """Dice of each foreground class, and their mean, over the images that have the class or its prediction."""
+        return segmenter_metrics(names or [str(number) for number in range(num_classes)])
+
+    def _evaluate(self, batch: dict[str, Any], metrics: MetricCollection, loss_name: str) -> None:
+        logits = self(batch["image"]).float()
+        self.log(loss_name, self._loss(logits, batch), batch_size=len(logits), sync_dist=True)
+        predicted = (logits > 0).long()[:, 0] if logits.shape[1] == 1 else logits.argmax(dim=1)
+        metrics.update(predicted, batch["mask"][:, 0])
+        self.log_dict(metrics, batch_size=len(logits))
+
+    def _loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
+        loss: Tensor = self.criterion(logits, batch["mask"].float())
+        return loss
+
+
+class ForegroundDice(DiceScore):
+    """Dice of a foreground class, or the mean of all, over the images where the class is there or predicted.
+
+    Args:
+        num_classes: Classes, background included.
+        number: Which class; ``None``: the mean of the classes that occur.
+    """
+
+    def __init__(self, num_classes: int, number: int | None = None) -> None:
+        super().__init__(num_classes, include_background=False, average="none", input_format="index")
+        self.number = number
+
+    def compute(self) -> Tensor:
+        """A scalar; NaN if the class never occurs."""
+        each = super().compute().view(-1)
+        return each.nanmean() if self.number is None else each[self.number - 1]
+
+
+def segmenter_metrics(names: Sequence[str]) -> MetricCollection:
+    """Metrics of predicted and true classes ``(B, *S)``: ``dice`` and ``dice_<class>`` for every foreground class.
+
+    Args:
+        names: Of all classes, background first.
+    """
+    count = len(names)
+    each = {f"dice_{name}": ForegroundDice(count, number) for number, name in enumerate(names) if number}
+    metrics: dict[str, Metric | MetricCollection] = {"dice": ForegroundDice(count), **each}
+    return MetricCollection(metrics, compute_groups=False)
