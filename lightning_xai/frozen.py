@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,6 +23,18 @@ def freeze(model: Any) -> Any:
             f"The model is a {type(model).__name__}; give an nn.Module or a callable from images to logits."
         )
     return model
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a module that learns into eval mode for a while; every part of it gets its own mode back."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def fingerprint(model: Any) -> str:

@@ -18,6 +18,7 @@ from lightning_xai.explainers.channel_cam import AblationCAM, ScoreCAM
 from lightning_xai.explainers.controls import CenterPrior, EdgeMap, RandomMap
 from lightning_xai.explainers.pcim import PCIM
 from lightning_xai.explainers.rise import RISE
+from lightning_xai.explainers.unoise import UNoise
 
 __all__ = [
     "CAM",
@@ -37,6 +38,7 @@ __all__ = [
     "LayerCAM",
     "RandomMap",
     "ScoreCAM",
+    "UNoise",
     "XGradCAM",
     "XResCAM",
 ]

@@ -1,0 +1,292 @@
+"""U-Noise: a network that learns how much noise every pixel bears before the model fails."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from monai.losses.dice import DiceLoss
+from torch import Tensor, nn
+
+from lightning_xai.explainers.amortized_pcim import stratified
+from lightning_xai.explainers.base import Explainer
+from lightning_xai.explainers.pcim import SOFTNESS
+from lightning_xai.frozen import evaluating
+from lightning_xai.masking import blend, standardise, top_share
+from lightning_xai.nets import UNet
+from lightning_xai.pixels import class_labels
+from lightning_xai.targets import SegmenterTarget, Target
+from lightning_xai.weights import load_model
+
+#: Levels of the noise networks of 16 channels.
+SIZES = {"small": 2, "medium": 3, "large": 4}
+OBJECTIVES = ("noise", "visibility")
+REFERENCES = ("mask", "prediction")
+#: Area shares that the validation loss of the visibility objective averages over.
+VALIDATION_SHARES = (0.1, 0.3, 0.5)
+
+
+class UNoise(Explainer):
+    """A learned noise mask: what the model needs to see stays clear, everything else drowns in noise.
+
+    A small U-Net gives ``B = sigmoid(n(x))``, low where a pixel matters. The model sees ``x + eps (B (max - min) +
+    min)``, and ``B`` is driven up by ``-noise_weight mean(log B)``. Koker et al. 2021, arXiv 2101.05791. The map that
+    ``explain`` gives is ``1 - B``.
+
+    Args:
+        target: The frozen target: a segmenter, or a classifier.
+        size: ``"small"``, ``"medium"`` or ``"large"``: 2, 3 or 4 levels of 16 channels.
+        min_scale: Deviation of the noise where ``B`` is 0, in the model's normalised input space.
+        max_scale: Deviation of the noise where ``B`` is 1.
+        noise_weight: ``lambda``.
+        objective: ``"noise"``, the paper's; or ``"visibility"``, ours: the most important share of the pixels, drawn at
+            random, must be enough for the right answer.
+        reference: The right answer: ``"mask"`` (a classifier: the label), as in the paper, or the model's own
+            ``"prediction"`` on the whole image, which needs no labels.
+        per_class: One mask for each class instead of one for all; a step asks about one class an image.
+        net: ``(B, C, *S) -> (B, 1, *S)``, or ``(B, classes, *S)``; default: the U-Net of that size.
+        channels: Image channels; default: the target's statistics.
+        classes: Number of classes; default: the target's class names.
+        dims: 2 or 3 spatial dimensions of the default network.
+        lr: Adam's learning rate.
+        init_from: Weights of a segmenter of the same U-Net to start from; its last layer is turned round, so that the
+            object starts as important.
+
+    Raises:
+        ValueError: If an option is unknown, or channels or classes are.
+
+    Example:
+        >>> from lightning_xai.targets import SegmenterTarget
+        >>> explainer = UNoise(SegmenterTarget(nn.Conv2d(1, 2, 1)), channels=1)
+        >>> explainer.mask(torch.rand(2, 1, 8, 8)).shape
+        torch.Size([2, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        size: str = "small",
+        min_scale: float = 1.0,
+        max_scale: float = 5.0,
+        noise_weight: float = 1e-3,
+        objective: str = "noise",
+        reference: str = "mask",
+        per_class: bool = False,
+        net: nn.Module | None = None,
+        channels: int | None = None,
+        classes: int | None = None,
+        dims: int = 2,
+        lr: float = 3e-3,
+        init_from: str | Path | None = None,
+    ) -> None:
+        super().__init__(target)
+        if size not in SIZES or objective not in OBJECTIVES or reference not in REFERENCES:
+            raise ValueError(
+                f"size is {size!r}, objective {objective!r}, reference {reference!r}; "
+                f"use one of {', '.join(SIZES)}, one of {', '.join(OBJECTIVES)}, and one of {', '.join(REFERENCES)}."
+            )
+        if not 0 <= min_scale <= max_scale:
+            raise ValueError(f"min_scale is {min_scale}, max_scale {max_scale}; give 0 <= min_scale <= max_scale.")
+        channels = channels or (len(target.mean) if target.mean is not None else None)
+        classes = classes or (len(target.class_names) if target.class_names else None)
+        if (channels is None and net is None) or (classes is None and per_class):
+            raise ValueError("UNoise lacks its size: give channels= and, with per_class, classes=.")
+        names = ("size", "min_scale", "max_scale", "noise_weight", "objective", "reference", "per_class")
+        arguments = locals()
+        self.save_hyperparameters({name: arguments[name] for name in (*names, "channels", "classes", "dims", "lr")})
+        self.min_scale, self.max_scale, self.noise_weight = min_scale, max_scale, noise_weight
+        self.objective, self.reference, self.per_class = objective, reference, per_class
+        outputs = (classes or 0) if per_class else 1
+        self.net = net if net is not None else UNet(channels or 0, outputs, SIZES[size], dims=dims)
+        if init_from is not None:
+            start_from_segmenter(self.net, init_from)
+
+    def raw(self, images: Tensor) -> Tensor:
+        """``n(x)``, float32 ``(B, 1 or K, *S)``; sides that the network cannot halve are padded for it."""
+        values = self.target.normalise(images)
+        factor = 2 ** (SIZES[self.hparams["size"]] - 1)
+        extra = [-side % factor for side in values.shape[2:]]
+        padding = [amount for side in reversed(extra) for amount in (0, side)]
+        padded = F.pad(values, padding, mode="replicate") if any(extra) else values
+        out: Tensor = self.net(padded)
+        for axis, side in enumerate(images.shape[2:], start=2):
+            out = out.narrow(axis, 0, side)
+        return out if out.dtype == torch.float64 else out.float()
+
+    def mask(self, images: Tensor) -> Tensor:
+        """``B`` in (0, 1): how much noise every pixel bears.
+
+        Args:
+            images: ``(B, C, *S)``.
+
+        Returns:
+            ``(B, 1, *S)``, or ``(B, K, *S)`` with one mask for each class; detached.
+        """
+        with evaluating(self.net):
+            return self.raw(images).sigmoid().detach()
+
+    def noised(self, images: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
+        """``x + eps (B (max - min) + min)`` in the model's normalised space, as images in natural units.
+
+        Args:
+            images: ``(B, C, *S)``.
+            mask: ``B``, ``(B, 1, *S)``.
+            noise: ``eps``, ``(B, 1, *S)``: shared by the channels.
+
+        Returns:
+            ``(B, C, *S)``, not clipped.
+        """
+        added = noise * (mask * (self.max_scale - self.min_scale) + self.min_scale)
+        std = self.target.std
+        if std is not None:
+            added = added * std.view(1, -1, *(1,) * (images.ndim - 2)).to(images)
+        return images + added
+
+    def visible(self, images: Tensor, threshold: float) -> Tensor:
+        """Images whose pixels of ``B`` above a threshold are hidden: what the model receives as zero there.
+
+        Args:
+            images: ``(B, C, *S)``.
+            threshold: ``tau``; 1 hides nothing.
+
+        Returns:
+            ``(B, C, *S)``.
+
+        Raises:
+            ValueError: If every class has a mask of its own.
+        """
+        if self.per_class:
+            raise ValueError("Every class has a mask of its own; hide pixels by the maps of explain() instead.")
+        return torch.where(self.mask(images) <= threshold, images, self.target.input_zero(images))
+
+    @torch.no_grad()
+    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+        """See :meth:`Explainer.attribute`."""
+        with evaluating(self.net):  # whatever mode a training left it in
+            importance = self.raw(images).neg().sigmoid()
+        if self.per_class:
+            index = targets.view(*targets.shape, *(1,) * (images.ndim - 2))
+            return importance.gather(1, index.expand(-1, -1, *images.shape[2:]))
+        return importance.expand(-1, targets.shape[1], *images.shape[2:])
+
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """The utility loss of what the mask leaves, and for the paper's objective the price of clear pixels."""
+        images = batch["image"]
+        raw, answers = self.raw(images), self.answers(batch)
+        asked = None
+        if self.per_class:
+            asked = self._asked(len(images), raw.shape[1], images.device)
+            raw = raw[torch.arange(len(raw), device=raw.device), asked].unsqueeze(1)
+        mask = raw.sigmoid()
+        if self.objective == "noise":
+            seen = [self.noised(images, mask, self._noise(raw))]
+        else:
+            blank = self.target.input_zero(images)
+            shares = [stratified(len(raw), raw.device)] if self.training else VALIDATION_SHARES
+            order = -standardise(raw)
+            seen = [blend(images, blank, top_share(order, share, SOFTNESS)) for share in shares]
+        utility = torch.stack([self.utility(self.target.logits(picture), answers, asked) for picture in seen]).mean()
+        values = {"utility": utility, "mask_mean": mask.mean()}
+        if self.objective == "visibility":
+            return {"loss": utility, **values}
+        return {"loss": utility - self.noise_weight * F.logsigmoid(raw).mean(), **values}
+
+    def answers(self, batch: dict[str, Any]) -> Tensor:
+        """The right answers: classes ``(B, *S)`` of a segmenter, ``(B,)`` of a classifier.
+
+        Raises:
+            ValueError: If the data have none and the prediction was not asked for.
+        """
+        segments = isinstance(self.target, SegmenterTarget)
+        name = "mask" if segments else "label"
+        if self.reference == "prediction":
+            with torch.no_grad():
+                return class_labels(self.target.logits(batch["image"]))
+        if name not in batch or (not segments and batch["label"].ndim > 1):
+            raise ValueError(f"The data have no {name} of one class; use reference=prediction.")
+        answers = torch.as_tensor(batch[name]).long()
+        return answers[:, 0] if segments else answers
+
+    def utility(self, logits: Tensor, answers: Tensor, asked: Tensor | None) -> Tensor:
+        """How wrong the model is.
+
+        Args:
+            logits: ``(B, K, *S)``.
+            answers: ``(B, *S)``.
+            asked: ``(B,)``, the class that is judged, one against the rest; ``None``: all.
+
+        Returns:
+            A scalar: cross-entropy, for a sigmoid and for one class of several binary; with the visibility objective
+            a segmenter's Dice loss is added.
+        """
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        if self.target.activation == "sigmoid":
+            logits = logits / 2  # the pair (-l, l), whose softmax is then the sigmoid of l
+        if asked is not None:
+            rows = torch.arange(len(logits), device=logits.device)
+            rest = logits.masked_fill(F.one_hot(asked, logits.shape[1]).bool().view(*_spread(logits)), -torch.inf)
+            logits = torch.stack([rest.logsumexp(dim=1), logits[rows, asked]], dim=1)
+            answers = (answers == asked.view(-1, *(1,) * (answers.ndim - 1))).long()
+        entropy = F.cross_entropy(logits, answers)
+        if self.objective == "noise" or not isinstance(self.target, SegmenterTarget):
+            return entropy
+        dice: Tensor = DiceLoss(softmax=True, to_onehot_y=True, include_background=False)(logits, answers.unsqueeze(1))
+        return entropy + dice
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam, as published."""
+        return torch.optim.Adam(self.net.parameters(), lr=self.hparams["lr"])
+
+    def _noise(self, raw: Tensor) -> Tensor:
+        """``eps``; validation draws the same each time, and not from the generator that training draws from."""
+        if self.training:
+            return torch.randn_like(raw)
+        return torch.randn(raw.shape, generator=torch.Generator().manual_seed(0), dtype=raw.dtype).to(raw.device)
+
+    def _asked(self, count: int, classes: int, device: torch.device) -> Tensor:
+        """A class an image: at random, in validation in turn; a segmenter's background only if it is explained."""
+        known = [number for number in range(classes) if number != getattr(self.target, "background", None)]
+        picks = torch.randint(len(known), (count,)) if self.training else torch.arange(count) % len(known)
+        return torch.tensor(known)[picks].to(device)
+
+
+def _spread(logits: Tensor) -> tuple[int, ...]:
+    """The shape ``(B, K, 1, ...)`` of one value for each class of ``(B, K, *S)``."""
+    return (*logits.shape[:2], *(1,) * (logits.ndim - 2))
+
+
+def start_from_segmenter(net: nn.Module, weights: str | Path) -> None:
+    """Start a noise network as a segmenter of the same U-Net; its head gives background against all objects.
+
+    Args:
+        net: Changed; a :class:`~lightning_xai.nets.UNet` of one output.
+        weights: Of a U-Net of the same size with one or more outputs.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the weights do not fit.
+    """
+    if not isinstance(net, UNet) or net.head.out_channels != 1:
+        raise ValueError("init_from starts the U-Net with one mask for all classes; leave net and per_class out.")
+    first = next(module for module in net.modules() if isinstance(module, nn.Conv2d | nn.Conv3d))
+    depth, width, dims = len(net.down), first.out_channels, first.weight.ndim - 2
+    outputs = _outputs(Path(weights))
+    segmenter, _ = load_model(UNet(first.in_channels, outputs, depth, width, dims), weights)
+    state = segmenter.state_dict()
+    for name in ("head.weight", "head.bias"):
+        values = state[name]
+        state[name] = -values if outputs == 1 else values[:1] - values[1:].mean(dim=0, keepdim=True)
+    net.load_state_dict(state)
+
+
+def _outputs(weights: Path) -> int:
+    """How many outputs the segmenter of a weights file has."""
+    if not weights.is_file():
+        raise FileNotFoundError(f"init_from names {weights}, which does not exist; give a segmenter's weights.")
+    content = torch.load(weights, map_location="cpu", weights_only=True)
+    state = content.get("state_dict", content)
+    biases = [value for name, value in state.items() if name.endswith("head.bias")]
+    if len(biases) != 1:
+        raise ValueError(f"{weights} is no U-Net with one head; train one with target=unet_unoise.")
+    return len(biases[0])
