@@ -1,6 +1,7 @@
 """Data modules: real images from a user's files as plain dict batches."""
 
 from lightning_xai.data.base import ImageDataModule
+from lightning_xai.data.decathlon import DecathlonData
 from lightning_xai.data.embedded import EmbeddedDigits
 from lightning_xai.data.folder import FolderData
 from lightning_xai.data.items import Item
@@ -10,6 +11,7 @@ from lightning_xai.data.reading import BadImageError, TiffReader
 
 __all__ = [
     "BadImageError",
+    "DecathlonData",
     "EmbeddedDigits",
     "FolderData",
     "ImageDataModule",

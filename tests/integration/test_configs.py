@@ -16,7 +16,7 @@ FILES = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in 
 GROUP_FILES = [name for name in FILES if "/" in name]
 FACTS = {"channels": 1, "dims": 2, "classes": 2, "class_names": ["a", "b"], "activation": "softmax", "mean": [0.5]}
 FACTS |= {"std": [0.2], "has_masks": False, "fingerprint": "none"}
-REQUIRED = {"data/folder": "root", "data/manifest": "csv", "data/npz": "path"}
+REQUIRED = {"data/decathlon": "root", "data/folder": "root", "data/manifest": "csv", "data/npz": "path"}
 REQUIRED |= {"target/torchscript": "weights"}
 
 
