@@ -16,6 +16,7 @@ from torch import Tensor
 from lightning_xai.fills import Fill, MaskedFill, fill_images, named_fill
 
 AnyFill = str | Tensor | Fill | MaskedFill
+CONTENTS = ("own", "shifted", "swapped", "noise")
 
 
 class Scene:
@@ -58,6 +59,38 @@ class Scene:
                 known.hide(self.images, nothing) if isinstance(known, MaskedFill) else fill_images(self.images, known)
             )
         return self._blanks[key]
+
+    def content(self, kind: str) -> Tensor:
+        """What is seen where pixels are shown, ``(B, C, *S)``.
+
+        Args:
+            kind: ``"own"``: the image; ``"shifted"``: the image moved by half its size along every axis, what leaves
+                comes in on the other side; ``"swapped"``: the image before it in the batch; ``"noise"``: noise with the
+                mean and deviation of each channel, the same pattern for every image.
+        """
+        if kind == "own":
+            return self.images
+        if kind == "swapped":
+            return self.swapped
+        return self.shifted if kind == "shifted" else self.static
+
+    @cached_property
+    def swapped(self) -> Tensor:
+        """For each image the one before it in the batch, ``(B, C, *S)``."""
+        return self.images.roll(1, dims=0)
+
+    @cached_property
+    def shifted(self) -> Tensor:
+        """The images moved by half their size along every axis, ``(B, C, *S)``."""
+        sides = self.images.shape[2:]
+        return self.images.roll([side // 2 for side in sides], dims=list(range(2, self.images.ndim)))
+
+    @cached_property
+    def static(self) -> Tensor:
+        """Noise with the mean and deviation of each image's channels, ``(B, C, *S)``."""
+        axes = tuple(range(2, self.images.ndim))
+        field = torch.randn(self.images.shape[1:], generator=torch.Generator().manual_seed(0)).to(self.images)
+        return self.images.mean(dim=axes, keepdim=True) + self.images.std(dim=axes, keepdim=True) * field
 
     def noise(self, noisy: "Noisy") -> tuple[Tensor, Tensor]:
         """The fields ``(samples, C or 1, *S)`` of a noise, and what they are multiplied by ``(B,)``."""
@@ -115,19 +148,20 @@ class Hidden(Artist):
     """The first ``number`` pixels of the ranking are shown and the others hidden; the reverse for negative numbers."""
 
     fill: AnyFill
+    content: str = "own"
     per_question = True
 
     @property
     def key(self) -> Hashable:
         """See :attr:`Artist.key`."""
-        return "hidden", key_of(self.fill)
+        return "hidden", key_of(self.fill), self.content
 
     def draw(self, scene: Scene, place: Tensor, number: Tensor) -> Tensor:
         """See :meth:`Artist.draw`."""
         shape = (-1,) + (1,) * (scene.images.ndim - 1)
         visible = (scene.ranks[place] < number.abs().view(shape)) == (number > 0).view(shape)
         image, known = place // scene.questions, named_fill(self.fill)
-        pictures = scene.images[image]
+        pictures = scene.content(self.content)[image]
         if isinstance(known, MaskedFill):
             return known.hide(pictures, visible)
         # In place: a chunk of pictures is large, and fresh memory costs more than filling it.
@@ -168,14 +202,18 @@ class Curve:
         direction: ``"erase"`` starts from the image, ``"reveal"`` from the blank.
         fill: See :func:`lightning_xai.fills.hide_pixels`.
         order: ``"most_first"`` or ``"least_first"``.
+        content: What the shown pixels show; see :meth:`Scene.content`.
     """
 
     fractions: tuple[float, ...]
     direction: str = "erase"
     fill: AnyFill = "zero"
     order: str = "most_first"
+    content: str = "own"
 
     def __post_init__(self) -> None:
+        if self.content not in CONTENTS:
+            raise ValueError(f"Curve has content {self.content!r}; use {' | '.join(CONTENTS)}.")
         if self.direction not in ("erase", "reveal") or self.order not in ("most_first", "least_first"):
             raise ValueError(
                 f"Curve has direction {self.direction!r}, order {self.order!r}; "
@@ -193,9 +231,12 @@ class Curve:
         top = share if self.order == "most_first" else 1 - share
         count = pixel_count(top, pixels)
         shown = (self.direction == "reveal") == (self.order == "most_first")
-        if count in (0, pixels):
-            return (Whole() if shown == (count == pixels) else Blank(self.fill)), 0
-        return Hidden(self.fill), count if shown else -count
+        everything = shown == (count == pixels)
+        if count in (0, pixels) and not (everything and self.content != "own"):
+            return (Whole() if everything else Blank(self.fill)), 0
+        if count == 0:  # all of another content: the first `pixels` pixels of any ranking
+            count, shown = pixels, True
+        return Hidden(self.fill, self.content), count if shown else -count
 
 
 @dataclass(frozen=True, eq=False)

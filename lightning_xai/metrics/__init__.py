@@ -37,7 +37,7 @@ from lightning_xai.metrics.masking import (
 from lightning_xai.metrics.segmentation import BoundaryReliance, ContextReliance, DiceDrop, OffTargetLeakage
 from lightning_xai.metrics.stability import Infidelity, MaxSensitivity, NoiseStability, StabilityMetric
 from lightning_xai.metrics.suite import MetricSuite
-from lightning_xai.metrics.visibility import VisibilityCurve
+from lightning_xai.metrics.visibility import VisibilityCurve, VisibilityLeak
 
 __all__ = [
     "ADCC",
@@ -78,4 +78,5 @@ __all__ = [
     "TopClassesIoU",
     "TopKIntersection",
     "VisibilityCurve",
+    "VisibilityLeak",
 ]

@@ -1,7 +1,7 @@
 """The visibility curve: how good is the segmentation when only so much of the image can be seen?"""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,7 +36,9 @@ class VisibilityCurve(MapMetric):
     higher_is_better = True
     needs_segmenter = True
     paper = "Koker et al. 2021, U-Noise, arXiv 2101.05791"
-    options = ("at", "scope", "steps", "fill")
+    options: ClassVar[tuple[str, ...]] = ("at", "scope", "steps", "fill")
+    #: What visible pixels show; see :meth:`lightning_xai.pictures.Scene.content`.
+    content = "own"
 
     def __init__(
         self,
@@ -59,7 +61,7 @@ class VisibilityCurve(MapMetric):
 
     def asks(self, target: Any = None) -> dict[str, Ask]:
         """See :meth:`MapMetric.asks`."""
-        curve = Curve(self.shares, "reveal", input_fill(self.fill, target))
+        curve = Curve(self.shares, "reveal", input_fill(self.fill, target), content=self.content)
         return {"overlap": Ask(curve, "overlap"), "total": Ask(curve, "total")}
 
     def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -70,6 +72,8 @@ class VisibilityCurve(MapMetric):
         thresholds = batch.maps.flatten(2).gather(2, places)
         points = torch.stack([answers["overlap"], answers["total"], thresholds.double()], dim=2)
         missing = ~batch.reference.flatten(2).any(dim=2)
+        if self.content == "swapped" and len(missing) == 1:
+            missing = torch.ones_like(missing)
         points = batch.where_defined(points.masked_fill(missing.view(*missing.shape, 1, 1), float("nan")))
         value = _dice(at_own_share(points.flatten(0, 1), self.at)).view(missing.shape)
         return value, points.flatten(2)
@@ -113,6 +117,31 @@ class VisibilityCurve(MapMetric):
             rows = state.classes == asked
             parts[rows] = at_common_share(points[rows], share)
         return parts
+
+
+class VisibilityLeak(VisibilityCurve):
+    """How much of the Dice the mask itself draws: the same visible pixels, but of another content; low is good.
+
+    What survives the swap was told by the shape of the mask, or by its position alone where images are aligned.
+
+    Args:
+        content: What visible pixels show: ``"shifted"``, the image moved by half its size; ``"swapped"``, the image
+            before it in the batch, on which the value then depends (one image alone is undefined); or ``"noise"`` with
+            the mean and deviation of the image's channels.
+        options: Those of :class:`VisibilityCurve`.
+
+    Raises:
+        ValueError: If the content is neither.
+    """
+
+    higher_is_better = False
+    options = (*VisibilityCurve.options, "content")
+
+    def __init__(self, content: str = "shifted", **options: Any) -> None:
+        super().__init__(**options)
+        if content not in ("shifted", "swapped", "noise"):
+            raise ValueError(f"content is {content!r}; use shifted | swapped | noise.")
+        self.content = content
 
 
 def _dice(parts: Tensor) -> Tensor:

@@ -7,8 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_xai.metrics import VisibilityCurve
+from lightning_xai import SegmenterTarget
+from lightning_xai.metrics import VisibilityCurve, VisibilityLeak
 from lightning_xai.metrics.functional.visibility import at_common_share, at_own_share, shares_above
+from tests.helpers import pixel_segmenter
 from tests.scenes import (
     assert_batches_do_not_matter,
     assert_depth_one_does_not_matter,
@@ -367,3 +369,50 @@ def test_clear_errors_and_metadata():
     data = VisibilityCurve(0.3, "image", 5, "median").metadata()
     assert data["options"] == {"at": 0.3, "scope": "image", "steps": 5, "fill": "median"}
     assert (data["passes"], data["explanations"], data["higher_is_better"]) == (6, 0, True)
+
+
+# ------------------------------------------------------------------ what the mask alone tells
+
+
+@pytest.mark.parametrize("content", ["shifted", "swapped", "noise"])
+@pytest.mark.parametrize("at", [0, 0.25, 0.5, 1])
+def test_other_content_against_direct_hiding(content, at):
+    """The mask of an image over other content, judged by the image's own reference."""
+    scene = noisy_segments()
+    images = scene["images"]
+    if content == "swapped":
+        other = torch.stack([images[row - 1] for row in range(len(images))])
+    elif content == "shifted":
+        height, width = images.shape[2:]
+        rows, columns = (torch.arange(side) - side // 2 for side in (height, width))
+        other = images[:, :, rows % height][..., columns % width]
+    else:
+        field = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(0)).to(images)
+        other = images.mean((2, 3), keepdim=True) + images.std((2, 3), keepdim=True) * field
+    pixels = scene["maps"][0, 0].numel()
+    common, total = parts({**scene, "images": other}, shown_by_rank(scene["maps"], round(pixels * at))).unbind(dim=2)
+    metric = VisibilityLeak(content, at=at, scope="image", steps=4)
+    assert not metric.higher_is_better and VisibilityCurve().higher_is_better
+    assert torch.allclose(scored(metric, **scene), common / total, atol=1e-6)
+    assert metric.metadata()["options"]["content"] == content
+
+
+def test_one_image_has_nothing_to_swap_with():
+    scene = part(noisy_segments(), slice(0, 1))
+    assert scored(VisibilityLeak("swapped"), **scene).isnan().all()
+    assert not scored(VisibilityLeak("noise"), **scene).isnan().any()
+
+
+def test_a_mask_that_draws_the_answer_survives_the_swap():
+    """A segmenter that calls everything visible an object is told by any content; one that looks is not."""
+    images = torch.rand(4, 1, 8, 8) + 0.5
+    masks = torch.zeros(4, 1, 8, 8).long()
+    masks[:, :, 2:6, 2:6] = 1
+    scene = {"images": images, "masks": masks, "targets": torch.ones(4, 1).long(), "maps": masks.double()}
+    drawn = SegmenterTarget(pixel_segmenter(torch.tensor([[20.0]]), torch.tensor([-1.0])), "sigmoid")
+    assert scored(VisibilityLeak("swapped", at=0.25, scope="image"), target=drawn, **scene).min() == 1
+    assert scored(VisibilityCurve(0.25, "image"), target=drawn, **scene).min() == 1
+
+
+def test_an_unknown_content_is_refused():
+    assert_refused(partial(VisibilityLeak, "own"), "content is 'own'", "shifted | swapped | noise")
