@@ -144,3 +144,15 @@ def test_equal_noise_is_drawn_once_and_other_noise_is_not():
 def test_noise_that_makes_no_sense_is_refused(settings):
     with pytest.raises(ValueError, match=r"use gaussian \| uniform, at least one sample, and a level above 0"):
         Noisy(**settings)
+
+
+def test_other_content_is_seen_where_pixels_are_shown():
+    drawn, curve = scene(batch=3), Curve((0.0, 1.0), "reveal", content="swapped")
+    ask = Asked()
+    reveal(ask, drawn, {"swapped": curve}, chunk_size=100)
+    everything = [picture for part in ask.pictures for picture in part if picture.any()]
+    assert len(everything) == 6, "three images of two questions, all visible"
+    for row, picture in enumerate(everything):
+        assert torch.equal(picture, drawn.images[row // 2 - 1])
+    with pytest.raises(ValueError, match=r"Curve has content 'other'; use own \| shifted \| swapped \| noise"):
+        Curve((0.5,), content="other")
