@@ -153,12 +153,6 @@ def linear_maps(features: Tensor, weight: Tensor, bias: Tensor | None = None) ->
     return maps.view(*maps.shape[:2], *features.shape[2:])
 
 
-def asked_maps(maps: Tensor, targets: Tensor) -> Tensor:
-    """``(B, K, *N)`` -> ``(B, T, *N)``: the maps of the asked classes ``(B, T)``."""
-    index = targets.view(*targets.shape, *(1,) * (maps.ndim - 2))
-    return maps.gather(1, index.expand(-1, -1, *maps.shape[2:]))
-
-
 def close(values: Tensor, expected: Tensor) -> bool:
     """Whether two computations of the same agree up to rounding."""
     return values.shape == expected.shape and torch.allclose(

@@ -234,8 +234,7 @@ class Curve:
         everything = shown == (count == pixels)
         if count in (0, pixels) and not (everything and self.content != "own"):
             return (Whole() if everything else Blank(self.fill)), 0
-        if count == 0:  # all of another content: the first `pixels` pixels of any ranking
-            count, shown = pixels, True
+        # Of 0 pixels none is hidden: all of another content.
         return Hidden(self.fill, self.content), count if shown else -count
 
 

@@ -4,6 +4,12 @@ import torch
 from torch import Tensor
 
 
+def asked_classes(values: Tensor, targets: Tensor) -> Tensor:
+    """The asked classes ``(B, T)`` of values ``(B, K, *S)``: ``(B, T, *S)``."""
+    index = targets.view(*targets.shape, *(1,) * (values.ndim - 2))
+    return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
+
+
 def predicted_pixels(logits: Tensor, targets: Tensor, activation: str = "softmax") -> Tensor:
     """The pixels that the segmenter gives to each asked class.
 
@@ -16,8 +22,7 @@ def predicted_pixels(logits: Tensor, targets: Tensor, activation: str = "softmax
         Boolean ``(B, T, *S)``.
     """
     if activation == "sigmoid":
-        index = targets.view(*targets.shape, *(1,) * (logits.ndim - 2)).expand(-1, -1, *logits.shape[2:])
-        return (logits.detach() > 0).gather(1, index)
+        return asked_classes(logits.detach() > 0, targets)
     return reference_pixels(class_labels(logits).unsqueeze(1), targets)
 
 

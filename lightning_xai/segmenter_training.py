@@ -49,12 +49,10 @@ class SegmenterTrainer(TargetTrainer):
         """Dice of each foreground class, and their mean, over the images that have the class or its prediction."""
         return segmenter_metrics(names or [str(number) for number in range(num_classes)])
 
-    def _evaluate(self, batch: dict[str, Any], metrics: MetricCollection, loss_name: str) -> None:
-        logits = self(batch["image"]).float()
-        self.log(loss_name, self._loss(logits, batch), batch_size=len(logits), sync_dist=True)
+    def judged(self, logits: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """What the metrics compare: predicted and true classes ``(B, *S)``."""
         predicted = (logits > 0).long()[:, 0] if logits.shape[1] == 1 else logits.argmax(dim=1)
-        metrics.update(predicted, batch["mask"][:, 0])
-        self.log_dict(metrics, batch_size=len(logits))
+        return predicted, batch["mask"][:, 0]
 
     def _loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
         loss: Tensor = self.criterion(logits, batch["mask"].float())

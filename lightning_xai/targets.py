@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_xai.frozen import fingerprint, freeze, normalise
-from lightning_xai.pixels import over_set, predicted_pixels, reference_pixels
+from lightning_xai.pixels import asked_classes, over_set, predicted_pixels, reference_pixels
 from lightning_xai.weights import load_model
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
@@ -147,20 +147,20 @@ class Target(nn.Module, ABC):
         """
         targets, pixels = self._checked(images, targets, pixels)
         logits = self.logits(images)
-        return over_set(self._select(logits, targets), self._sets(logits, targets, pixels), mean=False)
+        return over_set(asked_classes(logits, targets), self._sets(logits, targets, pixels), mean=False)
 
     def log_probability(self, images: Tensor, targets: Tensor, pixels: Tensor | None = None) -> Tensor:
         """``log p`` of each asked class, ``(B, T)``; a segmenter gives its mean over the pixel set."""
         targets, pixels = self._checked(images, targets, pixels)
         logits = self.logits(images)
         logs = F.logsigmoid(logits.float()) if self.activation == "sigmoid" else logits.float().log_softmax(dim=1)
-        return over_set(self._select(logs, targets), self._sets(logits, targets, pixels), mean=True)
+        return over_set(asked_classes(logs, targets), self._sets(logits, targets, pixels), mean=True)
 
     def probability(self, images: Tensor, targets: Tensor, pixels: Tensor | None = None) -> Tensor:
         """Probability ``(B, T)`` of each asked class; a segmenter gives its mean over the pixel set."""
         targets, pixels = self._checked(images, targets, pixels)
         logits = self.logits(images)
-        asked = self._select(self.activate(logits), targets)
+        asked = asked_classes(self.activate(logits), targets)
         return over_set(asked, self._sets(logits, targets, pixels), mean=True)
 
     def scorer(self, images: Tensor, targets: Tensor, pixels: Tensor | None = None) -> Scorer:
@@ -206,11 +206,6 @@ class Target(nn.Module, ABC):
     def _sets(self, logits: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor | None:
         """The pixel sets of the questions; a classifier has none."""
         return None
-
-    def _select(self, values: Tensor, targets: Tensor) -> Tensor:
-        """``(B, K, *S)`` -> ``(B, T, *S)``: the asked classes."""
-        index = targets.view(*targets.shape, *(1,) * (values.ndim - 2))
-        return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
 
     def activate(self, logits: Tensor) -> Tensor:
         """Probabilities from logits ``(B, K, *S)``, float32."""

@@ -102,11 +102,14 @@ class TargetTrainer(LightningModule):
     def _evaluate(self, batch: dict[str, Any], metrics: MetricCollection, loss_name: str) -> None:
         logits = self(batch["image"]).float()
         self.log(loss_name, self._loss(logits, batch), batch_size=len(logits), sync_dist=True)
-        if self.hparams["activation"] == "softmax":
-            metrics.update(logits.softmax(dim=1), batch["label"])
-        else:
-            metrics.update(logits.sigmoid().squeeze(1), batch["label"].long())
+        metrics.update(*self.judged(logits, batch))
         self.log_dict(metrics, batch_size=len(logits))
+
+    def judged(self, logits: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """What the metrics compare: probabilities and labels."""
+        if self.hparams["activation"] == "softmax":
+            return logits.softmax(dim=1), batch["label"]
+        return logits.sigmoid().squeeze(1), batch["label"].long()
 
     def _loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
         labels: Tensor = batch["label"]

@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -98,33 +100,35 @@ class CachedFeatures(LightningDataModule):
         if self.cache != "memory" and all(path.is_file() for path in paths):
             log.info("Features of the training images: %s.", paths[0])
             return np.load(paths[0], mmap_mode="r"), np.load(paths[1])
-        first = next(self._encoded())[0]
+        encoded = self._encoded()
+        parts = next(encoded)
+        first, encoded = parts[0], chain([parts], encoded)
         count = len(self.data.split_items["train"])
         size = count * first[0].numel() * first.element_size()
         log.info("Computing the features of %d training images once (%.0f MB).", count, size / 1e6)
         if self.cache == "memory" or (self.cache == "auto" and size <= MEMORY_BYTES):
-            features, logits = zip(*self._encoded(), strict=True)
+            features, logits = zip(*encoded, strict=True)
             return torch.cat(features).numpy(), torch.cat(logits).numpy()
         if self.trainer is None or self.trainer.is_global_zero:
-            self._write(paths, (count, *first.shape[1:]))
+            self._write(paths, (count, *first.shape[1:]), encoded)
         if self.trainer is not None:
             self.trainer.strategy.barrier("features")
         return np.load(paths[0], mmap_mode="r"), np.load(paths[1])
 
-    def _encoded(self) -> Any:
+    def _encoded(self) -> Iterator[tuple[Tensor, ...]]:
         """Features and logits, batch by batch, float32 on the CPU."""
         for batch in self.data.plain_dataloader("train"):
             yield tuple(
                 values.float().cpu() for values in self.encoder.features(batch["image"].to(self.encoder.device))
             )
 
-    def _write(self, paths: list[Path], shape: tuple[int, ...]) -> None:
+    def _write(self, paths: list[Path], shape: tuple[int, ...], encoded: Iterable[tuple[Tensor, ...]]) -> None:
         """Both files, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
         parts = [path.with_suffix(".part") for path in paths]
         try:
             store, row, all_logits = np.lib.format.open_memmap(parts[0], "w+", np.float32, shape), 0, []
-            for features, logits in self._encoded():
+            for features, logits in encoded:
                 store[row : row + len(features)] = features.numpy()
                 row += len(features)
                 all_logits.append(logits)

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_xai.explainers.base import Explainer
-from lightning_xai.heads import PooledHead, asked_maps
+from lightning_xai.heads import PooledHead
 from lightning_xai.layers import auto_layer, captured, named_layer, to_grid
 from lightning_xai.masking import resize
+from lightning_xai.pixels import asked_classes
 from lightning_xai.targets import ClassifierTarget, Target
 
 Layer = str | nn.Module
@@ -260,5 +261,5 @@ class CAM(Explainer):
     @torch.no_grad()
     def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
         """See :meth:`Explainer.attribute`."""
-        maps = asked_maps(self.pooled.cams(self.pooled(images)[0]), targets)
+        maps = asked_classes(self.pooled.cams(self.pooled(images)[0]), targets)
         return resize(-maps if self.negative else maps, images.shape[2:])

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from lightning_xai.data.features import CachedFeatures
 from lightning_xai.explainers.base import Explainer, plain
 from lightning_xai.frozen import freeze
-from lightning_xai.heads import PooledHead, asked_maps, linear_maps
+from lightning_xai.heads import PooledHead, linear_maps
 from lightning_xai.masking import resize, spread
+from lightning_xai.pixels import asked_classes
 from lightning_xai.targets import ClassifierTarget, Target
 
 MODES = ("pf", "ts")
@@ -152,7 +153,7 @@ class CAPE(Explainer):
             ``(B, *S)``, signed; sums to the difference of the two probabilities.
         """
         asked = torch.stack([torch.as_tensor(first), torch.as_tensor(second)], dim=1).to(images.device).long()
-        contributions = asked_maps(self.contributions(images), asked)
+        contributions = asked_classes(self.contributions(images), asked)
         return spread(contributions, images.shape[2:]).diff(dim=1)[:, 0].neg()
 
     def view(self, map: str) -> Self:
@@ -177,13 +178,13 @@ class CAPE(Explainer):
         features, _ = self.features(images)
         t1, t2, _ = self.temperatures
         if self.map == "cam":
-            return resize(asked_maps(self.pooled.cams(features), targets), images.shape[2:])
+            return resize(asked_classes(self.pooled.cams(features), targets), images.shape[2:])
         maps = self.class_maps(features)
         contributions = log_contributions(maps, t1, t2).exp()
         self.side = {"p_cape": contributions.flatten(2).sum(dim=2).gather(1, targets)}
         if self.map == "mu":
-            return resize(asked_maps(mu_cape(maps, t1, t2), targets), images.shape[2:])
-        return spread(asked_maps(contributions, targets), images.shape[2:])
+            return resize(asked_classes(mu_cape(maps, t1, t2), targets), images.shape[2:])
+        return spread(asked_classes(contributions, targets), images.shape[2:])
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Distillation (``ts``: and the classifier's cross-entropy), and how well both heads do and agree."""

@@ -15,7 +15,7 @@ from lightning_xai.layers import named_layer, untouched
 from lightning_xai.masking import resize
 from lightning_xai.targets import Target
 
-#: Methods that draw random numbers: image by image, from the same seed.
+#: Methods that draw random numbers.
 RANDOM = ("GradientShap", "KernelShap", "Lime", "ShapleyValueSampling")
 UNSEEN = (
     "DeepLIFT cannot see through this model: an activation is a function, a module that is called twice, or unknown to "
@@ -83,21 +83,23 @@ class CaptumExplainer(Explainer):
 
     def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
         """See :meth:`Explainer.attribute`."""
-        sets: list[Tensor | None] = [None] * targets.shape[1] if pixels is None else [*torch.split(pixels, 1, dim=1)]
-        parts = 1 if self.smooth or self.method in RANDOM else len(images)
-        maps = []
+        size = 1 if self._draws else len(images)
+        rows = []
         with untouched(self.target.model), warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="captum")
-            for asked, pixel_set in zip(torch.split(targets, 1, dim=1), sets, strict=True):
-                rows = [
-                    self._one(*(None if part is None else part[start : start + parts] for part in question))
-                    for question in [(images, asked, pixel_set)]
-                    for start in range(0, len(images), parts)
-                ]
-                maps.append(torch.cat(rows))
-        return torch.cat(maps, dim=1)
+            for start in range(0, len(images), size):
+                part = slice(start, start + size)
+                sets = [None] * targets.shape[1] if pixels is None else torch.split(pixels[part], 1, dim=1)
+                questions = zip(torch.split(targets[part], 1, dim=1), sets, strict=True)
+                rows.append(torch.cat([self._one(images[part], *question) for question in questions], dim=1))
+        return torch.cat(rows)
 
-    def _one(self, images: Any, asked: Any, pixels: Tensor | None) -> Tensor:
+    @property
+    def _draws(self) -> bool:
+        """Whether the method draws random numbers: image by image then, so that none depends on those beside it."""
+        return self.smooth > 0 or self.method in RANDOM
+
+    def _one(self, images: Tensor, asked: Tensor, pixels: Tensor | None) -> Tensor:
         """The map ``(B, 1, *S)`` of one question per image."""
         score = Score(self.target)
         method = getattr(captum.attr, self.method)(*((score,) if self.layer is None else (score, self.layer)))
@@ -110,11 +112,9 @@ class CaptumExplainer(Explainer):
         extra = (asked,) if pixels is None else (asked, pixels)
         # Captum writes gradients of the images into .grad: it gets a copy of its own.
         inputs = images.clone()
-        if self.smooth or self.method in RANDOM:
-            with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+        with torch.random.fork_rng(devices=[images.device] if images.is_cuda else [], enabled=self._draws):
+            if self._draws:
                 torch.manual_seed(0)
-                maps = method.attribute(inputs, additional_forward_args=extra, **options)
-        else:
             try:
                 maps = method.attribute(inputs, additional_forward_args=extra, **options)
             except RuntimeError as error:

@@ -15,7 +15,7 @@ from lightning_xai.explainers.pcim import SOFTNESS
 from lightning_xai.frozen import evaluating
 from lightning_xai.masking import blend, standardise, top_share
 from lightning_xai.nets import UNet
-from lightning_xai.pixels import class_labels
+from lightning_xai.pixels import asked_classes, class_labels
 from lightning_xai.targets import SegmenterTarget, Target
 from lightning_xai.weights import load_model
 
@@ -166,8 +166,7 @@ class UNoise(Explainer):
         with evaluating(self.net):  # whatever mode a training left it in
             importance = self.raw(images).neg().sigmoid()
         if self.per_class:
-            index = targets.view(*targets.shape, *(1,) * (images.ndim - 2))
-            return importance.gather(1, index.expand(-1, -1, *images.shape[2:]))
+            return asked_classes(importance, targets)
         return importance.expand(-1, targets.shape[1], *images.shape[2:])
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -177,7 +176,7 @@ class UNoise(Explainer):
         asked = None
         if self.per_class:
             asked = self._asked(len(images), raw.shape[1], images.device)
-            raw = raw[torch.arange(len(raw), device=raw.device), asked].unsqueeze(1)
+            raw = asked_classes(raw, asked.unsqueeze(1))
         mask = raw.sigmoid()
         if self.objective == "noise":
             seen = [self.noised(images, mask, self._noise(raw))]
@@ -224,9 +223,9 @@ class UNoise(Explainer):
         if self.target.activation == "sigmoid":
             logits = logits / 2  # the pair (-l, l), whose softmax is then the sigmoid of l
         if asked is not None:
-            rows = torch.arange(len(logits), device=logits.device)
-            rest = logits.masked_fill(F.one_hot(asked, logits.shape[1]).bool().view(*_spread(logits)), -torch.inf)
-            logits = torch.stack([rest.logsumexp(dim=1), logits[rows, asked]], dim=1)
+            own = F.one_hot(asked, logits.shape[1]).bool().view(*logits.shape[:2], *(1,) * (logits.ndim - 2))
+            rest = logits.masked_fill(own, -torch.inf).logsumexp(dim=1, keepdim=True)
+            logits = torch.cat([rest, asked_classes(logits, asked.unsqueeze(1))], dim=1)
             answers = (answers == asked.view(-1, *(1,) * (answers.ndim - 1))).long()
         entropy = F.cross_entropy(logits, answers)
         if self.objective == "noise" or not isinstance(self.target, SegmenterTarget):
@@ -249,11 +248,6 @@ class UNoise(Explainer):
         known = [number for number in range(classes) if number != getattr(self.target, "background", None)]
         picks = torch.randint(len(known), (count,)) if self.training else torch.arange(count) % len(known)
         return torch.tensor(known)[picks].to(device)
-
-
-def _spread(logits: Tensor) -> tuple[int, ...]:
-    """The shape ``(B, K, 1, ...)`` of one value for each class of ``(B, K, *S)``."""
-    return (*logits.shape[:2], *(1,) * (logits.ndim - 2))
 
 
 def start_from_segmenter(net: nn.Module, weights: str | Path) -> None:

@@ -72,8 +72,6 @@ class VisibilityCurve(MapMetric):
         thresholds = batch.maps.flatten(2).gather(2, places)
         points = torch.stack([answers["overlap"], answers["total"], thresholds.double()], dim=2)
         missing = ~batch.reference.flatten(2).any(dim=2)
-        if self.content == "swapped" and len(missing) == 1:
-            missing = torch.ones_like(missing)
         points = batch.where_defined(points.masked_fill(missing.view(*missing.shape, 1, 1), float("nan")))
         value = _dice(at_own_share(points.flatten(0, 1), self.at)).view(missing.shape)
         return value, points.flatten(2)
@@ -142,6 +140,13 @@ class VisibilityLeak(VisibilityCurve):
         if content not in ("shifted", "swapped", "noise"):
             raise ValueError(f"content is {content!r}; use shifted | swapped | noise.")
         self.content = content
+
+    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """See :meth:`VisibilityCurve.score`; one image alone has nothing to be swapped with."""
+        value, points = super().score(batch, answers)
+        if self.content == "swapped" and len(value) == 1:
+            return torch.full_like(value, float("nan")), torch.full_like(points, float("nan"))
+        return value, points
 
 
 def _dice(parts: Tensor) -> Tensor:

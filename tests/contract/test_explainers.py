@@ -20,7 +20,15 @@ NAMES = sorted(path.stem for path in (CONFIGS / "explainer").glob("*.yaml"))
 SIZES = {2: (16, 20), 3: (16, 16, 18)}
 CLASSES = 3
 KINDS = {"classifier": (ClassifierTarget, cnn), "segmenter": (SegmenterTarget, segmenter)}
-EXPLAINS = {name: get_class(OmegaConf.load(CONFIGS / "explainer" / f"{name}.yaml")._target_).explains for name in NAMES}
+
+
+def class_of(name: str) -> type[Explainer]:
+    """The class that a YAML names, itself or in the one that it starts from."""
+    node = OmegaConf.load(CONFIGS / "explainer" / f"{name}.yaml")
+    return get_class(node._target_) if "_target_" in node else class_of(node.defaults[0])
+
+
+EXPLAINS = {name: class_of(name).explains for name in NAMES}
 PAIRS = [(name, kind) for name in NAMES for kind in KINDS]
 MADE_FOR = [(name, kind) for name, kind in PAIRS if issubclass(KINDS[kind][0], EXPLAINS[name])]
 CASES = [(name, kind, dims) for name, kind in MADE_FOR for dims in SIZES]
