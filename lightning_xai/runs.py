@@ -30,6 +30,7 @@ RESULTS = (
     "metrics.csv",
     "per_image.csv",
     "controls.csv",
+    "visibility.csv",
     "summary.json",
     "sanity.json",
     "config.yaml",
@@ -186,7 +187,7 @@ def wait_for(path: Path) -> None:
 def build_explainer(cfg: DictConfig, target: Target) -> Explainer:
     """The configured explainer around a target, with the questions that its steps ask."""
     explainer: Explainer = instantiate(cfg.explainer)(target)
-    explainer.ask, explainer.ask_pixels = cfg.ask, cfg.pixels
+    explainer.ask, explainer.ask_pixels = cfg.ask, instantiate(cfg.pixels)
     return explainer
 
 

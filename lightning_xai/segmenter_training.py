@@ -9,6 +9,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.segmentation import DiceScore
 
 from lightning_xai.training import TargetTrainer
+from lightning_xai.windows import by_window
 
 
 class SegmenterTrainer(TargetTrainer):
@@ -23,6 +24,8 @@ class SegmenterTrainer(TargetTrainer):
         class_names: Stored with the weights, and the names of the Dice of each class.
         lr: Highest learning rate.
         weight_decay: AdamW's.
+        window: Largest sides that the model takes at once in evaluation; see
+            :func:`lightning_xai.windows.by_window`. Training takes the images as they come, such as random patches.
 
     Raises:
         ValueError: If the activation does not fit the classes.
@@ -38,12 +41,18 @@ class SegmenterTrainer(TargetTrainer):
         class_names: Sequence[str] | None = None,
         lr: float = 1e-3,
         weight_decay: float = 1e-4,
+        window: Sequence[int] | int | None = None,
     ) -> None:
         if activation == "sigmoid" and num_classes != 2:
             raise ValueError(f"A segmenter with a sigmoid tells 2 classes apart, not {num_classes}; use softmax.")
         super().__init__(model, num_classes, activation, mean, std, class_names, lr, weight_decay)
         several = activation == "softmax"
         self.criterion = DiceCELoss(softmax=several, sigmoid=not several, to_onehot_y=several)
+        self.window = window
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(B, C, *S)`` in natural units -> logits ``(B, K, *S)``."""
+        return by_window(super().forward, images, None if self.training else self.window)
 
     def metrics_of(self, num_classes: int, activation: str, names: Sequence[str] | None) -> MetricCollection:
         """Dice of each foreground class, and their mean, over the images that have the class or its prediction."""

@@ -12,8 +12,12 @@ from torch import Tensor, nn
 from lightning_xai.frozen import fingerprint, freeze, normalise
 from lightning_xai.pixels import asked_classes, over_set, predicted_pixels, reference_pixels
 from lightning_xai.weights import load_model
+from lightning_xai.windows import by_window
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
+Answer = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+#: Methods ``(images, targets, pixels) -> (B, T)`` of a target that an explainer may explain.
+ANSWERS = ("score", "probability", "dice")
 
 
 class Target(nn.Module, ABC):
@@ -38,6 +42,8 @@ class Target(nn.Module, ABC):
 
     mean: Tensor | None
     std: Tensor | None
+    #: Largest sides of the images that go through the model at once; larger ones go window by window.
+    window: Sequence[int] | int | None = None
 
     def __init__(
         self,
@@ -266,6 +272,8 @@ class SegmenterTarget(Target):
 
     Args:
         background: The class that default questions leave out, or ``None``.
+        window: Largest sides ``*W`` in pixels, or one for all axes, that the model takes at once; see
+            :func:`lightning_xai.windows.by_window`. ``None``: any.
 
     Example:
         >>> target = SegmenterTarget(nn.Conv2d(1, 3, 1))
@@ -274,13 +282,23 @@ class SegmenterTarget(Target):
     """
 
     def __init__(
-        self, model: Any = None, activation: str = "softmax", *args: Any, background: int | None = 0, **kwargs: Any
+        self,
+        model: Any = None,
+        activation: str = "softmax",
+        *args: Any,
+        background: int | None = 0,
+        window: Sequence[int] | int | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(model, activation, *args, **kwargs)
         self.background = background
+        self.window = window
 
     def logits(self, images: Tensor) -> Tensor:
-        """See :meth:`Target.logits`."""
+        """See :meth:`Target.logits`; images larger than the window go window by window."""
+        return by_window(self._window_logits, images, self.window)
+
+    def _window_logits(self, images: Tensor) -> Tensor:
         logits = super().logits(images)
         if logits.shape[2:] != images.shape[2:]:
             raise ValueError(
@@ -288,6 +306,25 @@ class SegmenterTarget(Target):
                 "a SegmenterTarget needs one per pixel, (B, K, *S). Is it a classifier?"
             )
         return logits
+
+    @torch.no_grad()
+    def dice(self, images: Tensor, targets: Tensor, pixels: Tensor | None = None) -> Tensor:
+        """Dice ``(B, T)`` of the pixels predicted as each class against the pixel set; it has no gradient.
+
+        Args:
+            images: ``(B, C, *S)``.
+            targets: ``(B,)`` or ``(B, T)`` class indices.
+            pixels: ``(B, T or 1, *S)``; ``None``: the prediction itself, so 1.
+
+        Returns:
+            0 where both are empty.
+        """
+        targets, pixels = self._checked(images, targets, pixels)
+        logits = self.logits(images)
+        predicted = predicted_pixels(logits, targets, self.activation).flatten(2)
+        sets = predicted if pixels is None else self._sets(logits, targets, pixels).flatten(2)
+        common, sizes = (predicted & sets).sum(dim=2), predicted.sum(dim=2) + sets.sum(dim=2)
+        return 2 * common / sizes.clamp(min=1)
 
     def evidence(self, masks: Tensor, targets: Tensor) -> Tensor:
         """See :meth:`Target.evidence`."""
@@ -305,13 +342,12 @@ class SegmenterTarget(Target):
     def questions(self, images: Tensor, targets: Tensor | None, pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Default questions: every foreground class over the pixels predicted as it. See :meth:`Target.questions`."""
         logits = None
-        if targets is None or pixels is None or not self.classes:
+        if pixels is None or not self.classes:
             with torch.no_grad():
                 logits = self.logits(images)
             self.classes = logits.shape[1]
         if targets is None:
-            classes = [k for k in range(self.classes) if k != self.background]
-            targets = torch.tensor(classes, device=images.device).expand(len(images), -1)
+            targets = self.foreground(images)
         targets, _ = self._checked(images, targets, None)
         check_range(targets, self.classes)
         if pixels is None:
@@ -327,10 +363,32 @@ class SegmenterTarget(Target):
             )
         return targets, pixels.detach().bool().expand(-1, targets.shape[1], *pixels.shape[2:])
 
+    def foreground(self, images: Tensor) -> Tensor:
+        """Every class but the background, for each image: ``(B, T)``."""
+        if not self.classes:
+            with torch.no_grad():
+                self.classes = self.logits(images[:1]).shape[1]
+        classes = [k for k in range(self.classes) if k != self.background]
+        return torch.tensor(classes, device=images.device).expand(len(images), -1)
+
     def _sets(self, logits: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
         if pixels is None:
             return predicted_pixels(logits, targets, self.activation)
         return pixels.to(logits.device).expand(-1, targets.shape[1], *pixels.shape[2:])
+
+
+def asking(target: Target, answer: str) -> Answer:
+    """The target's method of that name.
+
+    Raises:
+        ValueError: If there is none, or the target is a classifier and the answer its Dice.
+    """
+    if answer not in ANSWERS or (answer == "dice" and not isinstance(target, SegmenterTarget)):
+        raise ValueError(
+            f"A {type(target).__name__} gives no answer {answer!r}; use {' | '.join(ANSWERS)} (dice: segmenters)."
+        )
+    method: Answer = getattr(target, answer)
+    return method
 
 
 def check_range(targets: Tensor, classes: int) -> None:

@@ -4,5 +4,6 @@ from lightning_xai.callbacks.attribution_maps import AttributionMaps
 from lightning_xai.callbacks.contributions import Contributions
 from lightning_xai.callbacks.faithfulness import Faithfulness
 from lightning_xai.callbacks.save_maps import SaveMaps
+from lightning_xai.callbacks.visibility_curves import VisibilityCurves
 
-__all__ = ["AttributionMaps", "Contributions", "Faithfulness", "SaveMaps"]
+__all__ = ["AttributionMaps", "Contributions", "Faithfulness", "SaveMaps", "VisibilityCurves"]

@@ -11,11 +11,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_xai.explainers.base import Explainer, plain
+from lightning_xai.explainers.controls import BlurredReference, RandomMap, Reversed
 from lightning_xai.files import atomic_write
 from lightning_xai.loggers import log_table
-from lightning_xai.metrics import MapMetric, MetricSuite
+from lightning_xai.metrics import MapMetric, MetricSuite, VisibilityCurve
 from lightning_xai.report.statistics import Rows
-from lightning_xai.targets import Target
+from lightning_xai.targets import SegmenterTarget, Target
 
 PER_IMAGE = ("id", "question", "metric", "value")
 
@@ -24,7 +25,8 @@ class Faithfulness(lightning.Callback):
     """Runs a metric collection on validation and test maps, per image.
 
     On test it also scores controls on the same images and questions, and writes ``per_image.csv`` (the explainer) and
-    ``controls.csv`` (the controls) into the run folder.
+    ``controls.csv`` (the controls) into the run folder. A visibility curve brings its own: random, the explainer
+    reversed, and an oracle.
 
     Args:
         metrics: Metrics by name.
@@ -62,7 +64,15 @@ class Faithfulness(lightning.Callback):
         # A control under test is not its own control.
         makers = {name: make for name, make in self.makers.items() if name != type(pl_module).__name__}
         controls = {name: make(pl_module.target) for name, make in makers.items()}
-        self._start(pl_module, pl_module.variants() | controls)
+        self._start(pl_module, pl_module.variants() | controls | self._bounds(pl_module))
+
+    def _bounds(self, explainer: Explainer) -> dict[str, Explainer]:
+        """The rows between which a visibility curve is read: no knowledge, all of it, and the map turned round."""
+        curves = any(isinstance(metric, VisibilityCurve) for metric in self.suite.members().values())
+        if not curves or not isinstance(explainer.target, SegmenterTarget):
+            return {}
+        oracle = BlurredReference(explainer.target)
+        return {"random": RandomMap(explainer.target), "reversed": Reversed(explainer), "oracle": oracle}
 
     def on_validation_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any
@@ -107,7 +117,7 @@ class Faithfulness(lightning.Callback):
         scene = {"target": explainer.target, "images": images, "masks": masks, "ids": batch["id"], **question}
         for name, suite in self.suites.items():
             scored = explainer if name == own else self.controls[name]
-            maps = outputs["maps"] if name == own else scored.explain(images, **question)
+            maps = outputs["maps"] if name == own else scored.compared(outputs, batch)
             suite.update(maps=maps, explainer=scored, **scene)
 
     def _log(self, explainer: lightning.LightningModule, stage: str) -> None:

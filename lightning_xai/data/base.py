@@ -60,7 +60,8 @@ class ImageDataModule(LightningDataModule, ABC):
         cache: Whether to keep all images in memory after the first reading.
         num_workers: Worker processes a loader; None chooses for the cores at hand.
         on_bad_image: Whether an image or mask that cannot be used stops the run, or is skipped and listed.
-        augment: MONAI dictionary transforms (keys image and mask) for training images, after the cache.
+        augment: MONAI dictionary transforms (keys image and mask) for training images, after the cache; those that give
+            several patches an image, such as RandCropByPosNegLabeld, enlarge the batch.
         limit: Largest number of images a split, with the classes in proportion; None keeps all.
         channel_axis: Channel axis of arrays, npy, TIFF and NIfTI files, or "none" for volumes without channels; None
             takes it from the file or from the shape.
@@ -280,7 +281,7 @@ class ImageDataModule(LightningDataModule, ABC):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=default_collate,
+            collate_fn=collate,
             # Without a generator of its own, MONAI's loader would reset the global one.
             generator=torch.Generator().manual_seed(self.seed),
         )
@@ -302,6 +303,11 @@ class ImageDataModule(LightningDataModule, ABC):
             absent = [name for name, count in counts.items() if not count]
             if absent:
                 log.warning("The %s split has no image of class %s", split, ", ".join(absent))
+
+
+def collate(samples: list[Any]) -> Any:
+    """A batch of samples, or of lists of patches."""
+    return default_collate([part for each in samples for part in (each if isinstance(each, list) else [each])])
 
 
 def _read_all(load: LoadItem, items: Sequence[Item]) -> Iterator[tuple[Item, Any]]:

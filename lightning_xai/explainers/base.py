@@ -1,16 +1,19 @@
 """The face that every explainer shows: images and questions in, maps out."""
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
 
-from lightning_xai.pixels import image_pixels, reference_pixels
-from lightning_xai.targets import Target
+from lightning_xai.pixel_sets import PixelSet, predicted
+from lightning_xai.targets import SegmenterTarget, Target
+from lightning_xai.windows import by_window, fits
+
+Attribute = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 ASK = ("prediction", "label", "all")
-PIXELS = ("predicted", "reference", "image")
 
 
 class Explainer(lightning.LightningModule):
@@ -42,7 +45,7 @@ class Explainer(lightning.LightningModule):
         #: Which classes the steps ask about: the model's own "prediction", the "label", or "all" classes.
         self.ask = "prediction"
         #: Which pixel set the steps ask a segmenter about.
-        self.ask_pixels = "predicted"
+        self.ask_pixels: PixelSet = predicted
         self.side = {}
 
     @property
@@ -90,24 +93,52 @@ class Explainer(lightning.LightningModule):
         Raises:
             ValueError: If the questions do not fit the images or the model.
         """
+        return self.mapped(self.attribute, images, targets, pixels)
+
+    def mapped(self, attribute: Attribute, images: Tensor, targets: Tensor | None, pixels: Tensor | None) -> Tensor:
+        """What :meth:`explain` does around :meth:`attribute`, around any such function.
+
+        Args:
+            attribute: As :meth:`attribute`; it may give several maps a question, ``(B, n * T, *S)``.
+            images: See :meth:`explain`.
+            targets: See :meth:`explain`.
+            pixels: See :meth:`explain`.
+        """
         with torch.inference_mode(False), torch.enable_grad():
             images = plain(images)
             targets, pixels = (None if value is None else plain(value) for value in (targets, pixels))
             targets, pixels = self.target.questions(images, targets, pixels)
             self.side = {}
-            maps = self.attribute(images, targets, pixels).detach().float()
+            maps = self.in_windows(attribute, images, targets, pixels).detach().float()
             if pixels is not None:
-                asked = pixels.flatten(2).any(dim=2).view(*targets.shape, *(1,) * (maps.ndim - 2))
-                maps = torch.where(asked, maps, 0.0)
+                asked = pixels.flatten(2).any(dim=2).repeat(1, maps.shape[1] // targets.shape[1])
+                maps = torch.where(asked.view(*asked.shape, *(1,) * (maps.ndim - 2)), maps, 0.0)
             return maps.contiguous()
+
+    def in_windows(self, attribute: Attribute, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+        """Maps of images that the target takes at once, else of one window after the other.
+
+        Every window is asked about the pixels of the set that it shows, and averaged with the weights of the logits.
+        """
+        if pixels is None or fits(images.shape[2:], self.target.window):
+            return attribute(images, targets, pixels)
+        channels = images.shape[1]
+        maps = []
+        for image, asked, sets in zip(images, targets, pixels, strict=True):
+
+            def in_window(part: Tensor, asked: Tensor = asked) -> Tensor:
+                seen = part[:, channels:] > 0
+                return attribute(part[:, :channels], asked.expand(len(part), -1), seen).detach()
+
+            both = torch.cat([image, sets.to(image)]).unsqueeze(0)
+            maps.append(by_window(in_window, both, self.target.window))
+        self.side = {}  # of the last window alone
+        return torch.cat(maps)
 
     def questions(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """The questions that the steps ask of a batch, from :attr:`ask` and :attr:`ask_pixels`."""
-        if self.ask not in ASK or self.ask_pixels not in PIXELS:
-            raise ValueError(
-                f"ask is {self.ask!r}, ask_pixels {self.ask_pixels!r}; "
-                f"use one of {', '.join(ASK)}, and one of {', '.join(PIXELS)}."
-            )
+        if self.ask not in ASK:
+            raise ValueError(f"ask is {self.ask!r}; use one of {', '.join(ASK)}.")
         images = plain(batch["image"])
         targets: Tensor | None = None
         if self.ask == "label" and batch["label"].ndim == 1:
@@ -115,16 +146,11 @@ class Explainer(lightning.LightningModule):
         elif self.ask != "prediction":
             classes = self.target.predict(images[:1]).shape[1]
             targets = torch.arange(classes, device=images.device).expand(len(images), -1)
-        targets, pixels = self.target.questions(images, targets, None)
-        if pixels is not None and self.ask_pixels == "reference":
-            if "mask" not in batch:
-                raise ValueError(
-                    "ask_pixels is 'reference', but the data set has no masks; use 'predicted' or 'image'."
-                )
-            pixels = reference_pixels(plain(batch["mask"]), targets)
-        elif pixels is not None and self.ask_pixels == "image":
-            pixels = image_pixels(images).expand_as(pixels)
-        return targets, pixels
+        pixels = None
+        if isinstance(self.target, SegmenterTarget):
+            targets = self.target.foreground(images) if targets is None else targets.view(len(images), -1)
+            pixels = self.ask_pixels(self.target, images, targets, plain(batch["mask"]) if "mask" in batch else None)
+        return self.target.questions(images, targets, pixels)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Log and return the loss."""
@@ -160,6 +186,10 @@ class Explainer(lightning.LightningModule):
             "pixels": pixels,
             "side": self.side,
         }
+
+    def compared(self, answer: dict[str, Any], batch: dict[str, Any]) -> Tensor:
+        """Maps ``(B, T, *S)`` for the questions of another explainer's :meth:`answer`, to be judged beside its own."""
+        return self.explain(plain(batch["image"]), answer["targets"], answer["pixels"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store which target these weights explain."""

@@ -58,6 +58,32 @@ class ActivationMap(Explainer):
         ]
         return torch.stack(scaled).mean(dim=0)
 
+    def sweep(
+        self,
+        images: Tensor,
+        layers: Sequence[Layer],
+        targets: Tensor | None = None,
+        pixels: Tensor | None = None,
+    ) -> list[Tensor]:
+        """The maps of several layers, each by itself, from one forward pass and one backward pass a question.
+
+        Args:
+            images: See :meth:`Explainer.explain`.
+            layers: Modules of the model or their names.
+            targets: See :meth:`Explainer.explain`.
+            pixels: See :meth:`Explainer.explain`.
+
+        Returns:
+            For each layer ``(B, T, *S)``.
+        """
+        modules = [named_layer(self.target, layer) if isinstance(layer, str) else layer for layer in layers]
+
+        def every(images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+            parts = self.layer_maps(modules, images, targets, pixels)
+            return torch.cat([resize(part, images.shape[2:]) for part in parts], dim=1)
+
+        return list(self.mapped(every, images, targets, pixels).chunk(len(modules), dim=1))
+
     def modules_of(self, images: Tensor, targets: Tensor) -> list[nn.Module]:
         """The layers, ``"auto"`` found at the first images."""
         found = []

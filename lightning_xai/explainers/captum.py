@@ -13,10 +13,12 @@ from lightning_xai.explainers.base import Explainer
 from lightning_xai.fills import Fill, fill_images
 from lightning_xai.layers import named_layer, untouched
 from lightning_xai.masking import resize
-from lightning_xai.targets import Target
+from lightning_xai.targets import Answer, Target, asking
 
 #: Methods that draw random numbers.
 RANDOM = ("GradientShap", "KernelShap", "Lime", "ShapleyValueSampling")
+#: Methods that hide parts of the image and need no gradient.
+HIDING = ("Occlusion", "FeatureAblation", "FeaturePermutation", "ShapleyValueSampling", "KernelShap", "Lime")
 UNSEEN = (
     "DeepLIFT cannot see through this model: an activation is a function, a module that is called twice, or unknown to "
     "Captum; use IntegratedGradients."
@@ -41,6 +43,8 @@ class CaptumExplainer(Explainer):
         smooth: Noisy copies of the image that the attributions are averaged over (SmoothGrad); 0: none.
         noise: Deviation of their noise, as a share of the image's range.
         chunk_size: Images per pass.
+        answer: What is explained: the target's ``"score"`` (logits), its ``"probability"``, or a segmenter's ``"dice"``
+            with the pixel set, which only methods that hide parts of the image can explain.
         options: Passed on to Captum's ``attribute``, such as ``n_steps`` or ``show_progress``.
 
     Raises:
@@ -63,6 +67,7 @@ class CaptumExplainer(Explainer):
         smooth: int = 0,
         noise: float = 0.15,
         chunk_size: int = 64,
+        answer: str = "score",
         **options: Any,
     ) -> None:
         super().__init__(target)
@@ -72,6 +77,8 @@ class CaptumExplainer(Explainer):
             )
         if patch is not None and patch < 1:
             raise ValueError(f"patch is {patch}; it is at least 1 pixel wide.")
+        if answer == "dice" and method not in HIDING:
+            raise ValueError(f"The Dice has no gradient for {method}; use one of {', '.join(HIDING)}.")
         self.method = method
         self.layer = None if layer is None else named_layer(target, layer)
         self.baseline = baseline
@@ -79,6 +86,7 @@ class CaptumExplainer(Explainer):
         self.smooth = smooth
         self.noise = noise
         self.chunk_size = chunk_size
+        self.ask_target = asking(target, answer)
         self.options = options
 
     def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
@@ -101,7 +109,7 @@ class CaptumExplainer(Explainer):
 
     def _one(self, images: Tensor, asked: Tensor, pixels: Tensor | None) -> Tensor:
         """The map ``(B, 1, *S)`` of one question per image."""
-        score = Score(self.target)
+        score = Score(self.target.model, self.ask_target)
         method = getattr(captum.attr, self.method)(*((score,) if self.layer is None else (score, self.layer)))
         options = self._options(method, images)
         if self.smooth:
@@ -168,18 +176,19 @@ class Score(nn.Module):
     """The target's score as a module: DeepLIFT and guided backpropagation look for the layers inside.
 
     Args:
-        target: The target.
+        model: The target's model.
+        ask: What the target answers.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, model: Any, ask: Answer) -> None:
         super().__init__()
-        self.ask = target.score
-        if isinstance(target.model, nn.Module):
-            self.model = target.model
+        self.ask = ask
+        if isinstance(model, nn.Module):
+            self.model = model
 
     def forward(self, images: Tensor, asked: Tensor, *pixels: Tensor) -> Tensor:
         """Scores ``(B,)``; Captum repeats the arguments along with the images where it needs copies of them."""
-        return self.ask(images, asked, *pixels)[:, 0]
+        return self.ask(images, asked, pixels[0] if pixels else None)[:, 0]
 
 
 def cells(size: torch.Size, sides: list[int]) -> Tensor:

@@ -1,13 +1,15 @@
-"""Control explainers that know nothing of the target: a method that does not beat them explains nothing."""
+"""Maps to compare with: of what knows nothing of the target, of an explainer reversed, and of the reference itself."""
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from monai.networks.layers.simplelayers import GaussianFilter
 from torch import Tensor
 
-from lightning_xai.explainers.base import Explainer
-from lightning_xai.targets import Target
+from lightning_xai.explainers.base import Attribute, Explainer, plain
+from lightning_xai.targets import SegmenterTarget, Target
 
 
 class RandomMap(Explainer):
@@ -41,6 +43,10 @@ class CenterPrior(Explainer):
         """See :meth:`Explainer.attribute`."""
         return center_bump(images.shape[2:], images.device).expand(*targets.shape, *images.shape[2:])
 
+    def in_windows(self, attribute: Attribute, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+        """The middle of the whole image, not that of each window."""
+        return attribute(images, targets, pixels)
+
 
 class EdgeMap(Explainer):
     """Gradient magnitude of the channel mean: where the image has edges, whatever the target says.
@@ -56,6 +62,58 @@ class EdgeMap(Explainer):
             if grey.shape[axis] > 1:
                 square += torch.gradient(grey, dim=axis)[0].square()
         return square.sqrt().unsqueeze(1).expand(*targets.shape, *grey.shape[1:])
+
+
+class Reversed(Explainer):
+    """Another explainer's maps with the other sign: what it calls least important comes first.
+
+    Args:
+        explainer: The other explainer.
+    """
+
+    def __init__(self, explainer: Explainer) -> None:
+        super().__init__(explainer.target)
+        self.explainer = explainer
+
+    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+        """See :meth:`Explainer.attribute`."""
+        return -self.explainer.attribute(images, targets, pixels)
+
+    def compared(self, answer: dict[str, Any], batch: dict[str, Any]) -> Tensor:
+        """See :meth:`Explainer.compared`; nothing is explained again."""
+        maps: Tensor = answer["maps"]
+        return -maps
+
+
+class BlurredReference(Explainer):
+    """An oracle for segmenters: the reference's pixels first, then those near it.
+
+    The mask plus the mask blurred by a Gaussian, whose sigma is a tenth of the longest side. Asked without masks, it
+    takes the question's pixel set.
+    """
+
+    explains = SegmenterTarget
+
+    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+        """See :meth:`Explainer.attribute`."""
+        assert pixels is not None
+        return blurred(pixels)
+
+    def compared(self, answer: dict[str, Any], batch: dict[str, Any]) -> Tensor:
+        """See :meth:`Explainer.compared`."""
+        if "mask" not in batch:
+            return super().compared(answer, batch)
+        sets = self.target.evidence(plain(batch["mask"]), answer["targets"])
+        return blurred(sets.expand(*answer["targets"].shape, *sets.shape[2:]))
+
+
+def blurred(pixels: Tensor) -> Tensor:
+    """Pixel sets ``(B, T, *S)`` plus themselves blurred: inside above 1, falling with the distance outside."""
+    values, side = pixels.float(), max(pixels.shape[2:])
+    # As wide as the image, and sampled: no two pixels tie for being far away.
+    blur = GaussianFilter(pixels.ndim - 2, side / 10, truncated=10, approx="sampled").to(pixels.device)
+    smooth: Tensor = blur(values)
+    return values + smooth
 
 
 def center_bump(size: Sequence[int], device: torch.device) -> Tensor:

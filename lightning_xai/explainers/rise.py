@@ -6,7 +6,7 @@ from torch import Tensor
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.fills import Fill, fill_images
 from lightning_xai.masking import blend, resize
-from lightning_xai.targets import Target
+from lightning_xai.targets import Target, asking
 
 
 class RISE(Explainer):
@@ -23,9 +23,11 @@ class RISE(Explainer):
         baseline: What hidden pixels show; see :func:`lightning_xai.fills.fill_images`.
         seed: Another seed draws other masks.
         chunk_size: Images per pass.
+        answer: What weighs a mask: the target's ``"probability"`` (of a segmenter, its mean over the pixel set), its
+            ``"score"`` (logits), or a segmenter's ``"dice"`` with the pixel set.
 
     Raises:
-        ValueError: If there are no masks or cells, or ``keep`` is no probability.
+        ValueError: If there are no masks or cells, ``keep`` is no probability, or the answer is unknown.
 
     Example:
         >>> from lightning_xai import ClassifierTarget
@@ -43,6 +45,7 @@ class RISE(Explainer):
         baseline: str | Tensor | Fill = "zero",
         seed: int = 0,
         chunk_size: int = 64,
+        answer: str = "probability",
     ) -> None:
         super().__init__(target)
         if masks < 1 or cells < 1 or not 0 < keep < 1:
@@ -53,6 +56,7 @@ class RISE(Explainer):
         self.baseline = baseline
         self.seed = seed
         self.chunk_size = chunk_size
+        self.ask_target = asking(target, answer)
 
     @torch.no_grad()
     def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
@@ -66,7 +70,7 @@ class RISE(Explainer):
             for row, (image, fill) in enumerate(zip(images, fills, strict=True)):
                 shown = blend(image.expand(count, *image.shape), fill.expand(count, *fill.shape), masks)
                 sets = None if pixels is None else pixels[row].expand(count, *pixels.shape[1:])
-                told = self.target.probability(shown, targets[row].expand(count, -1), sets)
+                told = self.ask_target(shown, targets[row].expand(count, -1), sets)
                 maps[row] += torch.einsum("nt,n...->t...", told.to(masks), masks[:, 0])
         return maps / (self.masks * self.keep)
 

@@ -18,6 +18,7 @@ from lightning_xai.nets import UNet
 from lightning_xai.pixels import asked_classes, class_labels
 from lightning_xai.targets import SegmenterTarget, Target
 from lightning_xai.weights import load_model
+from lightning_xai.windows import by_window
 
 #: Levels of the noise networks of 16 channels.
 SIZES = {"small": 2, "medium": 3, "large": 4}
@@ -123,8 +124,8 @@ class UNoise(Explainer):
         Returns:
             ``(B, 1, *S)``, or ``(B, K, *S)`` with one mask for each class; detached.
         """
-        with evaluating(self.net):
-            return self.raw(images).sigmoid().detach()
+        with evaluating(self.net), torch.no_grad():
+            return by_window(lambda part: self.raw(part).sigmoid(), images, self.target.window)
 
     def noised(self, images: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
         """``x + eps (B (max - min) + min)`` in the model's normalised space, as images in natural units.

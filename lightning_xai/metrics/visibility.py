@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_xai.metrics.ask import Ask
-from lightning_xai.metrics.base import MapMetric, State
+from lightning_xai.metrics.base import MapMetric, State, decode_ids
 from lightning_xai.metrics.batch import Batch
 from lightning_xai.metrics.curves import checked_fill, input_fill
 from lightning_xai.metrics.functional.visibility import at_common_share, at_own_share
@@ -104,6 +104,14 @@ class VisibilityCurve(MapMetric):
             "dice": _dice(defined).mean(dim=1),
             "batch_dice": _dice(defined.sum(dim=1)),
         }
+
+    def rows_at_shares(self) -> dict[float, list[tuple[str, int, float]]]:
+        """``(id, class, Dice)`` of every image and question, for each share."""
+        with self.sync_context():
+            state = super().unique()
+        names, classes = decode_ids(state.names), state.classes.tolist()
+        dice = {share: _dice(self._at_share(state, share)).tolist() for share in self.shares}
+        return {share: list(zip(names, classes, values, strict=True)) for share, values in dice.items()}
 
     def _at_share(self, state: State, share: float) -> Tensor:
         """Overlap and total ``(R, 2)`` of all rows; a threshold is common to the maps of one class."""

@@ -92,6 +92,23 @@ def test_other_networks_train_too(tmp_path):
     assert train(module, Shapes(), tmp_path)["dice"] > 0.7
 
 
+def test_evaluation_goes_by_window_and_training_takes_what_comes():
+    sides = []
+
+    class Seen(nn.Conv2d):
+        def forward(self, images):
+            sides.append(tuple(images.shape[2:]))
+            return super().forward(images)
+
+    module = SegmenterTrainer(Seen(1, 2, 1), 2, window=8)
+    images = torch.rand(2, 1, 20, 12)
+    whole = module.train()(images)
+    assert set(sides) == {(20, 12)}
+    sides.clear()
+    assert torch.allclose(module.eval()(images), whole, atol=1e-5)
+    assert set(sides) == {(8, 8)}
+
+
 def test_a_sigmoid_tells_two_classes_apart():
     with pytest.raises(ValueError, match="tells 2 classes apart, not 3; use softmax"):
         SegmenterTrainer(nn.Conv2d(1, 1, 1), 3, "sigmoid")

@@ -9,7 +9,7 @@ from lightning import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from monai.data import MetaTensor
 
-from lightning_xai import ClassifierTarget, SegmenterTarget
+from lightning_xai import ClassifierTarget, SegmenterTarget, pixel_sets
 from lightning_xai.callbacks import Faithfulness
 from lightning_xai.explainers import CenterPrior, RandomMap
 from lightning_xai.metrics import (
@@ -222,7 +222,7 @@ def test_segmenters_are_scored_over_the_sets_of_the_step(tmp_path):
         Faithfulness({"gap": InsertionDeletionGap(steps=4)}, {"random": RandomMap}),
         GradientMap(target),
     )
-    explainer.ask_pixels = "image"
+    explainer.ask_pixels = pixel_sets.whole
     data = Blobs(2)
     run(tmp_path, callback).test(explainer, data)
     (batch,) = data.loader()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lightning import LightningModule, Trainer
-from monai.transforms import Flipd, Orientationd, RandFlipd, Spacingd, SpatialCropd
+from monai.transforms import Flipd, Orientationd, RandCropByPosNegLabeld, RandFlipd, Spacingd, SpatialCropd
 from PIL import Image
 from torch.nn import functional as F
 
@@ -480,3 +480,14 @@ def test_volumes_are_turned_and_respaced(array_data, tmp_path):
     nibabel.save(other, tmp_path / "mask_0.nii.gz")
     with pytest.raises(BadImageError, match=r"mask_0.nii.gz lies elsewhere in the world than its image .*image_0"):
         array_data(items, ["a", "b"], mask_classes=["none", "object"]).setup()
+
+
+def test_several_patches_an_image_enlarge_the_batch(array_data: Make, digits_like: list[Item]) -> None:
+    patches = RandCropByPosNegLabeld(("image", "mask"), label_key="mask", spatial_size=(6, 5), num_samples=3)
+    data = array_data(digits_like, ["even", "odd"], batch_size=4, augment=[patches])
+    data.setup()
+    batch = next(iter(data.train_dataloader()))
+    assert batch["image"].shape == (12, 1, 6, 5) and batch["mask"].shape == (12, 1, 6, 5)
+    assert len(batch["id"]) == 12 and len(set(batch["id"])) == 4 and len(batch["label"]) == 12
+    assert type(batch["image"]) is torch.Tensor
+    assert next(iter(data.val_dataloader()))["image"].shape == (4, 1, 12, 10)

@@ -9,7 +9,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from monai.data import MetaTensor
 
-from lightning_xai import ClassifierTarget, Explainer, SegmenterTarget
+from lightning_xai import ClassifierTarget, Explainer, SegmenterTarget, pixel_sets
 from tests.helpers import (
     Blobs,
     CountingTarget,
@@ -281,15 +281,15 @@ def test_steps_ask_a_segmenter_about_three_pixel_sets(meta):
     batch = batch_of(mask=MetaTensor(mask) if meta else mask)
     explainer = GradientMap(SegmenterTarget(segmenter()))
     answers = {}
-    for pixels in ("predicted", "reference", "image"):
-        explainer.ask_pixels = pixels
+    for pixels in ("predicted", "reference", "whole"):
+        explainer.ask_pixels = getattr(pixel_sets, pixels)
         answers[pixels] = explainer.test_step(batch, 0)
         assert answers[pixels]["targets"].tolist() == [[1, 2]] * 2
     predicted = explainer.target.predict(batch["image"]).argmax(1, keepdim=True)
     classes = torch.tensor([1, 2]).view(1, 2, 1, 1)
     assert torch.equal(answers["predicted"]["pixels"], predicted == classes)
     assert torch.equal(answers["reference"]["pixels"], mask == classes)
-    assert answers["image"]["pixels"].all() and answers["image"]["pixels"].shape == (2, 2, 8, 8)
+    assert answers["whole"]["pixels"].all() and answers["whole"]["pixels"].shape == (2, 2, 8, 8)
     for answer in answers.values():
         assert type(answer["pixels"]) is torch.Tensor
         expected = explainer.explain(batch["image"], answer["targets"], answer["pixels"])
@@ -298,8 +298,8 @@ def test_steps_ask_a_segmenter_about_three_pixel_sets(meta):
 
 def test_impossible_settings_are_named():
     explainer = GradientMap(SegmenterTarget(segmenter()))
-    explainer.ask_pixels = "reference"
-    with pytest.raises(ValueError, match="no masks; use 'predicted' or 'image'"):
+    explainer.ask_pixels = pixel_sets.reference
+    with pytest.raises(ValueError, match="needs masks.*use pixels=predicted"):
         explainer.test_step(batch_of(), 0)
     explainer.ask = "labels"
     with pytest.raises(ValueError, match="'labels'.*prediction, label, all"):

@@ -791,6 +791,27 @@ def test_several_layers_share_one_pass(cam):
     assert target.chunks == [2]
 
 
+@pytest.mark.parametrize("cam", [*GRADIENT, EigenCAM])
+def test_a_sweep_over_layers_is_one_pass_and_each_layers_own_map(cam):
+    target, images = CountingTarget(deep()), torch.rand(2, 1, 6, 7)
+    single = {layer: cam(target, layer).explain(images, ASKED) for layer in ("0", "1", "3")}
+    target.chunks.clear()
+    swept = cam(target).sweep(images, [*single], ASKED)
+    assert target.chunks == [2]
+    for maps, (layer, expected) in zip(swept, single.items(), strict=True):
+        assert torch.allclose(maps, expected, atol=1e-6), layer
+
+
+def test_a_sweep_of_a_segmenter_keeps_to_the_rules_of_explain():
+    target, images = SegmenterTarget(segmenter(), window=8), torch.rand(2, 1, 11, 8)
+    sets = torch.zeros(2, 2, 11, 8, dtype=torch.bool)
+    sets[:, 0, :9] = True
+    swept = HiResCAM(target).sweep(images, ["0", target.model[1]], torch.tensor([[1, 2]] * 2), sets)
+    for maps, layer in zip(swept, ("0", "1"), strict=True):
+        assert torch.allclose(maps, HiResCAM(target, layer).explain(images, torch.tensor([[1, 2]] * 2), sets))
+        assert (maps[:, 1] == 0).all() and (maps[:, 0] != 0).any()
+
+
 def test_the_passes_of_the_methods_without_gradients():
     target, images = CountingTarget(deep()), torch.rand(2, 1, 6, 7)
     target.questions(images, None, None)

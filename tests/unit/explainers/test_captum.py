@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from lightning_xai import ClassifierTarget, SegmenterTarget
 from lightning_xai.explainers import CaptumExplainer
 from lightning_xai.explainers.captum import cells
-from tests.helpers import CountingTarget, assert_untouched, cnn, segmenter, state_of
+from tests.helpers import CountingTarget, assert_untouched, cnn, pixel_segmenter, segmenter, state_of
 
 ASKED = torch.tensor([[0, 2], [1, 1], [2, 0]])
 
@@ -256,3 +256,29 @@ def test_progress_is_shown_where_captum_has_it(images, capfd):
 def test_a_patch_has_a_size():
     with pytest.raises(ValueError, match="patch is 0; it is at least 1 pixel wide"):
         CaptumExplainer(ClassifierTarget(cnn()), "Occlusion", patch=0)
+
+
+def test_occlusion_of_a_segmenter_by_the_dice_or_the_mass_that_is_lost():
+    """The object is what is bright: hiding it costs, hiding the background costs nothing."""
+    target = SegmenterTarget(pixel_segmenter(torch.tensor([[0.0], [2.0]]), torch.tensor([0.0, -1.0])))
+    images = torch.zeros(1, 1, 8, 8)
+    images[..., 2:4, 4:6] = 1
+    asked, pixels = torch.tensor([[1]]), (images > 0.5)
+    for answer in ("dice", "score", "probability"):
+        maps = CaptumExplainer(target, "Occlusion", baseline="zero", patch=2, answer=answer).explain(
+            images, asked, pixels
+        )
+        assert (maps[0, 0][pixels[0, 0]] > 0).all(), "hiding the object must cost"
+        assert (maps[0, 0, 5:] == 0).all() and (maps[0, 0, :, :3] == 0).all()
+    half = pixels.clone()
+    half[..., 2, :] = False
+    assert target.dice(images, asked, half).item() == pytest.approx(2 * 2 / (4 + 2))
+    assert target.dice(images, asked).item() == 1 and target.dice(0 * images, asked, 0 * pixels).item() == 0
+
+
+def test_answers_that_a_method_cannot_explain_are_named():
+    target = SegmenterTarget(pixel_segmenter(torch.tensor([[0.0], [2.0]])))
+    with pytest.raises(ValueError, match="The Dice has no gradient for Saliency; use one of Occlusion"):
+        CaptumExplainer(target, "Saliency", answer="dice")
+    with pytest.raises(ValueError, match="gives no answer 'logit'; use score"):
+        CaptumExplainer(target, "Occlusion", answer="logit")

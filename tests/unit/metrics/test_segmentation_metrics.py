@@ -346,7 +346,7 @@ def test_without_masks_the_reference_is_the_prediction_of_the_whole_image(make):
 
 @pytest.mark.parametrize("make", MAKERS, ids=NAMES)
 def test_questions_about_other_pixels_leave_the_reference_alone(make):
-    """With ask_pixels=image the set is every pixel; the object stays what is predicted."""
+    """With pixels=whole the set is every pixel; the object stays what is predicted."""
     scene = {**boxes(), "masks": None}
     scene["images"] = 0.2 * scene["images"] + torch.cat([boxes()["masks"] == 1, boxes()["masks"] == 2], dim=1)
     values = scored(make(), **scene)
