@@ -49,12 +49,13 @@ def target_and_data(cfg: DictConfig) -> tuple[Target, ImageDataModule]:
     torch.manual_seed(cfg.seed)
     target, quality = runs.build_target(cfg, data)
     if quality:
-        print(f"{cfg.name}, seed {cfg.seed}: target test accuracy {quality['target/accuracy']:.3f}", flush=True)
+        told = ", ".join(f"{name.removeprefix('target/')} {value:.3f}" for name, value in quality.items())
+        print(f"{cfg.name}, seed {cfg.seed}: target on the test images: {told}", flush=True)
     return target, data
 
 
 def target_of(experiment: str, seed: int) -> tuple[Target, ImageDataModule]:
-    """The trained target of an experiment and a seed, and its data; prints the target's test accuracy."""
+    """The trained target of an experiment and a seed, and its data; prints how good the target is."""
     return target_and_data(config_of(experiment, seed))
 
 

@@ -317,6 +317,17 @@ class Noisy(Artist):
 Request = Curve | Blend | Noisy
 
 
+def other_content(content: str) -> str:
+    """The name of a content that is not the image's own.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if content not in CONTENTS[1:]:
+        raise ValueError(f"content is {content!r}; use {' | '.join(CONTENTS[1:])}.")
+    return content
+
+
 def pixel_count(share: float, pixels: int) -> int:
     """How many pixels a share of them is."""
     # Revealing the first p and erasing the last 1 - p must be one job, but 1 - p is not exact in floating point.

@@ -128,7 +128,7 @@ class Explainer(lightning.LightningModule):
 
             def in_window(part: Tensor, asked: Tensor = asked) -> Tensor:
                 seen = part[:, channels:] > 0
-                return attribute(part[:, :channels], asked.expand(len(part), -1), seen).detach()
+                return attribute(part[:, :channels], asked.expand(len(part), -1), seen).detach().contiguous()
 
             both = torch.cat([image, sets.to(image)]).unsqueeze(0)
             maps.append(by_window(in_window, both, self.target.window))

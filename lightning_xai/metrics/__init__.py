@@ -10,6 +10,7 @@ from lightning_xai.metrics.curves import (
     DeletionAUC,
     InsertionAUC,
     InsertionDeletionGap,
+    InsertionLeak,
     PixelFlipping,
 )
 from lightning_xai.metrics.localisation import (
@@ -61,6 +62,7 @@ __all__ = [
     "Infidelity",
     "InsertionAUC",
     "InsertionDeletionGap",
+    "InsertionLeak",
     "LocalisationMetric",
     "MapMetric",
     "MaskingMetric",

@@ -12,7 +12,7 @@ from lightning_xai.metrics.ask import Ask
 from lightning_xai.metrics.base import MapMetric
 from lightning_xai.metrics.batch import Batch
 from lightning_xai.metrics.functional.curves import normalised, trapezoid
-from lightning_xai.pictures import AnyFill, Curve
+from lightning_xai.pictures import AnyFill, Curve, other_content
 
 READINGS = ("probability", "score", "dice")
 RISE = "Petsiuk et al. 2018, RISE, arXiv 1806.07421"
@@ -126,6 +126,41 @@ class InsertionAUC(CurveMetric):
     def area(self, curves: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`CurveMetric.area`."""
         return trapezoid(curves["reveal"])
+
+
+class InsertionLeak(InsertionAUC):
+    """The insertion AUC that the mask itself draws: the same revealed pixels, but of another content; low is good.
+
+    A learned mask may tell the class by its shape; what survives another content under it was told by the mask, or by
+    its position alone where images are aligned.
+
+    Args:
+        content: What revealed pixels show: ``"shifted"``, the image moved by half its size; ``"swapped"``, the image
+            before it in the batch, on which the value then depends (one image alone is undefined); or ``"noise"`` with
+            the mean and deviation of the image's channels.
+        settings: See :class:`CurveMetric`.
+
+    Raises:
+        ValueError: If the content is neither.
+    """
+
+    higher_is_better = False
+    paper = "lightning_xai"
+    options = (*CurveMetric.options, "content")
+
+    def __init__(self, content: str = "shifted", **settings: Any) -> None:
+        super().__init__(**settings)
+        self.content = other_content(content)
+
+    def asks(self, target: Any = None) -> dict[str, Ask]:
+        """See :meth:`MapMetric.asks`."""
+        curve = Curve(self.fractions, "reveal", input_fill(self.fill, target), content=self.content)
+        return super().asks(target) | {"reveal": Ask(curve, self.reading)}
+
+    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """See :meth:`MapMetric.score`; one image alone has nothing to be swapped with."""
+        value, ends = super().score(batch, answers)
+        return (torch.full_like(value, float("nan")) if self.content == "swapped" and len(value) == 1 else value), ends
 
 
 class InsertionDeletionGap(CurveMetric):

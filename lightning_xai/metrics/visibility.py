@@ -11,7 +11,7 @@ from lightning_xai.metrics.base import MapMetric, State, decode_ids
 from lightning_xai.metrics.batch import Batch
 from lightning_xai.metrics.curves import checked_fill, input_fill
 from lightning_xai.metrics.functional.visibility import at_common_share, at_own_share
-from lightning_xai.pictures import AnyFill, Curve, pixel_count
+from lightning_xai.pictures import AnyFill, Curve, other_content, pixel_count
 
 
 class VisibilityCurve(MapMetric):
@@ -145,9 +145,7 @@ class VisibilityLeak(VisibilityCurve):
 
     def __init__(self, content: str = "shifted", **options: Any) -> None:
         super().__init__(**options)
-        if content not in ("shifted", "swapped", "noise"):
-            raise ValueError(f"content is {content!r}; use shifted | swapped | noise.")
-        self.content = content
+        self.content = other_content(content)
 
     def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """See :meth:`VisibilityCurve.score`; one image alone has nothing to be swapped with."""

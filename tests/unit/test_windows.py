@@ -101,6 +101,7 @@ def test_learned_masks_captum_and_the_centre_prior_work_by_window():
     maps = noise.explain(images, torch.tensor([1, 1]), torch.ones(2, 1, *SIZES[2], dtype=torch.bool))
     assert torch.allclose(maps, 1 - noise.mask(images), atol=1e-6)
     assert CaptumExplainer(target, "Saliency").explain(images).shape == (2, 2, *SIZES[2])
+    assert noise.explain(images).shape == (2, 2, *SIZES[2]), "maps that share their memory"
     everything = torch.ones(2, 1, *SIZES[2], dtype=torch.bool)
     centre = CenterPrior(target).explain(images, torch.tensor([1, 1]), everything)
     assert torch.equal(

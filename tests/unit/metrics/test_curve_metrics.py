@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lightning_xai import ClassifierTarget, SegmenterTarget
 from lightning_xai.fills import fill_images
-from lightning_xai.metrics import BlankProbability, DeletionAUC, InsertionAUC, InsertionDeletionGap
+from lightning_xai.metrics import BlankProbability, DeletionAUC, InsertionAUC, InsertionDeletionGap, InsertionLeak
 from lightning_xai.metrics.curves import trapezoid
 from tests.helpers import CountingTarget, GradientMap, LogitTarget, cnn, linear_net, segmenter
 
@@ -207,3 +207,32 @@ def test_trapezoid_is_exact_in_float64():
 
 def test_directions_of_better():
     assert [kind.higher_is_better for kind in (*CURVES, BlankProbability)] == [False, True, True, None]
+
+
+@pytest.mark.parametrize("content", ["shifted", "swapped"])
+def test_the_leak_is_the_insertion_of_another_content(content):
+    target, images, maps, targets = linear_scene(side=6)[:4]
+    other = images.roll((3, 3), dims=(2, 3)) if content == "shifted" else images.roll(1, dims=0)
+    value = scored(InsertionLeak(content), target, images, maps, targets)
+    assert torch.allclose(value, scored(InsertionAUC(), target, other, maps, targets), atol=1e-6)
+    assert not torch.allclose(value, scored(InsertionAUC(), target, images, maps, targets), atol=1e-3)
+
+
+def test_a_mask_that_draws_the_answer_leaks_and_one_that_shows_it_does_not():
+    """The class is told by how much of the left half is bright: on bright content the mask alone can say it."""
+    weight = torch.zeros(2, 8, 8)
+    weight[1, :, :4] = 1.0
+    target, images = LogitTarget(linear_net(weight.flatten(1))), torch.zeros(2, 1, 8, 8)
+    images[:, :, :, :4] = 1.0
+    maps, asked = images.clone(), torch.tensor([[1], [1]])
+    assert (scored(InsertionLeak("shifted"), target, images, maps, asked) == 0).all(), "the content carries it"
+    bright = torch.ones(2, 1, 8, 8)
+    drawn = scored(InsertionLeak("shifted"), target, bright, maps, asked)
+    assert torch.equal(drawn, scored(InsertionAUC(), target, bright, maps, asked)), "the mask carries it"
+
+
+def test_impossible_leaks():
+    target, images, maps, targets = linear_scene(batch=1)[:4]
+    assert scored(InsertionLeak("swapped"), target, images, maps, targets).isnan().all()
+    with pytest.raises(ValueError, match="content is 'own'; use shifted | swapped | noise"):
+        InsertionLeak("own")
