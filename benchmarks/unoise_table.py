@@ -1,6 +1,6 @@
 """Visibility of U-Noise on pancreas slices: sizes, starts and objectives, beside CAMs, occlusion and the bounds.
 
-Usage: ``LIGHTNING_XAI_DATA=... python benchmarks/unoise_table.py [--sizes small] [--epochs 10] [--batches 4] [key=value]``.
+Usage: ``LIGHTNING_XAI_DATA=... python benchmarks/unoise_table.py [--sizes small] [--epochs 10] [key=value]``.
 Prints the Dice per image at each share of visible pixels, what is left with another image's content under the same
 mask (leak), the paired 95 % bootstrap interval to the best row that learns nothing, and the time to explain an image.
 Trained networks are kept in ``runs/bench/unoise`` and used again.
