@@ -1,0 +1,69 @@
+"""The recipes for segmenters on real data, cut short: their maps, their table, and where volumes lie in the world."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+import train
+from tests.running import CONFIGS, tiny
+
+STEPS = ["metrics.visibility.steps=2", "metrics.visibility_image.steps=2"]
+STEPS += [f"metrics.{name}.steps=1" for name in ("leak_shifted", "leak_noise")]
+
+
+def short(folder, name, *overrides):
+    """The configuration of a recipe, cut to seconds."""
+    words = [word for word in tiny(folder, f"experiment={name}", *STEPS, *overrides) if "widths" not in word]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("train", words)
+
+
+@pytest.mark.slow
+def test_vessels_of_the_published_network(data_root, tmp_path):
+    results = train.main(short(tmp_path / "run", "seghires_vessels", "data.limit=2", "data.size=256"))
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    others = {"seg_hires_cam_decoder", "seg_grad_cam", "random", "center", "edge"}
+    assert set(summary["explainers"]) == {"HiResCAM", *others}
+    table = {name: values["visibility_image"]["mean"] for name, values in summary["explainers"].items()}
+    assert results["test/visibility_image"] == pytest.approx(table["HiResCAM"])
+    assert table["HiResCAM"] > table["random"] + 0.1, "what the map shows must be enough to find vessels"
+    assert (tmp_path / "run" / "maps" / "test.png").is_file()
+
+
+@pytest.mark.slow
+def test_a_mask_for_each_class_of_volumes_in_their_place(data_root, tmp_path):
+    fast = ["data.limit=2", "metrics.leak_swapped.steps=1", "trainer.check_val_every_n_epoch=1"]
+    run = tmp_path / "run"
+    results = train.main(short(run, "unoise_hippocampus_3d", *fast, "data.size=[24,32,24]"))
+    assert {"target/dice_anterior", "target/dice_posterior", "test/visibility", "test/leak_swapped"} <= set(results)
+    summary = json.loads((run / "summary.json").read_text())
+    assert set(summary["explainers"]) == {"UNoise", "seg_grad_cam", "seg_hires_cam", "random", "center", "edge"}
+    assert (run / "maps" / "test.png").is_file()
+
+    (weights,) = (tmp_path / "targets").glob("*.ckpt")
+    apply = ["task=predict", f"ckpt_path={run / 'checkpoints' / 'best.ckpt'}", f"target.weights={weights}"]
+    cfg = short(tmp_path / "applied", "unoise_hippocampus_3d", *fast, *apply)  # at the data's own size
+    train.main(cfg)
+    data = instantiate(cfg.data)
+    data.setup()
+    batch = next(iter(data.test_dataloader()))
+    for image, name in zip(batch["image"], batch["id"], strict=True):
+        written = nibabel.load(tmp_path / "applied" / "predictions" / f"{name}.nii.gz")
+        assert written.shape == (*image.shape[1:], 2), "one map for each class, on the network's grid"
+        check_place(image[0], written.affine, nibabel.load(data_root / "msd_hippocampus" / "images" / f"{name}.nii.gz"))
+
+
+def check_place(image, affine, file):
+    """Every voxel of the file lies where the written affine has the same content of the network's image."""
+    values = file.get_fdata()
+    voxels = np.stack(np.meshgrid(*map(np.arange, values.shape), indexing="ij"), axis=-1).reshape(-1, 3)
+    world = nibabel.affines.apply_affine(file.affine, voxels)
+    places = nibabel.affines.apply_affine(np.linalg.inv(affine), world)
+    assert np.allclose(places, places.round(), atol=1e-3)
+    found = image[tuple(torch.from_numpy(places.round().astype(int)).T)].double().numpy()
+    assert np.allclose(found, ((values - values.mean()) / values.std()).ravel(), atol=1e-3)
