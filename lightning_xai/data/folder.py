@@ -1,4 +1,4 @@
-"""One folder a class."""
+"""One folder a class, or one folder of images to segment."""
 
 from pathlib import Path
 from typing import Unpack
@@ -10,6 +10,9 @@ from lightning_xai.data.splits import split_name
 
 class FolderData(ImageDataModule):
     """Images in one folder a class: `root/cat/1.png`, or `root/train/cat/1.png` where the splits are given.
+
+    With `mask_classes` the class folders may be left out: `root/1.png`, or `root/train/1.png`. Slices of one patient need
+    given splits then, or `ManifestData` with a group column.
 
     Args:
         root: The folder that holds the class folders or the split folders.
@@ -30,18 +33,22 @@ class FolderData(ImageDataModule):
         masks = {} if self.mask_root is None else index_masks(self.mask_root)
         folders = self._class_folders()
         self.class_names = sorted_classes(folder.name for _, folder in folders)
+        labelled = bool(folders)
+        if not labelled and self.mask_classes is not None:
+            folders = self._image_folders()
         if not folders:
             raise ValueError(f"{self.root} has no class folders; put each class into a folder of its own.")
         items = []
         for split, folder in folders:
-            images = list_images(folder)
+            images = [path for path in list_images(folder) if self.mask_root not in path.parents]
             if not images:
-                raise ValueError(f"The class folder {folder} has no images; add some or remove the folder.")
+                raise ValueError(f"The folder {folder} has no images; add some or remove the folder.")
             for image in images:
                 relative = image.relative_to(self.root)
                 name = without_suffix(relative)
                 mask = None if self.mask_root is None else masks.get(name, self.mask_root / relative)
-                items.append(Item(name, image, self.class_names.index(folder.name), mask, split))
+                label = self.class_names.index(folder.name) if labelled else None
+                items.append(Item(name, image, label, mask, split))
         return items
 
     def _class_folders(self) -> list[tuple[str | None, Path]]:
@@ -50,6 +57,11 @@ class FolderData(ImageDataModule):
         if folders and all(split_name(folder.name) for folder in folders):
             return [(split.name, folder) for split in folders for folder in self._subfolders(split)]
         return [(None, folder) for folder in folders]
+
+    def _image_folders(self) -> list[tuple[str | None, Path]]:
+        """Return (split, folder of images without labels)."""
+        splits = self._subfolders(self.root)
+        return [(split.name, split) for split in splits] if splits else [(None, self.root)]
 
     def _subfolders(self, folder: Path) -> list[Path]:
         masks = None if self.mask_root is None else self.mask_root.resolve()

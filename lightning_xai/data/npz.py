@@ -16,8 +16,8 @@ class NpzData(ImageDataModule):
 
     MedMNIST: `train_images`, `train_labels`, the same for val and test, and maybe `train_masks`. Plain: `images` of
     shape (N, *S) or (N, *S, C) or (N, C, *S), `labels`, and where there are any `split`, `masks`, `ids` and a group.
-    Labels are class indices (N,) or (N, 1), class names (N,), or 0/1 for several labels (N, K). `classes` may hold
-    the names.
+    Labels are class indices (N,) or (N, 1), class names (N,), or 0/1 for several labels (N, K); with `mask_classes` they
+    may be left out. `classes` may hold the names.
 
     Args:
         path: The npz file.
@@ -43,8 +43,12 @@ class NpzData(ImageDataModule):
         """List the images of the arrays."""
         arrays = self._load()
         parts = self._parts(arrays)
-        labels = np.concatenate([self._labels(part) for part in parts.values()])
-        self._set_classes(labels, arrays.get("classes"))
+        # A segmenter needs no labels beside its masks.
+        self.labelled = self.mask_classes is None or any("labels" in part for part in parts.values())
+        self.class_names = []
+        if self.labelled:
+            labels = np.concatenate([self._labels(part) for part in parts.values()])
+            self._set_classes(labels, arrays.get("classes"))
         items = []
         for prefix, part in parts.items():
             if self.group is not None:
@@ -103,7 +107,7 @@ class NpzData(ImageDataModule):
         return Item(
             id=str(part["ids"][i]) if "ids" in part else f"{prefix}{i:05d}",
             image=part["images"][i],
-            label=self._label(self._labels(part)[i]),
+            label=self._label(self._labels(part)[i]) if self.labelled else None,
             mask=part["masks"][i] if "masks" in part else None,
             split=str(part["split"][i]) if "split" in part else None,
             group=str(part["group"][i]) if "group" in part else None,

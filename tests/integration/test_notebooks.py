@@ -21,6 +21,12 @@ assert left[0] > 10 * right[0] and right[1] > 10 * left[1], (left, right)
 assert min(totals) > 2 and agreement["agreement"] > 0.6, (totals, agreement)
 assert abs(float(maps[0, 0].sum()) - float(cape.probabilities(mosaic[None])[0, PALACE])) < 1e-5
 """,
+    "03_segmentation": """
+assert quality["dice"] > 0.8, quality
+fifth = {name: curve[0.2].mean for name, curve in curves.items()}
+assert fifth["U-Noise (visibility)"] > fifth["random"] + 0.2 and fifth["oracle"] > fifth["random"] + 0.2, fifth
+assert leaks["U-Noise (visibility)"][0.2].mean < fifth["U-Noise (visibility)"] - 0.2, leaks
+""",
 }
 
 

@@ -70,7 +70,7 @@ def test_missing_root_and_mask_root_are_named(class_folders: Path) -> None:
 
 def test_empty_class_and_missing_class_folders_are_named(class_folders: Path, tmp_path: Path) -> None:
     (class_folders / "emu").mkdir()
-    with pytest.raises(ValueError, match="The class folder .*emu has no images; add some or remove the folder"):
+    with pytest.raises(ValueError, match="The folder .*emu has no images; add some or remove the folder"):
         FolderData(class_folders).setup()
     with pytest.raises(ValueError, match="cat has no class folders; put each class into a folder"):
         FolderData(class_folders / "cat").setup()
@@ -90,3 +90,19 @@ def test_one_grey_image_among_colour_is_named(class_folders: Path) -> None:
     Image.open(class_folders / "dog" / "4.png").convert("L").save(class_folders / "dog" / "4.png")
     with pytest.raises(ValueError, match="dog/4.png has 1 channels where .*cat/0.png has 3"):
         FolderData(class_folders).setup()
+
+
+@pytest.mark.parametrize("splits", [(), ("train", "val", "test")])
+def test_images_to_segment_need_no_class_folders(class_folders: Path, tmp_path: Path, splits: tuple[str, ...]) -> None:
+    root = tmp_path / "flat"
+    for part in splits or ("",):
+        shutil.copytree(class_folders / "cat", root / part, dirs_exist_ok=True)
+        shutil.copytree(class_folders.parent / "masks" / "cat", root / "masks" / part)
+    data = FolderData(root, mask_root=root / "masks", mask_classes=["background", "bright"])
+    data.setup()
+    assert data.class_names == [] and data.facts()["class_names"] == ["background", "bright"]
+    assert sum(len(items) for items in data.split_items.values()) == 10 * len(splits or ("",))
+    batch = next(iter(data.test_dataloader()))
+    assert "label" not in batch and torch.equal(batch["mask"][:, 0] > 0, batch["image"][:, 0] > 128.5 / 255)
+    with pytest.raises(ValueError, match="has no class folders"):
+        FolderData(root, mask_root=root / "masks").setup()

@@ -115,3 +115,11 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:100])
     with pytest.raises(ValueError, match="a.npz cannot be read as npz .*; replace it"):
         ready(tmp_path / "a.npz")
+
+
+def test_images_to_segment_need_no_labels(tmp_path: Path) -> None:
+    path = save(tmp_path, images=IMAGES, masks=(IMAGES[..., 0] if IMAGES.ndim == 4 else IMAGES) > 100)
+    data = ready(path, mask_classes=["background", "bright"])
+    assert data.class_names == [] and "label" not in next(iter(data.test_dataloader()))
+    with pytest.raises(ValueError, match="has no array 'labels'"):
+        ready(path)
