@@ -11,8 +11,8 @@ from lightning_xai.data.splits import split_name
 class FolderData(ImageDataModule):
     """Images in one folder a class: `root/cat/1.png`, or `root/train/cat/1.png` where the splits are given.
 
-    With `mask_classes` the class folders may be left out: `root/1.png`, or `root/train/1.png`. Slices of one patient need
-    given splits then, or `ManifestData` with a group column.
+    With `mask_classes` the class folders may be left out: `root/1.png`, or `root/train/1.png`. Slices of one patient
+    need given splits then, or `ManifestData` with a group column.
 
     Args:
         root: The folder that holds the class folders or the split folders.

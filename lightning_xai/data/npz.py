@@ -16,8 +16,8 @@ class NpzData(ImageDataModule):
 
     MedMNIST: `train_images`, `train_labels`, the same for val and test, and maybe `train_masks`. Plain: `images` of
     shape (N, *S) or (N, *S, C) or (N, C, *S), `labels`, and where there are any `split`, `masks`, `ids` and a group.
-    Labels are class indices (N,) or (N, 1), class names (N,), or 0/1 for several labels (N, K); with `mask_classes` they
-    may be left out. `classes` may hold the names.
+    Labels are class indices (N,) or (N, 1), class names (N,), or 0/1 for several labels (N, K); with `mask_classes`
+    they may be left out. `classes` may hold the names.
 
     Args:
         path: The npz file.

@@ -12,7 +12,8 @@ from hydra.utils import instantiate
 import train
 from tests.running import CONFIGS, tiny
 
-STEPS = ["metrics.visibility.steps=2", "metrics.visibility_image.steps=2"]
+CURVES = ("visibility", *(f"visible_{share}" for share in (10, 20, 50, 70)))
+STEPS = [f"metrics.{name}.steps=2" for name in CURVES]
 STEPS += [f"metrics.{name}.steps=1" for name in ("leak_shifted", "leak_noise")]
 
 
@@ -27,10 +28,10 @@ def short(folder, name, *overrides):
 def test_vessels_of_the_published_network(data_root, tmp_path):
     results = train.main(short(tmp_path / "run", "seghires_vessels", "data.limit=2", "data.size=256"))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    others = {"seg_hires_cam_decoder", "seg_grad_cam", "random", "center", "edge"}
+    others = {"seg_hires_cam_decoder", "seg_grad_cam", "random", "reversed", "oracle", "center", "edge"}
     assert set(summary["explainers"]) == {"HiResCAM", *others}
-    table = {name: values["visibility_image"]["mean"] for name, values in summary["explainers"].items()}
-    assert results["test/visibility_image"] == pytest.approx(table["HiResCAM"])
+    table = {name: values["visible_50"]["mean"] for name, values in summary["explainers"].items()}
+    assert results["test/visible_50"] == pytest.approx(table["HiResCAM"])
     assert table["HiResCAM"] > table["random"] + 0.1, "what the map shows must be enough to find vessels"
     assert (tmp_path / "run" / "maps" / "test.png").is_file()
 
@@ -42,7 +43,8 @@ def test_a_mask_for_each_class_of_volumes_in_their_place(data_root, tmp_path):
     results = train.main(short(run, "unoise_hippocampus_3d", *fast, "data.size=[24,32,24]"))
     assert {"target/dice_anterior", "target/dice_posterior", "test/visibility", "test/leak_swapped"} <= set(results)
     summary = json.loads((run / "summary.json").read_text())
-    assert set(summary["explainers"]) == {"UNoise", "seg_grad_cam", "seg_hires_cam", "random", "center", "edge"}
+    bounds = {"random", "reversed", "oracle", "center", "edge"}
+    assert set(summary["explainers"]) == {"UNoise", "seg_grad_cam", "seg_hires_cam", *bounds}
     assert (run / "maps" / "test.png").is_file()
 
     (weights,) = (tmp_path / "targets").glob("*.ckpt")
