@@ -28,6 +28,8 @@ from lightning_xai.report.statistics import Rows, paired_bootstrap, per_image_me
 from lightning_xai.targets import SegmenterTarget
 
 SHARES = (0.1, 0.2, 0.5, 0.7)
+#: Of the segmenter: the bottleneck (4 x 4 places at 128 pixels), and decoder layers of 16 x 16 and 64 x 64.
+LAYERS = ("auto", "decoder.blocks.1", "decoder.blocks.3")
 KEPT = Path("runs/bench/unoise")
 #: The paper's preset, its noise starting at 0 with a higher price, and the improved objective.
 OBJECTIVES = {
@@ -112,8 +114,8 @@ def main() -> None:
     assert isinstance(target, SegmenterTarget)
     others: dict[str, Explainer] = {
         "random": RandomMap(target),
-        "Seg-Grad-CAM": GradCAM(target),
-        "Seg-HiRes": HiResCAM(target),
+        **{f"Seg-Grad-CAM {layer}": GradCAM(target, layer) for layer in LAYERS},
+        **{f"Seg-HiRes {layer}": HiResCAM(target, layer) for layer in LAYERS},
         "occlusion": CaptumExplainer(target, "Occlusion", baseline="zero", patch=16),
     }
     results = {name: scored(explainer, data, arguments.batches) for name, explainer in others.items()}

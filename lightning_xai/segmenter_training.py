@@ -19,13 +19,10 @@ class SegmenterTrainer(TargetTrainer):
         model: ``(B, C, *S)`` -> ``(B, K, *S)`` logits; one logit with ``activation="sigmoid"`` is a binary segmenter.
         num_classes: Classes of the masks, background included.
         activation: ``"softmax"``, or ``"sigmoid"`` for one logit.
-        mean: Per-channel mean of the training images, in natural units; ``None``: images are taken as they are.
-        std: Per-channel standard deviation of the training images, or ``None``.
-        class_names: Stored with the weights, and the names of the Dice of each class.
-        lr: Highest learning rate.
-        weight_decay: AdamW's.
+        args: See :class:`~lightning_xai.training.TargetTrainer`; labels are not smoothed.
         window: Largest sides that the model takes at once in evaluation; see
             :func:`lightning_xai.windows.by_window`. Training takes the images as they come, such as random patches.
+        kwargs: See :class:`~lightning_xai.training.TargetTrainer`.
 
     Raises:
         ValueError: If the activation does not fit the classes.
@@ -36,16 +33,13 @@ class SegmenterTrainer(TargetTrainer):
         model: nn.Module,
         num_classes: int,
         activation: str = "softmax",
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        class_names: Sequence[str] | None = None,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-4,
+        *args: Any,
         window: Sequence[int] | int | None = None,
+        **kwargs: Any,
     ) -> None:
         if activation == "sigmoid" and num_classes != 2:
             raise ValueError(f"A segmenter with a sigmoid tells 2 classes apart, not {num_classes}; use softmax.")
-        super().__init__(model, num_classes, activation, mean, std, class_names, lr, weight_decay)
+        super().__init__(model, num_classes, activation, *args, **kwargs)
         several = activation == "softmax"
         self.criterion = DiceCELoss(softmax=several, sigmoid=not several, to_onehot_y=several)
         self.window = window
