@@ -3,6 +3,7 @@
 from lightning_xai.callbacks.attribution_maps import AttributionMaps
 from lightning_xai.callbacks.contributions import Contributions
 from lightning_xai.callbacks.faithfulness import Faithfulness
+from lightning_xai.callbacks.global_maps import SaveGlobalMaps
 from lightning_xai.callbacks.save_maps import SaveMaps
 
-__all__ = ["AttributionMaps", "Contributions", "Faithfulness", "SaveMaps"]
+__all__ = ["AttributionMaps", "Contributions", "Faithfulness", "SaveGlobalMaps", "SaveMaps"]

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lightning_xai.metrics.functional.similarity import average_ranks
+
 NORMALISATIONS = ("mass", "max", "none", "rank")
 SUBSETS = ("label", "true_positive", "all")
 #: The key of a free place in a sample; keys of images are smaller.
@@ -51,10 +53,7 @@ def pixel_shares(flat: Tensor) -> Tensor:
         >>> pixel_shares(torch.tensor([[5.0, 1.0, 5.0]])).tolist()
         [[0.75, 0.0, 0.75]]
     """
-    ordered, flat = flat.sort(dim=1).values, flat.contiguous()
-    below = torch.searchsorted(ordered, flat)
-    equal = torch.searchsorted(ordered, flat, right=True) - below
-    return (below + (equal - 1) / 2) / max(1, flat.shape[1] - 1)
+    return average_ranks(flat) / max(1, flat.shape[1] - 1)
 
 
 def spearman(first: Tensor, second: Tensor) -> float | None:

@@ -189,7 +189,7 @@ class GlobalMaps(Metric):
         totals = {name: value.clone() for name, value in self._totals().items()}
         if totals["sample_keys"].ndim == 3:  # gathered from ranks
             totals["sample"], totals["sample_keys"] = merged(totals["sample"], totals["sample_keys"])
-        if self.seen:
+        if self.image_sum.ndim > 1:  # there are images
             held = Part(*(dim_zero_cat(getattr(self, f"held_{name}")) for name in Part._fields))
             fold(totals, once(held, dim_zero_cat(self.seen)))
         return self._result(totals)
