@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_xai.viz import DPI, OUTLINE, UNSIGNED, best_slice, display_image, render, to_plane
 
-#: Panels in a row.
+#: Panels in a row, at most.
 COLUMNS = 4
 TITLE_ROOM, BAR_ROOM = 0.4, 1.0  # inches
 
@@ -53,8 +53,8 @@ def global_figure(
     shown = display_image(image, index)
     titles = [*([] if mean_image is None else ["mean image"]), *maps]
     height, width = shown.shape[:2]
-    columns = min(COLUMNS, len(titles))
-    rows = -(-len(titles) // columns)
+    rows = -(-len(titles) // COLUMNS)
+    columns = -(-len(titles) // rows)  # rows of about equal length
     panel = max(side * width / height, 1.2)
     size = (columns * panel + BAR_ROOM, rows * (side + TITLE_ROOM))
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")

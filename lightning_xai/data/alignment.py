@@ -25,6 +25,7 @@ class MirrorSided(MapTransform):
         ValueError: When called with a sample that does not say its side.
 
     Example:
+        >>> import torch
         >>> mirror = MirrorSided(["image"], side="R", spatial_axis=1)
         >>> mirror({"image": torch.tensor([[[1, 2]]]), "laterality": "R"})["image"].tolist()
         [[[2, 1]]]
@@ -65,6 +66,7 @@ class CornerTag(MapTransform):
         value: Its brightness.
 
     Example:
+        >>> import torch
         >>> tag = CornerTag(["image"], label=1, size=1)
         >>> tag({"image": torch.zeros(1, 2, 2), "label": 1})["image"].tolist()
         [[[1.0, 0.0], [0.0, 0.0]]]
