@@ -19,7 +19,7 @@ from lightning_xai.explainers.base import Explainer
 from lightning_xai.fills import mean_image
 from lightning_xai.global_maps import PEPPRResult, peppr
 from lightning_xai.global_maps.bias import foreground, read_region
-from lightning_xai.global_maps.peppr import Hide
+from lightning_xai.global_maps.progressive import Hide
 from lightning_xai.global_reading import Findings
 from lightning_xai.global_report import write_report
 from lightning_xai.runs import log_config, target_module

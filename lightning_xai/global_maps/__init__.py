@@ -5,7 +5,7 @@ PEPPR is computed, is our reconstruction from the paper's text.
 """
 
 from lightning_xai.global_maps.maps import GlobalMaps, GlobalMapsResult
-from lightning_xai.global_maps.peppr import peppr
+from lightning_xai.global_maps.progressive import peppr
 from lightning_xai.global_maps.result import PEPPRResult
 
 __all__ = ["GlobalMaps", "GlobalMapsResult", "PEPPRResult", "peppr"]

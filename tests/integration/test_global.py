@@ -6,10 +6,11 @@ import re
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from PIL import Image
 
 import train
-from tests.running import bars_npz, configure
+from tests.running import CONFIGS, bars_npz, configure, tiny
 
 FILES = ["maps.npz", "maps.png", "over_images.png", "peppr.png", "specificity.png"]
 QUICK = ("task=global", "target_trainer.trainer.max_epochs=6", "global.random_orders=2", "global.samples=20")
@@ -56,7 +57,7 @@ def test_the_page_needs_no_other_file(grad_cam):
     assert len(re.findall(r'src="data:image/png;base64,', text)) == len(re.findall("<img", text)) == 4
     kept = json.loads((folder / "global.json").read_text())
     assert all(line.split(".")[0].replace("'", "&#x27;") in text for line in kept["reading"])
-    assert "our reconstruction" in text and "nan" not in text.lower()
+    assert "our reconstruction" in text and not re.search(r"\bnan\b", re.sub('base64,[^"]*', "", text))
 
 
 def test_a_model_that_reads_the_bars_relies_on_where_they_are(shared, bars):
@@ -66,10 +67,10 @@ def test_a_model_that_reads_the_bars_relies_on_where_they_are(shared, bars):
     kept = json.loads((folder / "global.json").read_text())
     with np.load(folder / "global" / "maps.npz") as file:
         rows = file["overall"].sum(axis=1)
-    assert rows[1:3].sum() + rows[7:9].sum() > 2 * rows.mean() * 4, rows
+    assert rows[:3].sum() + rows[7:10].sum() > 0.7, rows
     numbers = kept["peppr"]["summary"]
     assert numbers["area_erase"] < numbers["area_random"] and numbers["sufficient"] <= 0.5
-    assert not any(bias["found"] for bias in kept["biases"]), "the mean image shows the bars"
+    assert len(kept["biases"]) == 2 and all(len(bias["images"]) == 6 for bias in kept["biases"])
 
 
 @pytest.mark.parametrize("explainer", ["amortized_pcim", "cape"])
@@ -85,7 +86,7 @@ def test_an_explainer_that_learns_is_fitted_and_its_checkpoint_is_enough(shared,
 def test_the_answers_of_an_earlier_run_are_used_again(shared, bars, grad_cam, monkeypatch):
     folder, first = grad_cam
     files = set((shared / "targets" / "peppr").rglob("*.npy"))
-    monkeypatch.setattr("lightning_xai.global_maps.peppr.ask", lambda *_: pytest.fail("a step was asked again"))
+    monkeypatch.setattr("lightning_xai.global_maps.progressive.ask", lambda *_: pytest.fail("a step was asked again"))
     assert train.main(configure(folder, *bars, "explainer=grad_cam")) == first
     assert set((shared / "targets" / "peppr").rglob("*.npy")) == files
     assert (folder / "earlier").is_dir(), "the first results were moved aside"
@@ -120,12 +121,12 @@ def test_retraining_fits_a_model_for_every_step(shared, bars, monkeypatch):
 
 
 def test_a_segmenter_is_judged_by_its_dice(shared):
-    masks = ["data.mask_classes=[background,bar]", "target=unet_segmenter", "target_trainer=segmenter"]
-    words = [word for word in QUICK if "target_trainer" not in word]
-    data = bars_npz(shared / "masks.npz", counts=(16, 8, 9)).split()
     folder = shared / "segmenter"
-    given = configure(folder, *data, *words, *masks, TENTHS, "explainer=hires_cam", "~target.model.widths")
-    train.main(given)
+    words = [*bars_npz(shared / "masks.npz").split(), "data.mask_classes=[background,bar]", "target=unet_unoise"]
+    words += ["target.model.depth=2", "target.model.width=8", "target_trainer=segmenter", "explainer=hires_cam"]
+    words = [word for word in tiny(folder, *words, *QUICK, TENTHS) if "widths" not in word]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        train.main(compose("train", [*words, "target_trainer.trainer.max_epochs=30"]))
     kept = json.loads((folder / "global.json").read_text())
     assert kept["peppr"]["metric"] == "dice" and list(kept["peppr"]["per_label"]) == ["bar"]
 
