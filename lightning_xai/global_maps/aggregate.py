@@ -14,6 +14,8 @@ NORMALISATIONS = ("mass", "max", "none", "rank")
 SUBSETS = ("label", "true_positive", "all")
 #: The key of a free place in a sample; keys of images are smaller.
 FREE = torch.iinfo(torch.int64).max
+#: Pixels that are sorted at once.
+BLOCK = 4096
 
 
 def normalise_maps(maps: Tensor, how: str = "mass") -> tuple[Tensor, Tensor]:
@@ -63,7 +65,8 @@ def spearman(first: Tensor, second: Tensor) -> float | None:
         >>> spearman(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([0.1, 0.2, 0.3]))
         1.0
     """
-    ranks = pixel_shares(torch.stack([first.flatten(), second.flatten()]).double()) - 0.5
+    # In single precision: what differs by the rounding of a sum is equal.
+    ranks = pixel_shares(torch.stack([first.flatten(), second.flatten()]).float()) - 0.5
     size = ranks.square().sum(dim=1).prod().sqrt()
     return None if size == 0 else round(float(ranks.prod(dim=0).sum() / size), 12)
 
@@ -158,13 +161,20 @@ def reduce_sample(maps: Tensor, reduction: str, trim: float, quantile: float) ->
         >>> reduce_sample(torch.tensor([[0.0], [1.0], [2.0], [90.0]]), "trimmed_mean", trim=0.25, quantile=0.5)
         tensor([1.5000], dtype=torch.float64)
     """
-    ordered = maps.double().sort(dim=0).values
+    # A block of pixels at a time: the sample is large, and sorting takes several times its memory.
+    blocks = [reduce_rows(part, reduction, trim, quantile) for part in maps.flatten(1).split(BLOCK, dim=1)]
+    return torch.cat(blocks).view(maps.shape[1:])
+
+
+def reduce_rows(values: Tensor, reduction: str, trim: float, quantile: float) -> Tensor:
+    """One row ``(N,)`` of several ``(n, N)``; see :func:`reduce_sample`."""
+    ordered = values.double().sort(dim=0).values
     if reduction == "trimmed_mean":
-        cut = int(trim * len(maps))
-        return ordered[cut : len(maps) - cut].mean(dim=0)
-    place = (0.5 if reduction == "median" else quantile) * (len(maps) - 1)
+        cut = int(trim * len(values))
+        return ordered[cut : len(values) - cut].mean(dim=0)
+    place = (0.5 if reduction == "median" else quantile) * (len(values) - 1)
     low = int(place)
-    return torch.lerp(ordered[low], ordered[min(low + 1, len(maps) - 1)], place - low)
+    return torch.lerp(ordered[low], ordered[min(low + 1, len(values) - 1)], place - low)
 
 
 def agreed(value: Any) -> Any:

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from lightning_xai.data.loading import resize_mask
@@ -81,7 +83,7 @@ def find_bias(
 
 
 def foreground(mean_image: Tensor) -> Tensor:
-    """The bright part of a mean image by Otsu's threshold, bool ``(*S)``.
+    """The bright part of a mean image by Otsu's threshold, its largest connected piece, bool ``(*S)``.
 
     Otsu 1979, A threshold selection method from gray-level histograms.
 
@@ -108,7 +110,9 @@ def foreground(mean_image: Tensor) -> Tensor:
     between = (weight[-1] * below - weight * below[-1]).square() / apart.where(apart > 0, 1)
     # Where no pixel lies between the sides, every threshold is as good: the middle one is the least arbitrary.
     best = (between >= between.max() * (1 - 1e-12)).nonzero().flatten()
-    return level > best[len(best) // 2]
+    pieces, _ = ndimage.label((level > best[len(best) // 2]).cpu().numpy())
+    sizes = np.bincount(pieces.flatten())[1:]
+    return torch.from_numpy(pieces == 1 + sizes.argmax())
 
 
 def read_region(path: str | Path, size: tuple[int, ...]) -> Tensor:

@@ -37,7 +37,7 @@ def fold(totals: Mapping[str, Tensor], part: Part) -> None:
     totals["squares"].index_add_(0, labels, values.square_())
     totals["skipped"].index_add_(0, part.labels, (~part.alive).long())
     counted = torch.isin(part.image_keys, keys)
-    totals["image_sum"].add_(part.images[counted].double().sum(dim=0))
+    totals["image_sum"].add_(part.images[counted].sum(dim=0, dtype=torch.float64))
     totals["image_count"].add_(counted.sum())
     if totals["sample_keys"].shape[-1]:
         draw(totals["sample"], totals["sample_keys"], good, labels, keys)
