@@ -106,6 +106,7 @@ def erased_and_restored(
         fractions=settings.fractions,
         fill=settings.fill,
         random_orders=settings.random_orders,
+        grain=settings.grain,
         seed=cfg.seed,
         others=result.found(),
         retrain=partial(retrained, cfg, data, overall.device) if settings.retrain else None,

@@ -162,7 +162,7 @@ def reduce_sample(maps: Tensor, reduction: str, trim: float, quantile: float) ->
         tensor([1.5000], dtype=torch.float64)
     """
     # A block of pixels at a time: the sample is large, and sorting takes several times its memory.
-    blocks = [reduce_rows(part, reduction, trim, quantile) for part in maps.flatten(1).split(BLOCK, dim=1)]
+    blocks = [reduce_rows(part, reduction, trim, quantile) for part in torch.split(maps.flatten(1), BLOCK, dim=1)]
     return torch.cat(blocks).view(maps.shape[1:])
 
 

@@ -80,10 +80,28 @@ def data_fill(found: Survey, fill: str, seed: int) -> Tensor:
     return shown.float().contiguous()
 
 
-def tie_keys(pixels: int, orders: int, seed: int) -> Tensor:
-    """Random permutations ``(R, N)``: the random orders, of which the first also breaks ties."""
+def tie_keys(size: Sequence[int], orders: int, seed: int, grain: int = 1) -> Tensor:
+    """Random permutations ``(R, N)`` of the pixels: the random orders, of which the first also breaks ties.
+
+    Args:
+        size: ``*S``.
+        orders: ``R``.
+        seed: Another seed gives other orders.
+        grain: Side of the blocks of pixels that follow each other.
+    """
     generator = torch.Generator().manual_seed(seed)
-    return torch.stack([torch.randperm(pixels, generator=generator) for _ in range(orders)])
+    places = torch.meshgrid(*(torch.arange(side) // grain for side in size), indexing="ij")
+    block = torch.zeros(*size, dtype=torch.int64)
+    for place in places:
+        block = block * (int(place.max()) + 1) + place
+    keys = []
+    for _ in range(orders):
+        pixels = torch.randperm(block.numel(), generator=generator)
+        if grain > 1:
+            blocks = torch.randperm(int(block.max()) + 1, generator=generator)
+            pixels = (blocks[block.flatten()] * block.numel() + pixels).argsort().argsort()
+        keys.append(pixels)
+    return torch.stack(keys)
 
 
 def pixel_ranks(ranking: Tensor, key: Tensor) -> Tensor:
@@ -129,14 +147,14 @@ def shown_pixels(ranks: Tensor, shares: Sequence[float], curve: str) -> list[Ten
 
 
 def curves_of(
-    ranking: Tensor, others: Mapping[str, Tensor], shares: Sequence[float], random_orders: int, seed: int
+    ranking: Tensor, others: Mapping[str, Tensor], shares: Sequence[float], random_orders: int, seed: int, grain: int
 ) -> dict[str, list[Tensor]]:
     """The masks of every curve, by name; see :class:`~lightning_xai.global_maps.PEPPRResult`.
 
     Raises:
         ValueError: If a ranking holds NaN, or has another size than the first.
     """
-    keys = tie_keys(ranking.numel(), random_orders, seed)
+    keys = tie_keys(ranking.shape, random_orders, seed, grain)
     own = pixel_ranks(ranking, keys[0])
     curves = {name: shown_pixels(own, shares, name) for name in ("erase", "restore", "erase_reversed")}
     for number, key in enumerate(keys):

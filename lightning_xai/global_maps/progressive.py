@@ -34,6 +34,7 @@ def peppr(
     fractions: Sequence[float] = TENTHS,
     fill: str = "channel_mean",
     random_orders: int = 5,
+    grain: int = 1,
     seed: int = 0,
     chunk_size: int = 64,
     others: Mapping[str, Tensor] | None = None,
@@ -55,6 +56,8 @@ def peppr(
         fill: What hidden pixels show, one picture for all images: ``"channel_mean"`` or ``"mean_image"`` of the data,
             ``"noise"`` of the data's mean and deviation, ``"black"``; or ``"blur"``, each image's own.
         random_orders: Random orders for comparison.
+        grain: Side, in pixels, of the blocks that the random orders keep together. Holes of single pixels are noise
+            that no model has seen, and hurt more than one large hole: a fair comparison has about the map's own grain.
         seed: Of the random orders and the noise.
         chunk_size: Largest number of pictures per forward pass.
         others: Further maps ``(*S)`` by name, for comparison: with one a label, :meth:`PEPPRResult.specificity` tells
@@ -72,15 +75,16 @@ def peppr(
             label to score.
     """
     shares = tuple(sorted(set(fractions)))
-    if shares[0] != 0 or shares[-1] != 1 or random_orders < 1:
+    if shares[0] != 0 or shares[-1] != 1 or min(random_orders, grain) < 1:
         raise ValueError(
-            f"fractions are {tuple(fractions)}, random_orders {random_orders}; reach from 0 to 1, at least one order."
+            f"fractions are {tuple(fractions)}, random_orders {random_orders}, grain {grain}; reach from 0 to 1, with "
+            "at least one order and a grain of at least one pixel."
         )
     found = survey(batches)
     if tuple(ranking.shape) != tuple(found.mean.shape[1:]):
         raise ValueError(f"The ranking is {tuple(ranking.shape)}, but the images are {tuple(found.mean.shape[1:])}.")
     hiding = None if fill == "blur" else data_fill(found, fill, seed).to(ranking.device)
-    curves = curves_of(ranking, others or {}, shares, random_orders, seed)
+    curves = curves_of(ranking, others or {}, shares, random_orders, seed, grain)
     folder = None if cache_dir is None else Path(cache_dir) / cache_key(target, found, hiding, retrain is not None)
     answers: dict[bytes, Tensor] = {}
     for shown in (mask for masks in curves.values() for mask in masks):

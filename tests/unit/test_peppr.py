@@ -71,7 +71,7 @@ def test_curves_are_the_aucs_of_images_hidden_by_hand():
     target, batches, weight, images, labels = planted()
     told = peppr(target, batches, weight, (0, 0.25, 0.5, 1), "mean_image", random_orders=1)
     blank = mean_image(batches)
-    order = pixel_ranks(weight, tie_keys(SIDE * SIDE, 1, 0)[0]).flatten().argsort()
+    order = pixel_ranks(weight, tie_keys((SIDE, SIDE), 1, 0)[0]).flatten().argsort()
     for column, count in ((1, 16), (2, 32)):
         hidden = torch.zeros(SIDE * SIDE, dtype=torch.bool)
         hidden[order[:count]] = True
@@ -138,7 +138,7 @@ def test_aucs_are_those_of_scikit_learn():
 
 
 def test_ranks_are_a_permutation_and_ties_follow_a_fixed_key():
-    ranking, keys = torch.tensor([[0.0, 1.0, 1.0], [2.0, 0.0, 1.0]]), tie_keys(6, 2, seed=1)
+    ranking, keys = torch.tensor([[0.0, 1.0, 1.0], [2.0, 0.0, 1.0]]), tie_keys((2, 3), 2, seed=1)
     ranks = pixel_ranks(ranking, keys[0]).flatten()
     assert sorted(ranks.tolist()) == list(range(6))
     assert ranks[3] == 0 and {int(ranks[0]), int(ranks[4])} == {4, 5}
@@ -147,11 +147,21 @@ def test_ranks_are_a_permutation_and_ties_follow_a_fixed_key():
         pixel_ranks(torch.tensor([[float("nan"), 1.0]]), torch.arange(2))
 
 
+@pytest.mark.parametrize(("size", "grain"), [((7, 10), 3), ((4, 6, 5), 2)])
+def test_random_orders_keep_blocks_together(size, grain):
+    keys = tie_keys(size, 3, seed=0, grain=grain)
+    for key in keys.view(3, *size):
+        assert sorted(key.flatten().tolist()) == list(range(key.numel()))
+        block = key[tuple([slice(grain)] * len(size))].flatten().sort().values
+        assert block[-1] - block[0] == grain ** len(size) - 1, "the pixels of a block follow each other"
+    assert not torch.equal(keys[0], keys[1])
+
+
 @pytest.mark.parametrize("size", [(7, 9), (3, 4, 5)])
 def test_masks_nest_and_have_exactly_the_rounded_share(size):
     generator = torch.Generator().manual_seed(0)
     shares, pixels = [step / 13 for step in range(14)], torch.Size(size).numel()
-    curves = curves_of(torch.rand(size, generator=generator).mul(4).round(), {}, shares, 2, seed=0)
+    curves = curves_of(torch.rand(size, generator=generator).mul(4).round(), {}, shares, 2, 0, grain=1)
     for name, masks in curves.items():
         for share, mask in zip(shares, masks, strict=True):
             hidden = pixels - int(mask.sum())
@@ -199,6 +209,7 @@ def test_intervals_hold_the_estimate_and_differ_where_the_map_is_right(result):
         ({"fill": "median"}, "Unknown fill 'median'"),
         ({"fractions": (0.1, 1)}, "reach from 0 to 1"),
         ({"random_orders": 0}, "at least one order"),
+        ({"grain": 0}, "a grain of at least one pixel"),
     ],
 )
 def test_bad_settings(settings, message):
@@ -257,7 +268,7 @@ def test_a_segmenter_is_judged_by_its_dice(size):
     numbers = told.summary()
     assert numbers["area_erase"] < numbers["area_random"] < numbers["area_reversed"]
     half = told.fractions.index(0.5)
-    ranks = pixel_ranks(ranking, tie_keys(ranking.numel(), 3, 0)[0])
+    ranks = pixel_ranks(ranking, tie_keys(ranking.shape, 3, 0)[0])
     kept = (masks * (ranks >= ranking.numel() // 2))[:5].flatten(1).sum(dim=1).double()
     expected = (2 * kept / (kept + masks[:5].flatten(1).sum(dim=1))).mean()
     assert told.erase[0, half].item() == pytest.approx(expected.item(), abs=1e-6)
