@@ -1,11 +1,18 @@
 """Global maps on two ranks: the same as in one process, whatever images a sampler repeated or a rank lacks."""
 
+import json
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+import train
 from lightning_xai.global_maps import GlobalMaps
+from tests.running import CONFIGS, bars_npz, configure, tiny
 
 COUNT = 9
 #: Which images each rank is given; the sampler repeats the first images to even out "padded".
@@ -82,3 +89,25 @@ def test_two_ranks_equal_one_process(ranks, shards, name):
 def test_images_that_two_ranks_were_given_are_an_error(ranks):
     for answers in ranks:
         assert answers["shared"].startswith("2 images were added to GlobalMaps on two ranks")
+
+
+def test_the_task_makes_the_same_maps_on_two_ranks(tmp_path):
+    """Nine validation images: Lightning's sampler gives the second rank the first image once more."""
+    bars = [*bars_npz(tmp_path / "bars.npz", counts=(16, 9, 10)).split(), "task=global", "explainer=grad_cam"]
+    bars += ["global.fractions=[0,0.5,1]", "global.random_orders=1", "global.samples=10"]
+    train.main(configure(tmp_path / "alone", *bars))
+    folder = tmp_path / "ranks"
+    given = [word for word in tiny(folder, *bars) if not word.startswith("run_dir=")]
+    words = (*given, f"hydra.run.dir={folder}", "trainer=ddp", "trainer.devices=2")
+    command = [sys.executable, CONFIGS.parent / "train.py", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "MEMBER: 2/2" in done.stderr
+    one, two = (json.loads((path / "global.json").read_text()) for path in (tmp_path / "alone", folder))
+    assert one["images"] == two["images"] == 9 and one["labels"] == two["labels"]
+    with np.load(tmp_path / "alone/global/maps.npz") as first, np.load(folder / "global/maps.npz") as second:
+        for name in ("label_wise", "overall", "standard_error", "mean_image"):
+            assert np.allclose(first[name], second[name], atol=1e-6), name
+    for bias, other in zip(one["biases"], two["biases"], strict=True):
+        assert len(bias["images"]) == len({name for name, _ in other["images"]}) == len(other["images"])
+    assert one["peppr"]["summary"] == pytest.approx(two["peppr"]["summary"], abs=0.05)

@@ -21,6 +21,15 @@ assert left[0] > 10 * right[0] and right[1] > 10 * left[1], (left, right)
 assert min(totals) > 2 and agreement["agreement"] > 0.6, (totals, agreement)
 assert abs(float(maps[0, 0].sum()) - float(cape.probabilities(mosaic[None])[0, PALACE])) < 1e-5
 """,
+    "04_global": """
+assert numbers["area_erase"] < numbers["area_random"] < numbers["area_reversed"], numbers
+assert intervals["random_minus_erase"][0] > 0 and numbers["sufficient"] < 1, intervals
+order = three.flatten().argsort(descending=True)[: round(0.02 * pixels)]
+corner = {row * 28 + column for row in range(3) for column in range(3)}
+assert corner <= set(order.tolist()), sorted(order.tolist())
+assert drops["shortcut"] > 0.2 > 0.05 > drops["honest"], drops
+assert biases[0].label == "3" and biases[0].found, biases[0]
+""",
 }
 
 
