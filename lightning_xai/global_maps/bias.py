@@ -34,8 +34,8 @@ class Bias:
 
     @property
     def found(self) -> bool:
-        """Whether most of the map lies outside."""
-        return self.outside > 0.5
+        """Whether most of the map lies outside, and more of it than of a constant map."""
+        return self.outside > max(0.5, self.chance)
 
 
 def find_bias(

@@ -27,7 +27,7 @@ assert intervals["random_minus_erase"][0] > 0 and numbers["sufficient"] < 1, int
 order = three.flatten().argsort(descending=True)[: round(0.02 * pixels)]
 corner = {row * 28 + column for row in range(3) for column in range(3)}
 assert corner <= set(order.tolist()), sorted(order.tolist())
-assert drops["shortcut"] > 0.2 > 0.05 > drops["honest"], drops
+assert alone["shortcut"] > 0.9 > 0.75 > alone["honest"], alone
 assert biases[0].label == "3" and biases[0].found, biases[0]
 """,
 }
