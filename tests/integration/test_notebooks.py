@@ -28,7 +28,7 @@ order = three.flatten().argsort(descending=True)[: round(0.02 * pixels)]
 corner = {row * 28 + column for row in range(3) for column in range(3)}
 assert corner <= set(order.tolist()), sorted(order.tolist())
 assert alone["shortcut"] > 0.9 > 0.75 > alone["honest"], alone
-assert biases[0].label == "3" and biases[0].found, biases[0]
+assert biases[0].label == "3" and biases[0].outside > 2 * biases[1].outside, biases
 """,
 }
 
