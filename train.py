@@ -8,7 +8,7 @@ import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lightning_xai import runs, sanity_task
+from lightning_xai import global_task, runs, sanity_task
 from lightning_xai.errors import one_sentence
 from lightning_xai.loggers import RunCSVLogger, finish_loggers
 from lightning_xai.overrides import check_overrides
@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> dict[str, float]:
         cfg: The composed configuration; ``run_dir`` must be set when Hydra does not run the job.
 
     Returns:
-        ``target/...`` and ``test/...`` numbers; ``sanity/...`` ones of ``task=sanity``.
+        ``target/...`` and ``test/...`` numbers; ``sanity/...`` and ``global/...`` ones of those tasks.
     """
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     resume = runs.prepare(cfg)
@@ -42,12 +42,14 @@ def main(cfg: DictConfig) -> dict[str, float]:
     trainer = instantiate(cfg.trainer, logger=loggers, callbacks=list(instantiate(cfg.callbacks).values()))
     runs.log_config(cfg, trainer)
     best = resume
-    if explainer.learned and cfg.task == "explain":
+    if explainer.learned and (cfg.task == "explain" or (cfg.task == "global" and resume is None)):
         trainer.fit(explainer, datamodule=explainer.fit_data(data), ckpt_path=resume, weights_only=True)
         best = trainer.checkpoint_callback.best_model_path or None
     if cfg.task == "predict":
         trainer.predict(explainer, datamodule=data, ckpt_path=best, return_predictions=False, weights_only=True)
         results = {}
+    elif cfg.task == "global":
+        results = global_task.explain_globally(cfg, data, explainer, loggers, best)
     else:
         trainer.test(explainer, datamodule=data, ckpt_path=best, verbose=False, weights_only=True)
         results = runs.finish(cfg, trainer, quality, best)

@@ -20,11 +20,11 @@ from lightning_xai.files import atomic_write
 from lightning_xai.report.ranking import borda_count
 from lightning_xai.report.table import format_table, summarise
 from lightning_xai.targets import Target
-from lightning_xai.training import fit_target, warn_if_weak
+from lightning_xai.training import TargetTrainer, fit_target, warn_if_weak
 
 log = logging.getLogger(__name__)
 
-TASKS = ("explain", "test", "predict", "target", "sanity")
+TASKS = ("explain", "test", "predict", "target", "sanity", "global")
 #: What a run leaves in its folder, and a new run in the same folder moves aside.
 RESULTS = (
     "metrics.csv",
@@ -33,6 +33,9 @@ RESULTS = (
     "visibility.csv",
     "summary.json",
     "sanity.json",
+    "global.json",
+    "global.html",
+    "global",
     "config.yaml",
     "maps",
     "checkpoints",
@@ -159,18 +162,23 @@ def train_target(cfg: DictConfig, data: ImageDataModule, weights: Path) -> None:
         wait_for(weights)
         return
     log.info("The target has no weights: training it on the data.")
-    names = ("activation", "mean", "std", "class_names")
-    facts = {name: OmegaConf.to_object(cfg.target)[name] for name in names}  # type: ignore[index,call-overload]
-    module = instantiate(
-        cfg.target_trainer.module, model=instantiate(cfg.target.model), num_classes=cfg.facts.classes, **facts
-    )
     trainer = instantiate(cfg.target_trainer.trainer)
-    quality = fit_target(module, trainer, data)
+    quality = fit_target(target_module(cfg), trainer, data)
     weights.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(weights.with_suffix(".json")) as file:
         json.dump(quality, file, indent=2)
     with atomic_write(weights, "wb") as file:
         file.write(Path(trainer.checkpoint_callback.best_model_path).read_bytes())
+
+
+def target_module(cfg: DictConfig) -> TargetTrainer:
+    """The configured network in the module that trains it."""
+    names = ("activation", "mean", "std", "class_names")
+    facts = {name: OmegaConf.to_object(cfg.target)[name] for name in names}  # type: ignore[index,call-overload]
+    module: TargetTrainer = instantiate(
+        cfg.target_trainer.module, model=instantiate(cfg.target.model), num_classes=cfg.facts.classes, **facts
+    )
+    return module
 
 
 def wait_for(path: Path) -> None:

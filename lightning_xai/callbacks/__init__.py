@@ -3,7 +3,15 @@
 from lightning_xai.callbacks.attribution_maps import AttributionMaps
 from lightning_xai.callbacks.contributions import Contributions
 from lightning_xai.callbacks.faithfulness import Faithfulness
+from lightning_xai.callbacks.global_maps import SaveGlobalMaps
 from lightning_xai.callbacks.save_maps import SaveMaps
 from lightning_xai.callbacks.visibility_curves import VisibilityCurves
 
-__all__ = ["AttributionMaps", "Contributions", "Faithfulness", "SaveMaps", "VisibilityCurves"]
+__all__ = [
+    "AttributionMaps",
+    "Contributions",
+    "Faithfulness",
+    "SaveGlobalMaps",
+    "SaveMaps",
+    "VisibilityCurves",
+]

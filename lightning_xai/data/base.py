@@ -68,7 +68,7 @@ class ImageDataModule(LightningDataModule, ABC):
         mask_classes: Names of the values of the masks, background first: the data are for segmentation. Of two classes
             the second is every value above 0. None: masks only outline the evidence for a class of the image.
         prepare: MONAI dictionary transforms (keys image and mask) for every image, before resizing: crops,
-            orientation and spacing of volumes.
+            orientation and spacing of volumes, alignment such as `MirrorSided`. They may read label and laterality.
 
     Attributes:
         image_shape: Channels and spatial size (C, *S) of every image.

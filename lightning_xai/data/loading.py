@@ -78,7 +78,7 @@ class LoadItem(Transform):
         channel_axis: As in `read_image`.
         with_mask: Whether samples carry a mask; an item without one gets an empty mask.
         mask_classes: Names of the values of masks, as in `ImageDataModule`.
-        prepare: Transforms before resizing, as in `ImageDataModule`.
+        prepare: Transforms before resizing, as in `ImageDataModule`; they may read the item's label and laterality.
     """
 
     def __init__(
@@ -134,7 +134,8 @@ class LoadItem(Transform):
             mask = torch.from_numpy(self._mask(item, tuple(image.shape[1:]), affine))
         if self.prepare is None:
             return image, mask, affine
-        sample = {"image": MetaTensor(image, affine=torch.from_numpy(affine))}
+        sample: dict[str, Any] = {"image": MetaTensor(image, affine=torch.from_numpy(affine))}
+        sample |= {"label": item.label, "laterality": item.laterality}
         if mask is not None:
             sample["mask"] = MetaTensor(mask, affine=torch.from_numpy(affine))
         sample = self.prepare(sample)

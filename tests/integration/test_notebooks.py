@@ -27,6 +27,15 @@ fifth = {name: curve[0.2].mean for name, curve in curves.items()}
 assert fifth["U-Noise (visibility)"] > fifth["random"] + 0.2 and fifth["oracle"] > fifth["random"] + 0.2, fifth
 assert leaks["U-Noise (visibility)"][0.2].mean < fifth["U-Noise (visibility)"] - 0.2, leaks
 """,
+    "04_global": """
+assert numbers["area_erase"] < numbers["area_random"] < numbers["area_reversed"], numbers
+assert intervals["random_minus_erase"][0] > 0 and numbers["sufficient"] < 1, intervals
+order = three.flatten().argsort(descending=True)[: round(0.02 * pixels)]
+corner = {row * 28 + column for row in range(3) for column in range(3)}
+assert corner <= set(order.tolist()), sorted(order.tolist())
+assert alone["shortcut"] > 0.9 > 0.75 > alone["honest"], alone
+assert biases[0].label == "3" and biases[0].outside > 2 * biases[1].outside, biases
+""",
 }
 
 

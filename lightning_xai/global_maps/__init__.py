@@ -1,0 +1,11 @@
+"""Does the model work sensibly in general? Maps of all aligned images in one, and PEPPR, the proof that it is faithful.
+
+Engelmann, Storkey & Bernabeu, arXiv 2112.09591. The code of both was not published: how maps are aggregated, and how
+PEPPR is computed, is our reconstruction from the paper's text.
+"""
+
+from lightning_xai.global_maps.maps import GlobalMaps, GlobalMapsResult
+from lightning_xai.global_maps.progressive import peppr
+from lightning_xai.global_maps.result import PEPPRResult
+
+__all__ = ["GlobalMaps", "GlobalMapsResult", "PEPPRResult", "peppr"]

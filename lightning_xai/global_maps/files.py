@@ -1,0 +1,78 @@
+"""Global maps on disk: arrays, a picture, and volumes as NIfTI."""
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_xai.files import atomic_write
+from lightning_xai.global_maps.maps import GlobalMapsResult
+from lightning_xai.viz import save_png
+from lightning_xai.viz_global import global_figure
+
+
+def write_maps(
+    folder: Path, result: GlobalMapsResult, affine: NDArray[Any], normalisation: str, region: Tensor | None = None
+) -> NDArray[np.uint8]:
+    """Write ``maps.npz`` and ``maps.png``, and of volumes ``maps.nii.gz``: the overall map, then those of the labels.
+
+    The npz holds ``labels`` (the names of those that have a map), ``label_wise (L, *S)``, ``overall (*S)``,
+    ``standard_error (L, *S)`` (0 where a single image gave the map), ``mean_image (C, *S)``, and of all labels
+    ``all_labels``, ``count`` and ``skipped``.
+
+    Args:
+        folder: Where to.
+        result: The maps; there must be one.
+        affine: Voxel-to-world matrix ``(4, 4)`` of volumes.
+        normalisation: That of the maps, for the unit of the picture.
+        region: Bool ``(*S)``, outlined in the picture.
+
+    Returns:
+        The picture.
+    """
+    found, overall = result.found(), result.overall
+    assert overall is not None
+    errors = {name: error for name, error in zip(result.labels, result.standard_error, strict=True) if name in found}
+    arrays: dict[str, Any] = {
+        "labels": np.array(list(found)),
+        "label_wise": np.stack([as_array(values) for values in found.values()]),
+        "overall": as_array(overall),
+        "standard_error": np.stack([as_array(overall * 0 if error is None else error) for error in errors.values()]),
+        "all_labels": np.array(result.labels),
+        "count": np.array(result.count),
+        "skipped": np.array(result.skipped),
+    }
+    if result.mean_image is not None:
+        arrays["mean_image"] = as_array(result.mean_image)
+    with atomic_write(folder / "maps.npz", "wb") as file:
+        np.savez_compressed(file, **arrays)
+    picture = maps_picture(result, normalisation, region)
+    save_png(folder / "maps.png", picture)
+    if overall.ndim == 3:
+        data = np.stack([arrays["overall"], *arrays["label_wise"]], axis=-1)
+        volume = nibabel.Nifti1Image(data, affine)  # type: ignore[no-untyped-call]
+        with atomic_write(folder / "maps.nii.gz", "wb") as file:
+            file.write(gzip.compress(volume.to_bytes()))
+    return picture
+
+
+def maps_picture(result: GlobalMapsResult, normalisation: str, region: Tensor | None = None) -> NDArray[np.uint8]:
+    """The overall map and those of the labels over the mean image."""
+    assert result.overall is not None
+    count = dict(zip(result.labels, result.count, strict=True))
+    maps = {"overall": result.overall}
+    maps |= {f"{name}, {count[name]} images": values for name, values in result.found().items()}
+    unit = normalisation if normalisation != "none" else "raw map"
+    if normalisation == "mass":
+        maps, unit = {name: values * values.numel() for name, values in maps.items()}, "times a uniform map"
+    return global_figure(result.mean_image, maps, unit, region)
+
+
+def as_array(values: Tensor) -> NDArray[np.float32]:
+    """A tensor as float32."""
+    array: NDArray[np.float32] = values.float().cpu().numpy()
+    return array

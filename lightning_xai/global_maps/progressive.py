@@ -1,0 +1,206 @@
+"""PEPPR: the same pixels of every aligned image go, and come back, and the model is judged at every step.
+
+Engelmann, Storkey & Bernabeu, arXiv 2112.09591. Their code was not published: this is our reconstruction.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_xai.explainers.base import plain
+from lightning_xai.files import atomic_write
+from lightning_xai.fills import blur_fill
+from lightning_xai.global_maps.aggregate import present_labels
+from lightning_xai.global_maps.orders import Survey, curves_of, data_fill, survey
+from lightning_xai.global_maps.result import PEPPRResult
+from lightning_xai.pixels import class_labels, reference_pixels
+from lightning_xai.targets import SegmenterTarget, Target
+
+TENTHS = tuple(step / 10 for step in range(11))
+#: Images ``(B, C, *S)`` -> the same with some pixels hidden.
+Hide = Callable[[Tensor], Tensor]
+
+
+def peppr(
+    target: Target,
+    batches: Iterable[dict[str, Any]],
+    ranking: Tensor,
+    fractions: Sequence[float] = TENTHS,
+    fill: str = "channel_mean",
+    random_orders: int = 5,
+    grain: int = 1,
+    seed: int = 0,
+    chunk_size: int = 64,
+    others: Mapping[str, Tensor] | None = None,
+    retrain: Callable[[Hide], Target] | None = None,
+    cache_dir: str | Path | None = None,
+) -> PEPPRResult:
+    """Progressive erasing plus progressive restoration: the same pixels of every image go, or come, in one order.
+
+    The data are read once, and once more for every step: a share of pixels in one order. Steps that show the same
+    pixels are one step, whichever curves they belong to.
+
+    Args:
+        target: A classifier, judged by the AUC of each label, or a segmenter, judged by the Dice of each class.
+        batches: Batch dicts with ``image (B, C, *S)`` and ``label (B,)`` or multi-hot ``(B, K)``; for a segmenter with
+            ``mask (B, 1, *S)``. Iterated anew for every step, in the same order.
+        ranking: A map ``(*S)`` on the target's device, high = important; equal pixels are ordered by a fixed random
+            key.
+        fractions: Shares of pixels, from 0 to 1.
+        fill: What hidden pixels show, one picture for all images: ``"channel_mean"`` or ``"mean_image"`` of the data,
+            ``"noise"`` of the data's mean and deviation, ``"black"``; or ``"blur"``, each image's own.
+        random_orders: Random orders for comparison.
+        grain: Side, in pixels, of the blocks that the random orders keep together. Holes of single pixels are noise
+            that no model has seen, and hurt more than one large hole: a fair comparison has about the map's own grain.
+        seed: Of the random orders and the noise.
+        chunk_size: Largest number of pictures per forward pass.
+        others: Further maps ``(*S)`` by name, for comparison: with one a label, :meth:`PEPPRResult.specificity` tells
+            whether each is about its own.
+        retrain: ``hide -> target``: fits a new model on training images of which ``hide`` hides the pixels, before
+            each step but the first. Needed to claim that pixels hold information, rather than that the model uses
+            them.
+        cache_dir: Folder where the answers of every step are kept, so that a killed run goes on where it stopped.
+
+    Returns:
+        The curves; see :class:`PEPPRResult`.
+
+    Raises:
+        ValueError: If the fill is unknown, the fractions do not reach from 0 to 1, maps do not fit, or there is no
+            label to score.
+    """
+    shares = tuple(sorted(set(fractions)))
+    if shares[0] != 0 or shares[-1] != 1 or min(random_orders, grain) < 1:
+        raise ValueError(
+            f"fractions are {tuple(fractions)}, random_orders {random_orders}, grain {grain}; reach from 0 to 1, with "
+            "at least one order and a grain of at least one pixel."
+        )
+    found = survey(batches)
+    if tuple(ranking.shape) != tuple(found.mean.shape[1:]):
+        raise ValueError(f"The ranking is {tuple(ranking.shape)}, but the images are {tuple(found.mean.shape[1:])}.")
+    hiding = None if fill == "blur" else data_fill(found, fill, seed).to(ranking.device)
+    curves = curves_of(ranking, others or {}, shares, random_orders, seed, grain)
+    folder = None if cache_dir is None else Path(cache_dir) / cache_key(target, found, hiding, retrain is not None)
+    answers: dict[bytes, Tensor] = {}
+    for shown in (mask for masks in curves.values() for mask in masks):
+        step = shown.numpy().tobytes()
+        if step in answers:
+            continue
+        file = None if folder is None else folder / f"{hashlib.sha256(step).hexdigest()[:24]}.npy"
+        if file is not None and file.is_file():
+            answers[step] = torch.from_numpy(np.load(file))
+            continue
+        hide = partial(hide_everywhere, shown=shown.to(ranking.device), hiding=hiding)
+        model = target if retrain is None or shown.all() else retrain(hide)
+        blank = hiding if not shown.any() and not isinstance(model, SegmenterTarget) else None
+        answers[step] = ask(model, batches, hide, blank, ranking.device, chunk_size)
+        if file is not None:
+            with atomic_write(file, "wb") as opened:
+                np.save(opened, answers[step].numpy())
+    values = {
+        name: torch.stack([answers[mask.numpy().tobytes()] for mask in masks], 2) for name, masks in curves.items()
+    }
+    return judge(target, found, shares, values)
+
+
+def hide_everywhere(images: Tensor, shown: Tensor, hiding: Tensor | None) -> Tensor:
+    """Images ``(B, C, *S)`` that show the pixels ``shown (*S)``; the others show ``hiding``, ``None``: a blur."""
+    return torch.where(shown, images, blur_fill(images) if hiding is None else hiding)
+
+
+@torch.no_grad()
+def ask(
+    target: Target,
+    batches: Iterable[dict[str, Any]],
+    hide: Hide,
+    blank: Tensor | None,
+    device: torch.device,
+    chunk_size: int,
+) -> Tensor:
+    """What a model answers to all images: probabilities of a classifier, the Dice of each class of a segmenter.
+
+    Args:
+        target: The model.
+        batches: See :func:`peppr`.
+        hide: Hides pixels.
+        blank: The one picture ``(1, C, *S)`` that is left of every image, ``None`` if images differ. It is asked once,
+            so that rounding cannot rank what is equal.
+        device: Where the pictures are drawn.
+        chunk_size: Largest number of pictures per forward pass.
+
+    Returns:
+        ``(N, K)`` float32 on the CPU; a Dice is NaN where the reference has none of the class.
+    """
+    same = None if blank is None else target.predict(blank).cpu()
+    answers = []
+    for batch in batches:
+        if same is not None:
+            answers.append(same.expand(len(batch["image"]), -1))
+            continue
+        masks = [None] * len(batch["image"]) if "mask" not in batch else batch["mask"]
+        for start in range(0, len(batch["image"]), chunk_size):
+            part = slice(start, start + chunk_size)
+            pictures = hide(plain(batch["image"][part]).to(device))
+            if isinstance(target, SegmenterTarget):
+                answers.append(class_dice(target.logits(pictures), masks[part]).cpu())
+            else:
+                answers.append(target.predict(pictures).cpu())
+    return torch.cat(answers).float()
+
+
+def class_dice(logits: Tensor, masks: Any) -> Tensor:
+    """Dice of each class ``(B, K)`` of segmentations ``(B, K, *S)``; NaN where the masks ``(B, 1, *S)`` have none.
+
+    Raises:
+        ValueError: If there are no masks.
+    """
+    if not isinstance(masks, Tensor):
+        raise ValueError("PEPPR judges a segmenter by its Dice, but the batches have no mask; give data with masks.")
+    classes = torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)
+    own = reference_pixels(class_labels(logits).unsqueeze(1), classes).flatten(2)
+    reference = reference_pixels(plain(masks).to(logits.device), classes).flatten(2)
+    size = reference.sum(dim=2)
+    dice = 2 * (own & reference).sum(dim=2) / (own.sum(dim=2) + size)
+    return dice.masked_fill(size == 0, float("nan"))
+
+
+def cache_key(target: Target, found: Survey, hiding: Tensor | None, retrained: bool) -> str:
+    """A name for all that decides a step's answers besides its pixels."""
+    fill = b"blur" if hiding is None else hiding.cpu().numpy().tobytes()
+    parts = (target.fingerprint(), str(target.mean), str(target.std), target.activation, found.digest, str(retrained))
+    return hashlib.sha256("|".join(parts).encode() + fill).hexdigest()[:16]
+
+
+def judge(target: Target, found: Survey, shares: tuple[float, ...], values: Mapping[str, Tensor]) -> PEPPRResult:
+    """The result of the answers ``(N, K, P)`` of every curve, for the labels that can be judged.
+
+    Raises:
+        ValueError: If there are no labels, or none of them can be judged.
+    """
+    whole = values["erase"][..., 0]
+    if isinstance(target, SegmenterTarget):
+        truth = ~whole.isnan()
+        defined = truth.any(dim=0)
+        defined[[k for k in range(len(defined)) if k == target.background]] = False
+        asked = [k for k in range(len(defined)) if k != target.background]
+    else:
+        if found.truth is None:
+            raise ValueError("PEPPR judges a classifier by its AUC, but the batches have no label; give labelled data.")
+        truth = present_labels(found.truth, whole.shape[1])
+        defined = truth.any(dim=0) & ~truth.all(dim=0)
+        asked = list(range(len(defined)))
+    if not defined.any():
+        raise ValueError("No label has both positive and negative images, so no AUC is defined; give a mixed split.")
+    return PEPPRResult(
+        fractions=shares,
+        labels=[k for k in asked if defined[k]],
+        skipped={k: int(truth[:, k].sum()) for k in asked if not defined[k]},
+        metric="dice" if isinstance(target, SegmenterTarget) else "auc",
+        truth=truth[:, defined],
+        values={name: answers[:, defined] for name, answers in values.items()},
+    )
