@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -19,7 +19,8 @@ from lightning_xai.explainers.base import Explainer
 from lightning_xai.files import atomic_write
 from lightning_xai.report.ranking import borda_count
 from lightning_xai.report.table import format_table, summarise
-from lightning_xai.targets import Target
+from lightning_xai.segmenter_training import SegmenterTrainer
+from lightning_xai.targets import SegmenterTarget, Target
 from lightning_xai.training import TargetTrainer, fit_target, warn_if_weak
 
 log = logging.getLogger(__name__)
@@ -151,9 +152,8 @@ def train_target(cfg: DictConfig, data: ImageDataModule, weights: Path) -> None:
         ValueError: If the trainer is not one of this kind of target.
         TimeoutError: If rank zero does not finish.
     """
-    if cfg.target._target_.endswith("SegmenterTarget") != cfg.target_trainer.module._target_.endswith(
-        "SegmenterTrainer"
-    ):
+    kinds = get_class(cfg.target._target_), get_class(cfg.target_trainer.module._target_)
+    if issubclass(kinds[0], SegmenterTarget) != issubclass(kinds[1], SegmenterTrainer):
         raise ValueError(
             f"{cfg.target._target_} has no weights, and {cfg.target_trainer.module._target_} does not train it; use "
             "target_trainer=segmenter for segmenters alone, or give target.weights=<file>."

@@ -236,9 +236,10 @@ def test_a_summary_is_whole_or_absent(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("target", "trainer"), [("Segmenter", "Target"), ("Classifier", "Segmenter")])
 def test_a_trainer_of_another_kind_of_target_is_refused(target, trainer, tmp_path):
+    module = "training" if trainer == "Target" else "segmenter_training"
     parts = {
         "target": {"_target_": f"lightning_xai.targets.{target}Target"},
-        "target_trainer": {"module": {"_target_": f"lightning_xai.training.{trainer}Trainer"}},
+        "target_trainer": {"module": {"_target_": f"lightning_xai.{module}.{trainer}Trainer"}},
     }
     with pytest.raises(ValueError, match=f"{target}Target has no weights, and .*{trainer}Trainer does not train it"):
         runs.train_target(cfg_of(tmp_path, **parts), None, tmp_path / "none.ckpt")
