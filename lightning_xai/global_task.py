@@ -22,7 +22,7 @@ from lightning_xai.global_maps.bias import foreground, read_region
 from lightning_xai.global_maps.progressive import Hide
 from lightning_xai.global_reading import Findings
 from lightning_xai.global_report import write_report
-from lightning_xai.runs import log_config, target_module
+from lightning_xai.runs import target_module
 from lightning_xai.targets import SegmenterTarget, Target
 from lightning_xai.training import fit_target
 
@@ -55,7 +55,6 @@ def explain_globally(
     if not isinstance(explainer.target, SegmenterTarget):  # which is asked about every foreground class anyway
         explainer.ask = "all" if settings.maps.subset == "all" else "label"
     trainer = instantiate(cfg.trainer, logger=list(loggers), callbacks=[saver])
-    log_config(cfg, trainer)
     images = data.plain_dataloader(settings.maps_split)
     trainer.test(explainer, dataloaders=images, ckpt_path=checkpoint, verbose=False, weights_only=True)
     if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
