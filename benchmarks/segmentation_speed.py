@@ -9,7 +9,7 @@ import time
 
 import torch
 import torch.nn.functional as F
-from cam_speed import compare
+from cam_speed import compare, forward
 from torch import Tensor
 
 from lightning_xai import SegmenterTarget
@@ -57,12 +57,12 @@ def explanation(repeats: int) -> None:
     explainers |= {"Seg-Grad-CAM": GradCAM(target), "Seg-HiRes": HiResCAM(target)}
     explainers["occlusion, 16 px"] = CaptumExplainer(target, "Occlusion", baseline="zero", patch=16)
 
-    def forward() -> None:
-        with torch.no_grad():
-            target.logits(image)
-
     works = {name: lambda own=own: own.explain(image, asked, pixels) for name, own in explainers.items()}
-    compare(f"one explanation, {SIDE} px, beside a forward pass", {"forward pass": forward, **works}, repeats)
+    compare(
+        f"one explanation, {SIDE} px, beside a forward pass",
+        {"forward pass": lambda: forward(target, image), **works},
+        repeats,
+    )
 
 
 def volume() -> None:

@@ -1,10 +1,14 @@
 """Files that are whole or not there."""
 
+import gzip
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+import nibabel
+from numpy.typing import NDArray
 
 
 @contextmanager
@@ -23,3 +27,16 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_nifti(path: Path, values: NDArray[Any], affine: NDArray[Any]) -> None:
+    """Write a volume as compressed NIfTI.
+
+    Args:
+        path: Ends in ``.nii.gz``.
+        values: ``(X, Y, Z)`` or ``(X, Y, Z, T)``.
+        affine: Voxel-to-world matrix ``(4, 4)``.
+    """
+    volume = nibabel.Nifti1Image(values, affine)  # type: ignore[no-untyped-call]
+    with atomic_write(path, "wb") as file:
+        file.write(gzip.compress(volume.to_bytes()))

@@ -12,6 +12,8 @@ from lightning_xai.global_maps.result import SCORES
 WEAK = 0.7
 #: Rank correlation of the maps of two halves above which a map is the same for other images.
 STABLE = 0.8
+#: Orders of erasing, and the number that holds the area of each.
+ORDERS = {"most important first": "area_erase", "random": "area_random", "least important first": "area_reversed"}
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,6 @@ def faithful(found: Findings) -> str:
         (False, False): "There is no evidence that the map ranks pixels better than chance",
     }[first, last]
     return f"{verdict} (area under the erasing curve: {areas})."
-
-
-ORDERS = {"most important first": "area_erase", "random": "area_random", "least important first": "area_reversed"}
 
 
 def enough(found: Findings) -> str:

@@ -81,6 +81,23 @@ def over_set(values: Tensor, sets: Tensor | None, mean: bool) -> Tensor:
     return total / sets.flatten(2).sum(dim=2).clamp(min=1) if mean else total
 
 
+def overlap_and_total(found: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Twice the pixels that both sets hold, and the sum of their sizes; Dice is the first by the second.
+
+    Args:
+        found: Boolean ``(..., N)``.
+        wanted: Boolean ``(..., N)``.
+
+    Returns:
+        Two counts ``(...)``.
+
+    Example:
+        >>> [int(count) for count in overlap_and_total(torch.tensor([True, True]), torch.tensor([True, False]))]
+        [2, 3]
+    """
+    return 2 * (found & wanted).sum(dim=-1), found.sum(dim=-1) + wanted.sum(dim=-1)
+
+
 def image_pixels(images: Tensor) -> Tensor:
     """Every pixel: boolean ``(B, 1, *S)`` for images ``(B, C, *S)``."""
     return torch.ones_like(images[:, :1], dtype=torch.bool)

@@ -35,13 +35,14 @@ class EfficientNetUNet(nn.Module):
         super().__init__()
         encoder = efficientnet_lite0()
         stem = encoder._conv_stem
-        if in_channels != stem.in_channels:
-            weight = stem.weight.sum(dim=1, keepdim=True)
-            # The layer pads by itself, so it is kept and given other filters.
-            stem.in_channels = in_channels
-            stem.weight = nn.Parameter(weight if in_channels == 1 else weight.repeat(1, in_channels, 1, 1))
-            if in_channels != 1:
-                nn.init.kaiming_normal_(stem.weight, mode="fan_out")
+        # The layer pads by itself, so it is kept and given other filters.
+        if in_channels == 1:
+            stem.weight = nn.Parameter(stem.weight.sum(dim=1, keepdim=True))
+        elif in_channels != stem.in_channels:
+            stem.weight = nn.Parameter(
+                nn.init.kaiming_normal_(stem.weight.new_empty(32, in_channels, 3, 3), mode="fan_out")
+            )
+        stem.in_channels = in_channels
         self.stem = nn.Sequential(stem, encoder._bn0, nn.ReLU6())
         self.blocks: nn.ModuleList = encoder._blocks
         self.decoder = UNetDecoder(

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_xai.frozen import fingerprint, freeze, normalise
-from lightning_xai.pixels import asked_classes, over_set, predicted_pixels, reference_pixels
+from lightning_xai.pixels import asked_classes, over_set, overlap_and_total, predicted_pixels, reference_pixels
 from lightning_xai.weights import load_model
 from lightning_xai.windows import by_window
 
@@ -323,8 +323,8 @@ class SegmenterTarget(Target):
         logits = self.logits(images)
         predicted = predicted_pixels(logits, targets, self.activation).flatten(2)
         sets = predicted if pixels is None else self._sets(logits, targets, pixels).flatten(2)
-        common, sizes = (predicted & sets).sum(dim=2), predicted.sum(dim=2) + sets.sum(dim=2)
-        return 2 * common / sizes.clamp(min=1)
+        overlap, total = overlap_and_total(predicted, sets)
+        return overlap / total.clamp(min=1)
 
     def evidence(self, masks: Tensor, targets: Tensor) -> Tensor:
         """See :meth:`Target.evidence`."""
@@ -365,11 +365,15 @@ class SegmenterTarget(Target):
 
     def foreground(self, images: Tensor) -> Tensor:
         """Every class but the background, for each image: ``(B, T)``."""
+        classes = self.every_class(images)
+        return classes if self.background is None else classes[:, classes[0] != self.background]
+
+    def every_class(self, images: Tensor) -> Tensor:
+        """Every class, for each image: ``(B, K)``."""
         if not self.classes:
             with torch.no_grad():
                 self.classes = self.logits(images[:1]).shape[1]
-        classes = [k for k in range(self.classes) if k != self.background]
-        return torch.tensor(classes, device=images.device).expand(len(images), -1)
+        return torch.arange(self.classes, device=images.device).expand(len(images), -1)
 
     def _sets(self, logits: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
         if pixels is None:

@@ -64,7 +64,7 @@ class Faithfulness(lightning.Callback):
         # A control under test is not its own control.
         makers = {name: make for name, make in self.makers.items() if name != type(pl_module).__name__}
         controls = {name: make(pl_module.target) for name, make in makers.items()}
-        self._start(pl_module, pl_module.variants() | controls | self._bounds(pl_module))
+        self._start(pl_module, pl_module.variants() | self._bounds(pl_module) | controls)
 
     def _bounds(self, explainer: Explainer) -> dict[str, Explainer]:
         """The rows between which a visibility curve is read: no knowledge, all of it, and the map turned round."""

@@ -1,17 +1,15 @@
 """Predicted maps on disk, in the format of the input."""
 
-import gzip
 import re
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lightning_xai.files import atomic_write
+from lightning_xai.files import atomic_write, write_nifti
 from lightning_xai.viz import overlay, save_png
 
 FORMATS = ("auto", "npy", "png", "nifti")
@@ -62,9 +60,7 @@ class SaveMaps(Callback):
                     "NIfTI takes volumes, so use format npy or png."
                 )
             data = values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)
-            volume = nibabel.Nifti1Image(data, affine)  # type: ignore[no-untyped-call]
-            with atomic_write(Path(f"{stem}.nii.gz"), "wb") as file:
-                file.write(gzip.compress(volume.to_bytes()))
+            write_nifti(Path(f"{stem}.nii.gz"), data, affine)
         if "npy" in formats:
             with atomic_write(Path(f"{stem}.npy"), "wb") as file:
                 np.save(file, values)

@@ -1,15 +1,13 @@
 """Global maps on disk: arrays, a picture, and volumes as NIfTI."""
 
-import gzip
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_xai.files import atomic_write
+from lightning_xai.files import atomic_write, write_nifti
 from lightning_xai.global_maps.maps import GlobalMapsResult
 from lightning_xai.viz import save_png
 from lightning_xai.viz_global import global_figure
@@ -54,9 +52,7 @@ def write_maps(
     save_png(folder / "maps.png", picture)
     if overall.ndim == 3:
         data = np.stack([arrays["overall"], *arrays["label_wise"]], axis=-1)
-        volume = nibabel.Nifti1Image(data, affine)  # type: ignore[no-untyped-call]
-        with atomic_write(folder / "maps.nii.gz", "wb") as file:
-            file.write(gzip.compress(volume.to_bytes()))
+        write_nifti(folder / "maps.nii.gz", data, affine)
     return picture
 
 

@@ -19,7 +19,7 @@ from lightning_xai.fills import blur_fill
 from lightning_xai.global_maps.aggregate import present_labels
 from lightning_xai.global_maps.orders import Survey, curves_of, data_fill, survey
 from lightning_xai.global_maps.result import PEPPRResult
-from lightning_xai.pixels import class_labels, reference_pixels
+from lightning_xai.pixels import reference_pixels
 from lightning_xai.targets import SegmenterTarget, Target
 
 TENTHS = tuple(step / 10 for step in range(11))
@@ -147,26 +147,23 @@ def ask(
             part = slice(start, start + chunk_size)
             pictures = hide(plain(batch["image"][part]).to(device))
             if isinstance(target, SegmenterTarget):
-                answers.append(class_dice(target.logits(pictures), masks[part]).cpu())
+                answers.append(class_dice(target, pictures, masks[part]).cpu())
             else:
                 answers.append(target.predict(pictures).cpu())
     return torch.cat(answers).float()
 
 
-def class_dice(logits: Tensor, masks: Any) -> Tensor:
-    """Dice of each class ``(B, K)`` of segmentations ``(B, K, *S)``; NaN where the masks ``(B, 1, *S)`` have none.
+def class_dice(target: SegmenterTarget, pictures: Tensor, masks: Any) -> Tensor:
+    """Dice of each class ``(B, K)`` in pictures ``(B, C, *S)``; NaN where the masks ``(B, 1, *S)`` have none of it.
 
     Raises:
         ValueError: If there are no masks.
     """
     if not isinstance(masks, Tensor):
         raise ValueError("PEPPR judges a segmenter by its Dice, but the batches have no mask; give data with masks.")
-    classes = torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)
-    own = reference_pixels(class_labels(logits).unsqueeze(1), classes).flatten(2)
-    reference = reference_pixels(plain(masks).to(logits.device), classes).flatten(2)
-    size = reference.sum(dim=2)
-    dice = 2 * (own & reference).sum(dim=2) / (own.sum(dim=2) + size)
-    return dice.masked_fill(size == 0, float("nan"))
+    classes = target.every_class(pictures)
+    reference = reference_pixels(plain(masks).to(pictures.device), classes)
+    return target.dice(pictures, classes, reference).masked_fill(~reference.flatten(2).any(dim=2), float("nan"))
 
 
 def cache_key(target: Target, found: Survey, hiding: Tensor | None, retrained: bool) -> str:

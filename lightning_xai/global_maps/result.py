@@ -107,7 +107,7 @@ class PEPPRResult:
 
     def bands(self, samples: int = 200, level: float = 0.95, seed: int = 0) -> dict[str, Tensor]:
         """Lower and upper ends ``(2, P)`` of the curves of the mean over labels, over resampled images."""
-        drawn = list(self._resampled(samples, seed))
+        drawn = self._resampled(samples, seed)
         tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
         return {name: torch.stack([curves[name] for curves in drawn]).quantile(tail, dim=0) for name in drawn[0]}
 
@@ -165,8 +165,19 @@ class PEPPRResult:
             "sufficient": self.fractions[int(enough[0])],
         }
 
-    def _resampled(self, samples: int, seed: int) -> "list[dict[str, Tensor]]":
+    @cached_property
+    def _draws(self) -> dict[tuple[int, int], list[dict[str, Tensor]]]:
+        """What was drawn before, by samples and seed: intervals and bands are of the same images."""
+        return {}
+
+    def _resampled(self, samples: int, seed: int) -> list[dict[str, Tensor]]:
         """Curves ``(P,)`` of the mean over labels for resampled images; other maps than the centre are left out."""
+        if (samples, seed) not in self._draws:
+            self._draws[samples, seed] = self._drawn(samples, seed)
+        return self._draws[samples, seed]
+
+    def _drawn(self, samples: int, seed: int) -> list[dict[str, Tensor]]:
+        """See :meth:`_resampled`."""
         names = [name for name in self.values if ":" not in name or name.endswith(":center")]
         stacked = torch.cat([self.values[name] for name in names], dim=2)
         generator, count = torch.Generator().manual_seed(seed), len(self.truth)

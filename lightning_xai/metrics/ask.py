@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_xai.metrics.batch import Batch
 from lightning_xai.metrics.functional import masking, similarity
 from lightning_xai.pictures import Noisy, Request
-from lightning_xai.pixels import class_labels, over_set
+from lightning_xai.pixels import class_labels, over_set, overlap_and_total
 from lightning_xai.reveal import Part, Plan
 
 
@@ -93,7 +93,7 @@ class Outputs:
         """Twice the overlap of prediction and reference of the questions ``rows (m,)``, and the sum of their sizes."""
         found = self.predicted(self.batch.questions.flatten()[rows]).flatten(1)
         wanted = self.batch.reference.flatten(0, 1)[rows].flatten(1)
-        return 2 * (found & wanted).sum(dim=1), found.sum(dim=1) + wanted.sum(dim=1)
+        return overlap_and_total(found, wanted)
 
 
 def probability(outputs: Outputs) -> Tensor:

@@ -87,3 +87,12 @@ def test_a_leak_is_drawn_in_its_explainers_colour_and_bounds_have_none():
     (own,) = [line for line in axes.lines if line.get_label() == "own"]
     assert [line.get_color() for line in dotted] == [own.get_color()]
     assert [text.get_text() for text in axes.get_legend().get_texts()][:2] == ["own", "oracle"]
+
+
+def test_a_control_of_that_name_is_the_users(tmp_path):
+    """Random, reversed and oracle are added to the controls; they replace none."""
+    target = SegmenterTarget(pixel_segmenter(torch.tensor([[0.0], [9.0]]), torch.tensor([4.5, 0.0])))
+    scored = Faithfulness({"image": VisibilityCurve(steps=2, scope="image")}, {"random": CenterPrior})
+    run(tmp_path, scored).test(GradientMap(target), Blobs(2), verbose=False)
+    assert type(scored.controls["random"]) is CenterPrior
+    assert set(scored.controls) == {"random", "reversed", "oracle"}
