@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from lightning_xai.explainers.pcim import EXPLORATION, PCIM, SOFTNESS
+from lightning_xai.explainers.pcim import EXPLORATION, PCIM, PRESETS, SOFTNESS
 from lightning_xai.masking import (
     Baseline,
     baselines,
@@ -52,7 +52,9 @@ class AmortizedPCIM(PCIM):
         lr: AdamW's highest learning rate (cosine schedule).
         weight_decay: AdamW's.
         baseline: See :class:`PCIM`.
-        tv: Weight of the total variation.
+        tv: Weight of the total variation in training.
+        refine_tv: Weight of the total variation in refining: PCIM's own. With less, what refining gains lives in
+            single pixels.
         any_class: Share of training questions about a class drawn at random.
         init_from: A checkpoint to start from: what fits is taken over, mixed with fresh weights if it explains
             another target. With another number of classes every new class starts as the mean of the old ones.
@@ -73,11 +75,13 @@ class AmortizedPCIM(PCIM):
         weight_decay: float = 1e-4,
         baseline: Baseline = "auto",
         tv: float = 0.3,
+        refine_tv: float = PRESETS["faithful"].tv,
         any_class: float = 0.25,
         init_from: str | Path | None = None,
     ) -> None:
-        super().__init__(target, preset="faithful", steps=refine_steps, baseline=baseline, tv=tv)
+        super().__init__(target, preset="faithful", steps=refine_steps, baseline=baseline, tv=refine_tv)
         self.save_hyperparameters(plain_values(locals()))
+        self.training_tv = tv
         classes = classes or (len(target.class_names) if target.class_names else None)
         channels = channels or (len(target.mean) if target.mean is not None else None)
         if classes is None or channels is None:
@@ -130,7 +134,7 @@ class AmortizedPCIM(PCIM):
             losses.append(two_sided(self.target, rows, fill, mask, asked, sets))
         faithful = torch.stack(losses).mean(dim=0)
         smooth = total_variation(alpha.sigmoid())
-        return {"loss": (faithful + self.tv * smooth).mean(), "faithful": faithful.mean(), "tv": smooth.mean()}
+        return {"loss": (faithful + self.training_tv * smooth).mean(), "faithful": faithful.mean(), "tv": smooth.mean()}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with a short warm-up and a cosine schedule over the planned steps, also when a run is prolonged."""
@@ -176,7 +180,7 @@ def stratified(count: int, device: torch.device) -> Tensor:
 
 def plain_values(arguments: dict[str, Any]) -> dict[str, Any]:
     """The constructor arguments that a checkpoint may hold."""
-    names = ("refine_steps", "classes", "channels", "dims", "lr", "weight_decay", "tv", "any_class")
+    names = ("refine_steps", "classes", "channels", "dims", "lr", "weight_decay", "tv", "refine_tv", "any_class")
     return {name: arguments[name] for name in names} | {"baseline": plain_baseline(arguments["baseline"])}
 
 

@@ -225,6 +225,15 @@ def test_refinement_starts_from_the_prediction():
     assert 0 < moved < elsewhere, "two steps must change the prediction, and not start anew"
 
 
+def test_refinement_is_as_smooth_as_pcim_and_training_as_smooth_as_it_says():
+    explainer = explainer_of(refine_steps=3, tv=0.5)
+    assert explainer.tv == PCIM(explainer.target).tv == 10
+    batch = {"image": torch.rand(2, 1, SIDE, SIDE), "id": ["a", "b"]}
+    losses = explainer.eval().loss(batch)
+    torch.testing.assert_close(losses["loss"], losses["faithful"] + 0.5 * losses["tv"])
+    assert explainer_of(refine_tv=2.0).tv == 2
+
+
 def test_refinement_asks_about_the_prediction_without_shifting_it():
     images = torch.rand(2, 1, SIDE, SIDE)
     assert not explainer_of(refine_steps=5).exploration(0, images).any()
