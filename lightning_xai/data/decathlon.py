@@ -8,9 +8,10 @@ from typing import Any, Unpack
 from monai.apps.datasets import DecathlonDataset
 from monai.transforms.spatial.dictionary import Orientationd, Spacingd
 
-from lightning_xai.data.base import ImageDataModule, Options
+from lightning_xai.data.base import ImageDataModule
 from lightning_xai.data.items import Item, without_suffix
 from lightning_xai.data.loading import LoadItem
+from lightning_xai.data.options import Options
 from lightning_xai.data.reading import BadImageError
 
 BOTH = ("image", "mask")

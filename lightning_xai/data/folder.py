@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Unpack
 
-from lightning_xai.data.base import ImageDataModule, Options
+from lightning_xai.data.base import ImageDataModule
 from lightning_xai.data.items import Item, index_masks, list_images, sorted_classes, without_suffix
+from lightning_xai.data.options import Options
 from lightning_xai.data.splits import split_name
 
 

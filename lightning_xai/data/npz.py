@@ -6,8 +6,9 @@ from typing import Unpack
 
 import numpy as np
 
-from lightning_xai.data.base import ImageDataModule, Options
+from lightning_xai.data.base import ImageDataModule
 from lightning_xai.data.items import Item, sorted_classes
+from lightning_xai.data.options import Options
 from lightning_xai.data.splits import SPLITS
 
 
