@@ -214,6 +214,8 @@ class ImageDataModule(LightningDataModule, ABC):
         """Check every image, and keep none: each is explained once."""
         items = self.predict_items()
         check_ids(items, self.where)
+        if self.mask_classes is None:  # a classifier is asked about no pixels: nothing here needs a mask
+            items = [replace(item, mask=None) for item in items]
         items = items[: self.limit]
         self.class_names, self.multilabel = [], False
         self.mean = self.std = None
