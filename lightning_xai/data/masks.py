@@ -180,7 +180,8 @@ def mask_rule(found: MaskValues, classes: Sequence[str] | None, where: str) -> M
     * Many values up to a brightest one (soft edges after resizing, noise of JPEG): the class begins halfway.
     * Many values that few pixels have each: numbers of objects; all above 0 are the second class.
 
-    Masks that only outline evidence (no classes) keep their values unless these have soft edges.
+    Masks that only outline evidence (no classes) keep their values where 0 is the background, unless they have soft
+    edges.
 
     Args:
         found: The values of all masks.
@@ -204,7 +205,7 @@ def mask_rule(found: MaskValues, classes: Sequence[str] | None, where: str) -> M
     if len(values) == 2:
         return MaskRule((low + high) / 2)
     _check_values(found, values, classes, where)
-    if high > LARGEST_LABEL and _is_soft(found, high):
+    if high > LARGEST_LABEL and not _between(found, values) and _is_soft(found, high):
         middle = (low + high) / 2
         thing = "evidence" if classes is None else repr(classes[1])
         return MaskRule(
@@ -230,8 +231,8 @@ def _check_values(found: MaskValues, values: list[int], classes: Sequence[str] |
             f"{_listed(small)}: pixels to be ignored are not supported, so give these pixels a class, and where some "
             f"masks are drawn with 1 and others with {large[0]}, draw all alike."
         )
-    middle = [value for value in values if 0.1 * values[-1] <= value <= 0.9 * values[-1]]
-    if classes is not None and large and len(values) <= 4 and middle:
+    middle = _between(found, values)
+    if classes is not None and large and middle:
         raise ValueError(
             f"The masks of {where} hold the {len(values)} values {_listed(values)} (such as "
             f"{found.first[middle[0]]}), but data.mask_classes names 2 ({', '.join(classes)}); save class indices "
@@ -242,6 +243,13 @@ def _check_values(found: MaskValues, values: list[int], classes: Sequence[str] |
             f"The masks of {where} hold the values {_listed(values)} and no 0 for the background; save class indices "
             "with 0 for background."
         )
+
+
+def _between(found: MaskValues, values: list[int]) -> list[int]:
+    """Return the one or two brightnesses between dark and bright that are drawn on purpose: edges have more."""
+    if found.lossy or len(values) > 4:
+        return []
+    return [value for value in values if 0.1 * values[-1] <= value <= 0.9 * values[-1]]
 
 
 def _is_soft(found: MaskValues, high: int) -> bool:
