@@ -1,6 +1,5 @@
 """Which folders are splits, which are classes, and which are neither."""
 
-import logging
 from pathlib import Path
 
 import numpy as np
