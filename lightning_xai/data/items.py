@@ -17,7 +17,7 @@ class Item:
         id: Name of the image, unique in the data set.
         image: Path of the file, or the array itself.
         label: Class index, a tuple of 0/1 for several labels, or None for an unlabelled image.
-        mask: Path or array of the reference mask, or None.
+        mask: Path or array of the reference mask, several paths that are united, or None.
         split: "train", "val" or "test" where the source says so, else None.
         group: What must stay on one side of a split (patient, plate well), or None.
         laterality: Side of the body ("L", "R") where the source says so, else None.
@@ -26,7 +26,7 @@ class Item:
     id: str
     image: Path | np.ndarray
     label: int | tuple[int, ...] | None = None
-    mask: Path | np.ndarray | None = None
+    mask: Path | tuple[Path, ...] | np.ndarray | None = None
     split: str | None = None
     group: str | None = None
     laterality: str | None = None
@@ -70,7 +70,23 @@ def list_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise NotADirectoryError(f"The folder {folder} does not exist; check the path given in the data options.")
     files = (path for path in folder.rglob("*") if path.name.lower().endswith(IMAGE_SUFFIXES))
-    return sorted(path for path in files if not any(p.startswith(".") for p in path.relative_to(folder).parts))
+    return sorted(path for path in files if not any(is_hidden(part) for part in path.relative_to(folder).parts))
+
+
+def is_hidden(name: str) -> bool:
+    """Tell whether a file or folder is none of the user's: hidden, or left by an archive or a file manager.
+
+    Args:
+        name: Its name.
+
+    Returns:
+        Whether to leave it out without a word.
+
+    Example:
+        >>> is_hidden(".ipynb_checkpoints"), is_hidden("cat")
+        (True, False)
+    """
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir", "Thumbs.db")
 
 
 def index_masks(mask_root: Path) -> dict[str, Path]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from monai.transforms.transform import Transform
 from torch.nn import functional
 
 from lightning_xai.data.items import Item
-from lightning_xai.data.reading import BadImageError, ChannelAxis, read_affine, read_image, read_mask
+from lightning_xai.data.masks import MaskRule, MaskValues, mask_rule, read_mask
+from lightning_xai.data.reading import BadImageError, ChannelAxis, read_affine, read_image
 
 
 def resize_image(image: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
@@ -70,6 +71,26 @@ def resize_affine(affine: np.ndarray, old: tuple[int, ...], new: tuple[int, ...]
     return moved
 
 
+def standardize(image: torch.Tensor) -> torch.Tensor:
+    """Give each channel of an image mean 0 and standard deviation 1; a constant channel becomes 0.
+
+    Args:
+        image: (C, *S) float32.
+
+    Returns:
+        (C, *S) float32.
+
+    Example:
+        >>> standardize(torch.tensor([[[100.0, 300.0]], [[5.0, 5.0]]])).tolist()
+        [[[-1.0, 1.0]], [[0.0, 0.0]]]
+    """
+    values = image.flatten(1).double()
+    mean, std = values.mean(1, keepdim=True), values.std(1, correction=0, keepdim=True)
+    # What rounding leaves of a constant channel must not be blown up.
+    scaled = torch.where(std > 1e-7 * mean.abs(), (values - mean) / std.clamp_min(torch.finfo(std.dtype).tiny), 0.0)
+    return scaled.view(image.shape).float()
+
+
 class LoadItem(Transform):
     """Reads, checks and resizes one item.
 
@@ -79,6 +100,9 @@ class LoadItem(Transform):
         with_mask: Whether samples carry a mask; an item without one gets an empty mask.
         mask_classes: Names of the values of masks, as in `ImageDataModule`.
         prepare: Transforms before resizing, as in `ImageDataModule`; they may read the item's label and laterality.
+            Without a mask they get an empty one, so that those that name it need not be changed.
+        normalize: "image" to give each image mean 0 and standard deviation 1 after `prepare`, or None.
+        rule: What the values of masks mean; None takes it from each mask alone.
     """
 
     def __init__(
@@ -88,12 +112,16 @@ class LoadItem(Transform):
         with_mask: bool,
         mask_classes: Sequence[str] | None = None,
         prepare: Sequence[Callable[..., Any]] = (),
+        normalize: Literal["image"] | None = None,
+        rule: MaskRule | None = None,
     ) -> None:
         self.size = size
         self.channel_axis = channel_axis
         self.with_mask = with_mask
         self.mask_classes = mask_classes
         self.prepare = Compose(list(prepare)) if prepare else None
+        self.normalize = normalize
+        self.rule = rule
 
     def __call__(self, item: Item) -> dict[str, Any]:
         """Read an item.
@@ -110,6 +138,8 @@ class LoadItem(Transform):
             ValueError: `size` does not have one entry an axis of the image.
         """
         image, mask, affine = self._read(item)
+        if self.normalize == "image":
+            image = standardize(image)
         old = tuple(image.shape[1:])
         size = self._new_size(old, item)
         sample: dict[str, Any] = {"image": resize_image(image, size), "id": item.id}
@@ -136,8 +166,8 @@ class LoadItem(Transform):
             return image, mask, affine
         sample: dict[str, Any] = {"image": MetaTensor(image, affine=torch.from_numpy(affine))}
         sample |= {"label": item.label, "laterality": item.laterality}
-        if mask is not None:
-            sample["mask"] = MetaTensor(mask, affine=torch.from_numpy(affine))
+        drawn = torch.zeros(1, *image.shape[1:], dtype=torch.int64) if mask is None else mask
+        sample["mask"] = MetaTensor(drawn, affine=torch.from_numpy(affine))
         sample = self.prepare(sample)
         if mask is not None:
             mask = sample["mask"].as_tensor().long()
@@ -147,20 +177,19 @@ class LoadItem(Transform):
         if item.mask is None:
             return np.zeros((1, *size), np.int64)
         mask = read_mask(item.mask, size, f"of {item.id}")
-        if (
-            isinstance(item.mask, Path)
-            and len(size) == 3
-            and not np.allclose(read_affine(item.mask), affine, atol=1e-2)
-        ):
-            raise BadImageError(
-                f"The mask {item.mask} lies elsewhere in the world than its image {item.name} (their affines differ); "
-                "resample it to the image or set data.on_bad_image=skip."
-            )
-        if self.mask_classes is None:
-            return mask
-        if len(self.mask_classes) == 2:
-            return (mask > 0).astype(np.int64)
-        if mask.max() >= len(self.mask_classes):
+        for part in item.mask if isinstance(item.mask, tuple) else (item.mask,):
+            if isinstance(part, Path) and len(size) == 3 and not np.allclose(read_affine(part), affine, atol=1e-2):
+                raise BadImageError(
+                    f"The mask {part} lies elsewhere in the world than its image {item.name} (their affines differ); "
+                    "resample it to the image or set data.on_bad_image=skip."
+                )
+        rule = self.rule
+        if rule is None:
+            found = MaskValues()
+            found.add_source(item.mask, item.name)
+            rule = mask_rule(found, self.mask_classes, item.name)
+        mask = rule(mask)
+        if self.mask_classes is not None and mask.max() >= len(self.mask_classes):
             raise BadImageError(
                 f"The mask of {item.name} holds the value {mask.max()}, but data.mask_classes names "
                 f"{len(self.mask_classes)} ({', '.join(self.mask_classes)}); name all values, or correct the mask."

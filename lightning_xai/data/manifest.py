@@ -2,12 +2,14 @@
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Unpack
 
-from lightning_xai.data.base import ImageDataModule, Options
+from lightning_xai.data.base import ImageDataModule
 from lightning_xai.data.items import Item, index_masks, sorted_classes, without_suffix
+from lightning_xai.data.options import Options
 
 _TRUTH = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 
@@ -15,7 +17,8 @@ _TRUTH = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 class ManifestData(ImageDataModule):
     """Images listed in a CSV table.
 
-    A column that is None is taken under its usual name (mask, split, group, laterality, id) where the table has it.
+    A column that is None is taken under its usual name (mask, split, group, laterality, id) where the table has it. To
+    `predict`, a table needs the column of the images alone.
 
     Args:
         csv: Path of the table; separated by commas, semicolons or tabs, with a header.
@@ -76,14 +79,34 @@ class ManifestData(ImageDataModule):
         for name in named:
             _check_column(name, header, self.csv)
         columns = {role: name or (role if role in header else None) for role, name in self.columns.items()}
-        if not self.image_root.is_dir():
-            raise NotADirectoryError(f"The image folder {self.image_root} does not exist; correct data.image_root.")
+        self._check_image_root()
         if self.label_columns and not self.multilabel:
             rows = self._keep_classes(rows, self.label_columns[0])
         else:
             self.class_names = self.label_columns
         masks = {} if self.mask_root is None or columns["mask"] else index_masks(self.mask_root)
-        return [self._item(number, row, columns, masks) for number, row in rows]
+        return [
+            replace(self._item(number, row, columns, masks), label=self._label(number, row)) for number, row in rows
+        ]
+
+    def predict_items(self) -> list[Item]:
+        """List the rows of the table, of which only the image is needed."""
+        header, rows = _read_table(self.csv)
+        _check_column(self.image_column, header, self.csv)
+        self._check_image_root()
+        named = {role: self.columns[role] or role for role in ("mask", "laterality", "id")}
+        columns = {role: named[role] if named.get(role) in header else None for role in self.columns}
+        indexed = self.mask_root is not None and columns["mask"] is None and self.mask_root.is_dir()
+        masks = index_masks(self.mask_root) if indexed and self.mask_root is not None else {}
+        items = [self._item(number, row, columns, masks) for number, row in rows]
+        return [
+            replace(item, mask=item.mask if isinstance(item.mask, Path) and item.mask.is_file() else None)
+            for item in items
+        ]
+
+    def _check_image_root(self) -> None:
+        if not self.image_root.is_dir():
+            raise NotADirectoryError(f"The image folder {self.image_root} does not exist; correct data.image_root.")
 
     def _keep_classes(self, rows: "list[_Row]", column: str) -> "list[_Row]":
         """Set `class_names` from the labels in the table, and drop the rows of other classes."""
@@ -109,7 +132,6 @@ class ManifestData(ImageDataModule):
         return Item(
             id=cell("id") or without_suffix(image),
             image=self.image_root / image,
-            label=self._label(number, row),
             mask=self._mask(image, cell("mask"), masks),
             split=cell("split") or None,
             group=cell("group") or None,

@@ -6,8 +6,9 @@ from typing import Unpack
 
 import numpy as np
 
-from lightning_xai.data.base import ImageDataModule, Options
+from lightning_xai.data.base import ImageDataModule
 from lightning_xai.data.items import Item, sorted_classes
+from lightning_xai.data.options import Options
 from lightning_xai.data.splits import SPLITS
 
 
@@ -17,7 +18,7 @@ class NpzData(ImageDataModule):
     MedMNIST: `train_images`, `train_labels`, the same for val and test, and maybe `train_masks`. Plain: `images` of
     shape (N, *S) or (N, *S, C) or (N, C, *S), `labels`, and where there are any `split`, `masks`, `ids` and a group.
     Labels are class indices (N,) or (N, 1), class names (N,), or 0/1 for several labels (N, K); with `mask_classes`
-    they may be left out. `classes` may hold the names.
+    they may be left out. `classes` may hold the names. To `predict`, the images are enough.
 
     Args:
         path: The npz file.
@@ -49,11 +50,22 @@ class NpzData(ImageDataModule):
         if self.labelled:
             labels = np.concatenate([self._labels(part) for part in parts.values()])
             self._set_classes(labels, arrays.get("classes"))
+        if self.group is not None:
+            for part in parts.values():
+                part["group"] = self._array(part, self.group)
+        return self._items(parts)
+
+    def predict_items(self) -> list[Item]:
+        """List the images of the arrays, beside which nothing is needed."""
+        parts = self._parts(self._load())
+        self.labelled = False
+        kept = ("images", "masks", "ids")
+        return self._items({prefix: {key: part[key] for key in kept if key in part} for prefix, part in parts.items()})
+
+    def _items(self, parts: dict[str, dict[str, np.ndarray]]) -> list[Item]:
         items = []
         for prefix, part in parts.items():
-            if self.group is not None:
-                part["group"] = self._array(part, self.group)
-            count = len(part["images"])
+            count = len(self._array(part, "images"))
             for key, values in part.items():
                 if len(values) != count and key in ("labels", "masks", "split", "ids", "group"):
                     raise ValueError(f"{prefix}{key} of {self.path} has {len(values)} entries for {count} images.")

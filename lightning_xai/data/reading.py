@@ -1,4 +1,4 @@
-"""Reading images and masks of any supported format into channel-first arrays, through MONAI readers."""
+"""Reading images of any supported format into channel-first arrays, through MONAI readers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,13 +54,19 @@ class TiffReader(ImageReader):
 
     def get_data(self, img: TiffImage) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the array as stored, and the metadata."""
-        channels = [axis for axis, name in enumerate(img.axes) if name in "CS"]
         meta: dict[str, Any] = {"axes": img.axes}
-        if len(channels) == 1:
-            meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = channels[0]
-        elif set(img.axes) <= set("ZYX"):
-            meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = float("nan")
+        declared = _tiff_channel_axis(img.axes)
+        if declared is not None:
+            meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = float("nan") if declared == "none" else declared
         return img.array, meta
+
+
+def _tiff_channel_axis(axes: str) -> ChannelAxis:
+    """The channel axis among the axes of a TIFF file, as tifffile names them."""
+    channels = [axis for axis, name in enumerate(axes) if name in "CS"]
+    if len(channels) == 1:
+        return channels[0]
+    return "none" if set(axes) <= set("ZYX") else None
 
 
 def _grey_or_rgb(image: Image.Image) -> Image.Image:
@@ -83,11 +89,23 @@ def _readers(converter: Any) -> tuple[ImageReader, ...]:
 
 
 _IMAGE_READERS = _readers(_grey_or_rgb)
-_MASK_READERS = _readers(_index_mask)
+MASK_READERS = _readers(_index_mask)
 
 
-def _read_file(path: Path, readers: tuple[ImageReader, ...], what: str) -> tuple[np.ndarray, ChannelAxis, ImageReader]:
-    """Return the array as stored, the channel axis that the file declares, and the reader that was used."""
+def read_file(path: Path, readers: tuple[ImageReader, ...], what: str) -> tuple[np.ndarray, ChannelAxis, ImageReader]:
+    """Read a file as it is stored.
+
+    Args:
+        path: The file.
+        readers: What may read it.
+        what: What error messages call it: image or mask.
+
+    Returns:
+        The array as stored, the channel axis that the file declares, and the reader that was used.
+
+    Raises:
+        BadImageError: The file is missing, of an unknown format, or unreadable.
+    """
     if not path.is_file():
         raise BadImageError(f"The {what} {path} does not exist; correct its path or set data.on_bad_image=skip.")
     reader = next((r for r in readers if r.verify_suffix(str(path))), None)
@@ -105,13 +123,19 @@ def _read_file(path: Path, readers: tuple[ImageReader, ...], what: str) -> tuple
             f"The {what} {path} cannot be read ({reason}); replace the file or set data.on_bad_image=skip."
         ) from error
     if isinstance(reader, NibabelReader):
-        while array.ndim > 2 and array.shape[-1] == 1:  # a slice or volume stored with empty trailing axes
-            array = array[..., 0]
-        return array, "none" if array.ndim <= 3 else -1, reader
+        shape, axis = _nifti_axes(array.shape)
+        return array.reshape(shape), axis, reader
     if isinstance(reader, NumpyReader):
         return array, None, reader
     declared = meta.get(MetaKeys.ORIGINAL_CHANNEL_DIM)
     return array, "none" if declared is not None and np.isnan(declared) else declared, reader
+
+
+def _nifti_axes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ChannelAxis]:
+    """Return the shape without empty trailing axes, with which slices and volumes are stored, and the channel axis."""
+    while len(shape) > 2 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape, "none" if len(shape) <= 3 else -1
 
 
 def _guess_channel_axis(shape: tuple[int, ...], name: str) -> int:
@@ -171,7 +195,7 @@ def read_image(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name
     reader: ImageReader | None = None
     if isinstance(source, Path):
         name = str(source)
-        array, declared, reader = _read_file(source, _IMAGE_READERS, "image")
+        array, declared, reader = read_file(source, _IMAGE_READERS, "image")
     else:
         name = name or "the array"
         array, declared = source, None
@@ -188,6 +212,47 @@ def read_image(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name
     return np.ascontiguousarray(values[None] if axis == "none" else np.moveaxis(values, axis, 0))
 
 
+def read_size(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name: str | None = None) -> tuple[int, ...]:
+    """Read the spatial size that `read_image` would give, from the head of the file: pixels are not decoded.
+
+    Args:
+        source: Path or array, as in `read_image`.
+        channel_axis: As in `read_image`.
+        name: As in `read_image`.
+
+    Returns:
+        The spatial size *S, in pixels.
+
+    Raises:
+        BadImageError: The file is missing or unreadable.
+        ValueError: The channel axis is ambiguous.
+    """
+    try:
+        shape, declared = (source.shape, None) if isinstance(source, np.ndarray) else _read_shape(source)
+    except Exception:  # a damaged or odd file: reading it whole says what is wrong
+        return read_image(source, channel_axis, name).shape[1:]
+    if len(shape) == 2:
+        return shape
+    axis = declared if channel_axis is None else channel_axis
+    if axis is None:
+        axis = _guess_channel_axis(shape, str(source) if isinstance(source, Path) else name or "the array")
+    return shape if axis == "none" else tuple(np.delete(shape, axis).tolist())
+
+
+def _read_shape(path: Path) -> tuple[tuple[int, ...], ChannelAxis]:
+    """Return the shape of a stored array, of a picture without its channels, and the channel axis it declares."""
+    reader = next(reader for reader in _IMAGE_READERS if reader.verify_suffix(str(path)))
+    if isinstance(reader, TiffReader):
+        with tifffile.TiffFile(str(path)) as file:
+            return tuple(file.series[0].shape), _tiff_channel_axis(file.series[0].axes)
+    if isinstance(reader, NumpyReader):
+        return tuple(np.load(path, mmap_mode="r").shape), None
+    if isinstance(reader, NibabelReader):
+        return _nifti_axes(tuple(nibabel.load(path).shape))  # type: ignore[attr-defined]
+    with Image.open(path) as picture:
+        return (picture.height, picture.width), None
+
+
 def read_affine(source: Path | np.ndarray) -> np.ndarray:
     """Read where a volume lies in the world.
 
@@ -200,45 +265,3 @@ def read_affine(source: Path | np.ndarray) -> np.ndarray:
     if isinstance(source, Path) and NibabelReader().verify_suffix(str(source)):
         return np.asarray(nibabel.load(source).affine)  # type: ignore[attr-defined]
     return np.eye(4)
-
-
-def _one_plane(array: np.ndarray, size: tuple[int, ...], name: str) -> np.ndarray:
-    """Return the mask without its channel axis, checked against the size of the image."""
-    if array.shape in (size, (1, *size)):
-        return array.reshape(size)
-    if array.shape[:-1] != size:
-        raise BadImageError(
-            f"The mask {name} has size {array.shape} where its image has {size}; "
-            "redraw it at the size of the image or set data.on_bad_image=skip."
-        )
-    if not (array == array[..., :1]).all():
-        raise BadImageError(f"The mask {name} has {array.shape[-1]} different channels; save class indices in one.")
-    return array[..., 0]
-
-
-def read_mask(source: Path | np.ndarray, size: tuple[int, ...], name: str | None = None) -> np.ndarray:
-    """Read a mask as class indices.
-
-    Args:
-        source: Path or array; palette images give their indices, grey RGB images their grey value.
-        size: Spatial size *S that the mask must have, in pixels.
-        name: What error messages call the mask; None takes the path.
-
-    Returns:
-        Array (1, *S) of int64, 0 for background.
-
-    Raises:
-        BadImageError: The mask is missing, unreadable, of another size, or holds anything but whole numbers.
-    """
-    if isinstance(source, Path):
-        name = str(source)
-        array, _, _ = _read_file(source, _MASK_READERS, "mask")
-    else:
-        name = name or "the array"
-        array = source
-    plane = _one_plane(array, size, name)
-    if plane.dtype.kind not in "biuf" or not np.array_equal(plane, np.rint(plane)):
-        raise BadImageError(f"The mask {name} holds values that are not whole numbers; save class indices.")
-    if plane.min() < 0:
-        raise BadImageError(f"The mask {name} holds negative values; save class indices with 0 for background.")
-    return plane.astype(np.int64)[None]

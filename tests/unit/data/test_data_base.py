@@ -12,7 +12,7 @@ from monai.transforms import Flipd, Orientationd, RandCropByPosNegLabeld, RandFl
 from PIL import Image
 from torch.nn import functional as F
 
-from lightning_xai.data import BadImageError, Item
+from lightning_xai.data import BadImageError, Item, loaders
 from lightning_xai.data import base as base_module
 from lightning_xai.data.loading import LoadItem, resize_image, resize_mask
 
@@ -53,7 +53,7 @@ def test_facts_and_attributes(array_data: Make, digits_like: list[Item]) -> None
     assert facts.pop("fingerprint").isalnum()
     assert facts == {
         "channels": 1, "dims": 2, "classes": 2, "class_names": ["even", "odd"], "activation": "softmax",
-        "mean": data.mean, "std": data.std, "has_masks": True,
+        "mean": data.mean, "std": data.std, "has_masks": True, "size": [12, 10],
     }  # fmt: skip
 
 
@@ -362,7 +362,7 @@ def test_workers_read_what_the_main_process_reads(array_data: Make, digits_like:
 def test_workers_fit_the_cores(
     array_data: Make, monkeypatch: pytest.MonkeyPatch, cores: int, cache: bool, side: int, expected: int
 ) -> None:
-    monkeypatch.setattr(base_module.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setattr(loaders.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     items = [Item(f"i{i}", np.zeros((8, 8), np.uint8), 0) for i in range(3)]
     data = array_data(items, ["a"], size=side, cache=cache, augment=[RandFlipd("image", 0.5, 0)])
     data.setup()

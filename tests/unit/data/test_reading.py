@@ -6,7 +6,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from lightning_xai.data.reading import BadImageError, read_image, read_mask
+from lightning_xai.data.masks import read_mask
+from lightning_xai.data.reading import BadImageError, read_image
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (9, 7, 3), np.uint8)

@@ -1,0 +1,113 @@
+"""Reading items in threads, and serving data sets as batches."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, TypeVar
+
+import torch
+from monai.data.dataloader import DataLoader
+from monai.data.dataset import CacheDataset, Dataset
+from monai.transforms.compose import Compose
+from monai.transforms.utility.dictionary import EnsureTyped
+from torch.utils.data import default_collate
+
+from lightning_xai.data.items import Item
+from lightning_xai.data.loading import LoadItem
+from lightning_xai.data.reading import BadImageError
+
+Result = TypeVar("Result")
+
+
+def read_all(read: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[Item, Result | BadImageError]]:
+    """Read in threads, few at a time, so that a data set that is not cached never sits in memory whole.
+
+    Args:
+        read: Reads an item.
+        items: What to read.
+
+    Yields:
+        Each item in order, with what was read or why it cannot be used.
+    """
+
+    def attempt(item: Item) -> Result | BadImageError:
+        try:
+            return read(item)
+        except BadImageError as error:
+            return error
+
+    queue = iter(items)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        while chunk := list(islice(queue, 64)):
+            yield from zip(chunk, pool.map(attempt, chunk), strict=True)
+
+
+def make_dataset(
+    items: Sequence[Item], load: LoadItem, cached: list[dict[str, Any]] | None, augment: Sequence[Callable[..., Any]]
+) -> Dataset:
+    """Make the samples of items, each time anew or from memory.
+
+    Args:
+        items: The items.
+        load: Reads one.
+        cached: What it gave for each; None reads anew.
+        augment: Transforms after that.
+
+    Returns:
+        The data set.
+    """
+    steps: list[Any] = [load]
+    if augment:
+        plain = EnsureTyped(
+            ("image", "mask"), dtype=(torch.float32, torch.int64), track_meta=False, allow_missing_keys=True
+        )
+        # Nested, the augmentation counts as random as a whole: the cache holds what `load` gives, and no more.
+        steps.append(Compose([*augment, plain]))
+    if cached is None:
+        return Dataset(items, Compose(steps))
+    return CacheDataset(items, Compose(steps), runtime_cache=cached, progress=False)
+
+
+def make_loader(dataset: Dataset, batch_size: int, shuffle: bool, workers: int, seed: int) -> DataLoader:
+    """Serve a data set as batches.
+
+    Args:
+        dataset: Samples, or lists of patches.
+        batch_size: Images a batch.
+        shuffle: Whether to mix them anew each time.
+        workers: Processes that make the samples.
+        seed: Of the order.
+
+    Returns:
+        The loader.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        collate_fn=collate,
+        # Without a generator of its own, MONAI's loader would reset the global one.
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def choose_workers(light: bool) -> int:
+    """Choose the number of worker processes: none where they would cost more than they bring.
+
+    Args:
+        light: Whether making a sample costs less than sending it between processes.
+
+    Returns:
+        The number.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if light or cores <= 2 else min(8, cores - 1)
+
+
+def collate(samples: list[Any]) -> Any:
+    """A batch of samples, or of lists of patches."""
+    return default_collate([part for each in samples for part in (each if isinstance(each, list) else [each])])

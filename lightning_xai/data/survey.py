@@ -1,0 +1,68 @@
+"""What must be known of all images before the first is used: what their masks mean, and the size they get."""
+
+import logging
+from collections.abc import Sequence
+
+from lightning_xai.data.items import Item
+from lightning_xai.data.loaders import read_all
+from lightning_xai.data.loading import LoadItem
+from lightning_xai.data.masks import MaskRule, MaskValues, mask_rule
+from lightning_xai.data.reading import BadImageError, read_size
+from lightning_xai.data.sizes import common_size, describe_sizes
+
+log = logging.getLogger(__name__)
+
+
+def survey_masks(items: Sequence[Item], classes: Sequence[str] | None, where: str) -> MaskRule:
+    """Decide what the values of the masks mean, which one mask alone may not say, and log it where it is not plain.
+
+    Args:
+        items: The images.
+        classes: Names of the values, background first; None for masks of evidence.
+        where: What messages call the data set.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ValueError: The values have no clear meaning.
+    """
+
+    def values_of(item: Item) -> MaskValues:
+        values = MaskValues()
+        if item.mask is not None:
+            values.add_source(item.mask, f"that of {item.id}")
+        return values
+
+    found = MaskValues()
+    if classes is None or len(classes) == 2:  # else values are class indices, whatever they are
+        for _, values in read_all(values_of, items):
+            assert isinstance(values, MaskValues)
+            found.merge(values)
+    rule = mask_rule(found, classes, where)
+    if rule.note is not None:
+        log.warning(rule.note)
+    return rule
+
+
+def survey_sizes(items: Sequence[Item], load: LoadItem) -> tuple[int, ...] | None:
+    """Choose the size of all images, and log it.
+
+    Args:
+        items: The images.
+        load: Reads them without resizing: what its transforms make of an image is known only once it is done.
+
+    Returns:
+        The spatial size, or None where all have the same; see `common_size`.
+    """
+
+    def size_of(item: Item) -> tuple[int, ...]:
+        if load.prepare is not None:
+            return tuple(load(item)["image"].shape[1:])
+        return read_size(item.image, load.channel_axis, item.id)
+
+    sizes = [size for _, size in read_all(size_of, items) if not isinstance(size, BadImageError)]
+    chosen = common_size(sizes)
+    if chosen is not None:
+        log.info(describe_sizes(sizes, chosen))
+    return chosen

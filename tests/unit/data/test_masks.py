@@ -1,0 +1,203 @@
+"""What the values of masks mean."""
+
+import io
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightning_xai.data import BadImageError, Item
+from lightning_xai.data.loading import LoadItem
+from lightning_xai.data.masks import MaskRule, MaskValues, mask_rule, read_mask
+
+TWO, THREE = ["background", "thing"], ["background", "inner", "outer"]
+SHAPE = np.zeros((32, 32), np.uint8)
+SHAPE[8:24, 6:20] = 1
+Make = Callable[..., object]
+
+
+def rule_of(*masks: np.ndarray, classes: list[str] | None = TWO, lossy: bool = False) -> MaskRule:
+    found = MaskValues()
+    for number, mask in enumerate(masks):
+        found.add(mask, f"mask{number}", lossy)
+    return mask_rule(found, classes, "the set")
+
+
+def soft(top: int = 255, angle: float = 7) -> np.ndarray:
+    """The shape with the edges that turning and shrinking leave."""
+    large = Image.fromarray(np.kron(SHAPE, np.ones((4, 4), np.uint8)) * np.uint8(top))
+    return np.asarray(large.resize((32, 32), Image.LANCZOS).rotate(angle, Image.BICUBIC))
+
+
+def jpeg(mask: np.ndarray, quality: int = 60) -> np.ndarray:
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 255), (1, 2), (38, 75), (0, 2), (254, 255), (0, 65535)])
+@pytest.mark.parametrize("classes", [TWO, None])
+def test_the_larger_of_two_values_is_the_thing(low: int, high: int, classes: list[str] | None) -> None:
+    mask = np.where(SHAPE > 0, high, low)
+    assert np.array_equal(rule_of(mask, classes=classes)(mask) > 0, SHAPE > 0)
+    # A mask of one value follows the others.
+    plain = np.full((4, 4), low)
+    rule = rule_of(plain, mask, plain + high - low, classes=classes)
+    assert not rule(plain).any() and rule(plain + high - low).all()
+
+
+@pytest.mark.parametrize(("value", "all_of_it"), [(0, False), (1, True), (255, True)])
+def test_masks_of_one_value(value: int, all_of_it: bool) -> None:
+    mask = np.full((4, 4), value, np.uint8)
+    rule = rule_of(mask, mask)
+    assert rule.note is None and rule(mask).all() == rule(mask).any() == all_of_it
+
+
+@pytest.mark.parametrize("classes", [TWO, None])
+@pytest.mark.parametrize(
+    "mask", [soft(), jpeg(SHAPE * np.uint8(255)), soft(200), jpeg(soft(angle=30))], ids=["soft", "jpeg", "200", "both"]
+)
+def test_soft_edges_and_noise_are_cut_halfway(mask: np.ndarray, classes: list[str] | None) -> None:
+    assert len(np.unique(mask)) > 4
+    rule = rule_of(mask, np.zeros_like(mask), classes=classes)
+    assert np.array_equal(rule(mask), mask > mask.max() / 2)
+    assert rule.note is not None and f"from 0 to {mask.max()}" in rule.note and "\n" not in rule.note
+    assert not rule(np.full((4, 4), 3)).any(), "the noise of an empty mask is nothing"
+
+
+@pytest.mark.parametrize("labels", [(0, 1, 2), (0, 3), (0, 1, 2, 3, 17), (0, *range(1, 30))])
+def test_small_values_are_labels_of_which_all_are_the_thing(labels: tuple[int, ...]) -> None:
+    mask = np.array([labels])
+    assert np.array_equal(rule_of(mask)(mask), mask > 0)
+    assert np.array_equal(rule_of(mask, classes=None)(mask), mask), "evidence keeps its values"
+    assert np.array_equal(rule_of(mask, classes=THREE)(mask), mask), "so do several classes"
+
+
+def test_numbers_of_objects_are_the_thing_whatever_their_number() -> None:
+    mask = np.zeros((60, 60), np.int64)
+    for number in range(1, 101):  # a hundred cells of nine pixels
+        row, column = 6 * ((number - 1) // 10), 6 * ((number - 1) % 10)
+        mask[row : row + 3, column : column + 3] = number
+    few = np.where(mask > 70, 0, mask)
+    for masks in ((mask,), (few, mask), (mask + 100000 * (mask > 0),)):
+        assert all(np.array_equal(rule_of(*masks)(part), part > 0) for part in masks)
+
+
+@pytest.mark.parametrize("classes", [TWO, None])
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((0, 1, 255), r"hold 255 \(such as mask1\) beside the small values 0, 1"),
+        ((0, 1, 2, 3, 255), r"hold 255 \(such as mask1\) beside the small values 0, 1, 2, 3"),
+        ((0, *range(1, 21), 255), r"hold 255 .* small values 0, 1, 2, \.\.\., 20"),
+        ((0, 1, 100), r"hold 100 \(such as mask1\) beside the small values 0, 1"),
+        ((1, 2, 3), r"hold the values 1, 2, 3 and no 0 for the background; save class indices"),
+    ],
+)
+def test_labels_to_ignore_and_no_background_are_refused(
+    values: tuple[int, ...], said: str, classes: list[str] | None
+) -> None:
+    with pytest.raises(ValueError, match=f"The masks of the set {said}") as caught:
+        rule_of(np.array(values[:-1]), np.array(values), classes=classes)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("values", [(0, 128, 255), (0, 85, 170, 255), (0, 1, 128, 255)])
+def test_three_brightnesses_for_two_classes_are_refused(values: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=f"hold the {len(values)} values .* but data.mask_classes names 2"):
+        rule_of(np.array(values))
+    assert rule_of(np.array(values), classes=None).threshold is None
+
+
+# ------------------------------------------------------------------ in files
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
+@pytest.mark.parametrize("color", [0, 255])
+def test_a_shape_in_the_alpha_channel_alone_is_named(tmp_path: Path, mode: str, color: int) -> None:
+    alpha = Image.fromarray(SHAPE * np.uint8(255))
+    if mode == "P":
+        picture = alpha.convert("P")
+        picture.putpalette([color] * 768)
+        picture.info["transparency"] = bytes([0] + [255] * 255)
+        picture = picture.convert("RGBA")
+    else:
+        picture = Image.new(mode, alpha.size, color if mode == "LA" else (color,) * 4)
+        picture.putalpha(alpha)
+    picture.save(tmp_path / "m.png")
+    with pytest.raises(BadImageError, match="The shape of the mask .*m.png is drawn in its alpha channel alone"):
+        read_mask(tmp_path / "m.png", (32, 32))
+    opaque = Image.new("RGBA", (32, 32), (color, color, color, 128))
+    opaque.save(tmp_path / "empty.png")
+    assert (read_mask(tmp_path / "empty.png", (32, 32)) == color).all(), "an even alpha channel draws nothing"
+
+
+def test_color_beside_alpha_counts(tmp_path: Path) -> None:
+    picture = Image.fromarray(SHAPE * np.uint8(255)).convert("RGBA")
+    picture.putalpha(Image.fromarray(SHAPE * np.uint8(255)))
+    picture.save(tmp_path / "m.png")
+    assert np.array_equal(read_mask(tmp_path / "m.png", (32, 32))[0] > 0, SHAPE > 0)
+
+
+@pytest.mark.parametrize("suffix", ["png", "npy", "tif", "jpg"])
+def test_values_are_counted_as_they_are_stored(tmp_path: Path, suffix: str) -> None:
+    mask = np.dstack([SHAPE * np.uint8(255)] * 3) if suffix in ("png", "jpg") else SHAPE * np.uint8(255)
+    path = tmp_path / f"m.{suffix}"
+    np.save(path, mask) if suffix == "npy" else Image.fromarray(mask).save(path)
+    found = MaskValues()
+    found.add_source((path, path), "m")
+    assert found.lossy == (suffix == "jpg")
+    assert sum(found.counts.values()) == 2 * SHAPE.size
+    if suffix != "jpg":
+        assert found.counts == {0: 2 * int((SHAPE == 0).sum()), 255: 2 * int((SHAPE == 1).sum())}
+
+
+def test_several_masks_of_one_image_are_united_with_each_its_own_edge(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(tmp_path / "image.png")
+    Image.fromarray(soft()).save(tmp_path / "0.png")
+    Image.fromarray(soft().T).save(tmp_path / "1.png")
+    item = Item("a", tmp_path / "image.png", None, (tmp_path / "0.png", tmp_path / "1.png"))
+    mask = LoadItem(None, None, True, TWO)(item)["mask"][0].numpy()
+    assert np.array_equal(mask > 0, (soft() > 127) | (soft().T > 127))
+
+
+# ------------------------------------------------------------------ in data sets
+
+
+def test_the_whole_data_set_decides_and_says_so_once(
+    array_data: Make, digits_like: list[Item], caplog: pytest.LogCaptureFixture
+) -> None:
+    masks = [np.full((12, 10), 2, np.uint8), np.zeros((12, 10), np.uint8)] + [soft()[6:18, 4:14]] * 38
+    items = [replace(item, mask=mask) for item, mask in zip(digits_like, masks, strict=True)]
+    data = array_data(items, ["even", "odd"], mask_classes=TWO)
+    data.setup()
+    assert len([text for text in caplog.messages if "soft edges" in text]) == 1
+    by_id = {item.id: item.mask for item in items}
+    for split in data.split_items:
+        for batch in data.plain_dataloader(split):
+            for name, mask in zip(batch["id"], batch["mask"], strict=True):
+                assert np.array_equal(mask[0], by_id[name] > 127), name
+
+
+def test_two_classes_of_labels_are_logged(
+    array_data: Make, digits_like: list[Item], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "lightning_xai"):
+        array_data(digits_like, ["even", "odd"], mask_classes=TWO).setup()
+    assert "The masks of the arrays hold the values 0, 1, 2: all above 0 are 'thing'." in caplog.messages
+
+
+def test_a_label_to_ignore_stops_the_set_up(array_data: Make, digits_like: list[Item]) -> None:
+    mask = np.minimum(digits_like[7].mask, 1)
+    mask[0, 0] = 255
+    items = [replace(item, mask=np.minimum(item.mask, 1)) for item in digits_like]
+    items[7] = replace(items[7], mask=mask)
+    for classes in (TWO, None):
+        with pytest.raises(ValueError, match=r"The masks of the arrays hold 255 \(such as that of im07\) beside"):
+            array_data(items, ["even", "odd"], mask_classes=classes).setup()
+    with pytest.raises(BadImageError, match="The mask of im07 holds the value 255, but data.mask_classes names 3"):
+        array_data(items, ["even", "odd"], mask_classes=THREE).setup()
