@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning_xai.explainers.base import Explainer, plain
 from lightning_xai.explainers.controls import BlurredReference, RandomMap, Reversed
 from lightning_xai.files import atomic_write
+from lightning_xai.finite import naming_images
 from lightning_xai.loggers import log_table
 from lightning_xai.metrics import MapMetric, MetricSuite, VisibilityCurve
 from lightning_xai.report.statistics import Rows
@@ -118,7 +119,8 @@ class Faithfulness(lightning.Callback):
         for name, suite in self.suites.items():
             scored = explainer if name == own else self.controls[name]
             maps = outputs["maps"] if name == own else scored.compared(outputs, batch)
-            suite.update(maps=maps, explainer=scored, **scene)
+            with naming_images(batch):
+                suite.update(maps=maps, explainer=scored, **scene)
 
     def _log(self, explainer: lightning.LightningModule, stage: str) -> None:
         own = self.suites[type(explainer).__name__]
