@@ -64,11 +64,11 @@ def load_model(model: nn.Module | None, weights: str | Path, allow_code: bool = 
         raise FileNotFoundError(f"There is no weights file {path}; check target.weights.")
     archive = _allowed_archive(path)
     if archive is None:
+        state, info = read_state(path)
         if model is None:
             raise ValueError(
                 f"{path} holds weights but no network; give target.model, or a TorchScript or torch.export file."
             )
-        state, info = read_state(path)
     else:
         loaded = load_archive(path, archive, allow_code)
         info = LoadedInfo(archive)
