@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from torch import nn
 
 import train
@@ -48,7 +49,7 @@ def called(*words):
 
 def test_torchscript_runs_only_when_allowed(bars, tmp_path):
     words = foreign(tmp_path / "run", 1.0, *bars, "explainer=center_prior")
-    with pytest.raises(ValueError, match=r"net\.pt is a TorchScript file.*target\.allow_code=true"):
+    with pytest.raises(InstantiationException, match=r"net\.pt is a TorchScript file.*target\.allow_code=true"):
         train.main(composed(words))
     assert "test/gap" in train.main(composed([*words, "target.allow_code=true"]))
 
