@@ -1,8 +1,9 @@
-"""Loggers that never stop a run, and two helpers that send pictures and tables to whichever can take them."""
+"""Loggers that never stop a run, and a helper that sends pictures to whichever can take them."""
 
 import csv
 import netrc
 import os
+import shutil
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
@@ -24,6 +25,7 @@ from lightning_xai.files import atomic_write
 # W&B's own limit on its start should fire before ours: it says why.
 MARGIN = 15.0
 OFFLINE, WITHOUT = "the run is logged offline", "the run goes on without W&B"
+ONLY_THIS = "it is missing there, and logging goes on"
 
 
 def has_wandb_key() -> bool:
@@ -55,7 +57,8 @@ class ResilientWandbLogger(WandbLogger):
     """Weights & Biases, offline when there is no key, and without the power to stop or stall a run.
 
     Every call runs in a thread with a time limit. A call that fails is skipped, one that exceeds its limit turns W&B
-    off for the rest of the run, a start that fails is tried again offline. Each of these warns once.
+    off for the rest of the run, unless it sends a table or a file; a start that fails is tried again offline. Each of
+    these warns once.
 
     Args:
         save_dir: The run folder; W&B writes into its ``wandb`` folder.
@@ -85,7 +88,7 @@ class ResilientWandbLogger(WandbLogger):
         settings = wandb.Settings(silent=True, init_timeout=init_timeout, finish_timeout=finish_timeout)
         super().__init__(name=name, save_dir=save_dir, project=project, mode=mode, settings=settings, **kwargs)
         # Lightning passes it always, and W&B complains about it always.
-        del self._wandb_init["anonymous"]
+        self._wandb_init.pop("anonymous", None)
         self.init_timeout, self.log_timeout, self.finish_timeout = init_timeout, log_timeout, finish_timeout
         self._warned: set[str] = set()
 
@@ -107,7 +110,39 @@ class ResilientWandbLogger(WandbLogger):
     log_hyperparams = _guarded("log_hyperparams")
     log_metrics = _guarded("log_metrics")
     log_image = _guarded("log_image")
-    log_table = _guarded("log_table")
+
+    @rank_zero_only
+    def log_table(
+        self,
+        key: str,
+        columns: list[str] | None = None,
+        data: list[list[Any]] | None = None,
+        dataframe: Any = None,
+        step: int | None = None,
+    ) -> None:
+        """Log a table; one that takes too long is given up, and turns nothing off. See Lightning's."""
+
+        def send() -> None:
+            table: Any = wandb.Table(columns=columns, data=data, dataframe=dataframe)  # type: ignore[arg-type]
+            # Not through self.log_metrics, whose time limit turns W&B off.
+            WandbLogger.log_metrics(self, {key: table}, step)
+
+        self._attempt_extra(f"the table {key}", send)
+
+    @rank_zero_only
+    def save_file(self, path: Path) -> None:
+        """Keep a copy of a file among the files of the W&B run, from where it is uploaded, offline later on.
+
+        Args:
+            path: The file; it may be moved or changed afterwards.
+        """
+
+        def send() -> None:
+            folder = Path(self.experiment.dir)
+            shutil.copyfile(path, folder / path.name)
+            self.experiment.save(str(folder / path.name), base_path=str(folder), policy="now", glob=False)
+
+        self._attempt_extra(f"the file {path.name}", send)
 
     @rank_zero_only
     def finish(self) -> None:
@@ -123,10 +158,17 @@ class ResilientWandbLogger(WandbLogger):
     def _start(self) -> None:
         _ = super().experiment
 
+    def _attempt_extra(self, what: str, call: Callable[[], Any]) -> None:
+        """Run a call that the run can do without; it turns W&B off neither by failing nor by taking too long."""
+        if not isinstance(self.experiment, _DummyExperiment):
+            self._attempt(what, self.log_timeout, call, ONLY_THIS, turn_off=False)
+
     def _turn_off(self) -> None:
         self._experiment = _DummyExperiment()  # type: ignore[assignment]
 
-    def _attempt(self, what: str, limit: float, call: Callable[[], Any], otherwise: str = WITHOUT) -> None:
+    def _attempt(
+        self, what: str, limit: float, call: Callable[[], Any], otherwise: str = WITHOUT, turn_off: bool = True
+    ) -> None:
         """Run a call for at most ``limit`` seconds; say once what went wrong, and what happens otherwise."""
         failure: list[BaseException] = []
 
@@ -141,7 +183,8 @@ class ResilientWandbLogger(WandbLogger):
         thread.join(limit)
         if thread.is_alive():
             failure.append(TimeoutError(f"no answer within {limit:g} s"))
-            self._turn_off()
+            if turn_off:
+                self._turn_off()
         if failure and what not in self._warned:
             self._warned.add(what)
             reason = str(failure[0]).partition("\n")[0]
@@ -214,25 +257,6 @@ def log_images(trainer: Trainer, key: str, images: Sequence[Any], step: int | No
             for number, image in enumerate(images):
                 name = key if len(images) == 1 else f"{key}/{number}"
                 logger.experiment.add_image(name, np.asarray(image), step, dataformats="HWC")
-
-
-@rank_zero_only
-def log_table(trainer: Trainer, key: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Send a table to every logger of a trainer that can take one.
-
-    Args:
-        trainer: Its loggers are used.
-        key: Name under which it appears.
-        columns: Column names.
-        rows: Cells, row by row.
-    """
-    cells = [list(row) for row in rows]
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_table(key, columns=list(columns), data=cells)
-        elif isinstance(logger, TensorBoardLogger):
-            lines = ("| " + " | ".join(map(str, row)) + " |" for row in (columns, ["---"] * len(columns), *cells))
-            logger.experiment.add_text(key, "\n".join(lines), trainer.global_step)
 
 
 def finish_loggers(loggers: Iterable[Logger]) -> None:

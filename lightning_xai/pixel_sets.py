@@ -13,6 +13,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from lightning_xai.finite import check_outputs
 from lightning_xai.pixels import asked_classes, image_pixels, predicted_pixels, reference_pixels
 from lightning_xai.targets import SegmenterTarget
 
@@ -28,7 +29,9 @@ def predicted(target: SegmenterTarget, images: Tensor, targets: Tensor, masks: T
         >>> predicted(target, torch.rand(3, 1, 4, 4), torch.ones(3, 1).long()).shape
         torch.Size([3, 1, 4, 4])
     """
-    return predicted_pixels(target.logits(images), targets, target.activation)
+    logits = target.logits(images)
+    check_outputs(logits)
+    return predicted_pixels(logits, targets, target.activation)
 
 
 @torch.no_grad()
@@ -36,7 +39,9 @@ def probable(
     target: SegmenterTarget, images: Tensor, targets: Tensor, masks: Tensor | None = None, above: float = 0.5
 ) -> Tensor:
     """The pixels where the class's probability is above a bound in [0, 1]."""
-    return asked_classes(target.predict(images), targets) > above
+    logits = target.logits(images)
+    check_outputs(logits)
+    return asked_classes(target.activate(logits), targets) > above
 
 
 def reference(target: SegmenterTarget, images: Tensor, targets: Tensor, masks: Tensor | None = None) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_xai.finite import check_outputs
 from lightning_xai.frozen import fingerprint, freeze, normalise
 from lightning_xai.pixels import asked_classes, over_set, overlap_and_total, predicted_pixels, reference_pixels
 from lightning_xai.weights import load_model
@@ -35,6 +36,8 @@ class Target(nn.Module, ABC):
         class_names: Names for tables and pictures.
         weights: A weights file (safetensors, state dict, TorchScript, ``torch.export``, or a checkpoint of our target
             training).
+        allow_code: Whether the weights file may be code, which TorchScript and ``torch.export`` files are: loading them
+            runs what they hold.
 
     Raises:
         ValueError: If the activation is unknown, or mean and std disagree.
@@ -53,6 +56,7 @@ class Target(nn.Module, ABC):
         std: Sequence[float] | None = None,
         class_names: Sequence[str] | None = None,
         weights: str | Path | None = None,
+        allow_code: bool = False,
     ) -> None:
         super().__init__()
         if activation not in ("softmax", "sigmoid"):
@@ -61,7 +65,7 @@ class Target(nn.Module, ABC):
                 "use 'softmax' (exclusive classes) or 'sigmoid' (multi-label, one logit)."
             )
         if weights is not None:
-            model, stored = load_model(model if isinstance(model, nn.Module) else None, weights)
+            model, stored = load_model(model if isinstance(model, nn.Module) else None, weights, allow_code)
             mean, std, class_names = stored.mean or mean, stored.std or std, stored.class_names or class_names
         if model is None:
             raise ValueError("A target needs a model, or a weights file that holds one (TorchScript or torch.export).")
@@ -260,6 +264,7 @@ class ClassifierTarget(Target):
         if targets is None or not self.classes:
             with torch.no_grad():
                 logits = self.logits(images)
+            check_outputs(logits)
             self.classes = logits.shape[1]
             targets = logits.argmax(dim=1) if targets is None else targets
         targets, _ = self._checked(images, targets, None)
@@ -345,6 +350,7 @@ class SegmenterTarget(Target):
         if pixels is None or not self.classes:
             with torch.no_grad():
                 logits = self.logits(images)
+            check_outputs(logits)
             self.classes = logits.shape[1]
         if targets is None:
             targets = self.foreground(images)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics import classification as scores
 
+from lightning_xai.finite import LossWatch, check_loss, check_weights
 from lightning_xai.frozen import normalise
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class TargetTrainer(LightningModule):
             }
         )
         self.model = model
+        self.loss_watch = LossWatch()
         self.val_metrics = self.metrics_of(num_classes, activation, class_names).clone(prefix="target/val_")
         self.test_metrics = self.metrics_of(num_classes, activation, class_names).clone(prefix="target/test_")
 
@@ -78,18 +80,23 @@ class TargetTrainer(LightningModule):
         return logits
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """One step on a batch of the data module."""
+        """One step on a batch of the data module.
+
+        Raises:
+            NotFiniteError: If the loss is NaN or infinite; see :class:`~lightning_xai.finite.LossWatch`.
+        """
         loss = self._loss(self(batch["image"]), batch)
+        self.loss_watch(self, loss, batch)
         self.log("target/train_loss", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Collect a batch for the validation metrics."""
-        self._evaluate(batch, self.val_metrics, "target/val_loss")
+        self._evaluate(batch, self.val_metrics, "val")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Collect a batch for the test metrics."""
-        self._evaluate(batch, self.test_metrics, "target/test_loss")
+        self._evaluate(batch, self.test_metrics, "test")
 
     def configure_optimizers(self) -> Any:
         """AdamW with a cosine schedule over the whole training."""
@@ -99,9 +106,20 @@ class TargetTrainer(LightningModule):
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _evaluate(self, batch: dict[str, Any], metrics: MetricCollection, loss_name: str) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write no checkpoint of weights that have become NaN or infinite.
+
+        Raises:
+            NotFiniteError: If there are any.
+        """
+        where = f"The target in epoch {self.current_epoch}, step {self.global_step}"
+        check_weights(checkpoint.get("state_dict", {}), dict(self.named_buffers()), where, "lower the learning rate")
+
+    def _evaluate(self, batch: dict[str, Any], metrics: MetricCollection, stage: str) -> None:
         logits = self(batch["image"]).float()
-        self.log(loss_name, self._loss(logits, batch), batch_size=len(logits), sync_dist=True)
+        loss = self._loss(logits, batch)
+        check_loss(self, loss, batch, "validation" if stage == "val" else stage)
+        self.log(f"target/{stage}_loss", loss, batch_size=len(logits), sync_dist=True)
         metrics.update(*self.judged(logits, batch))
         self.log_dict(metrics, batch_size=len(logits))
 

@@ -1,23 +1,25 @@
 """Load a target's weights: safetensors, state dicts, TorchScript, ``torch.export`` and our own target checkpoints."""
 
 import logging
-import types
-import zipfile
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from lightning_xai.archives import EXPORT, archive_format, first_line, load_archive
+from lightning_xai.finite import check_weights
 
 log = logging.getLogger(__name__)
 
 PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
 CONTAINERS = ("state_dict", "model_state_dict", "model")
+#: What torch says where a pickle holds more than tensors and plain values.
+PICKLED = re.compile(r"GLOBAL|unrecognized function|Can only (create|build)|allowlisted")
 
 
 @dataclass(frozen=True)
@@ -39,126 +41,111 @@ class LoadedInfo:
     class_names: list[str] | None = None
 
 
-def load_model(model: nn.Module | None, weights: str | Path) -> tuple[nn.Module, LoadedInfo]:
+def load_model(model: nn.Module | None, weights: str | Path, allow_code: bool = False) -> tuple[nn.Module, LoadedInfo]:
     """Load weights into a model, or a whole model from a file that holds one.
+
+    The name bounds what a file may be: ``.safetensors`` holds tensors and nothing else, ``.pt2`` is ``torch.export``.
 
     Args:
         model: The network that the weights belong to; ``None`` for a TorchScript or ``torch.export`` file.
         weights: The file. Pickles are read with ``weights_only=True``, keys are matched strictly.
+        allow_code: Whether the file may be code: TorchScript and ``torch.export`` run what they hold.
 
     Returns:
         The model, and what else the file said.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file has an unknown format, would need to run code, or does not fit the model.
+        ValueError: If the file has an unknown format, is code or would need to run code, holds NaN or infinite weights,
+            or does not fit the model.
     """
     path = Path(weights).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"There is no weights file {path}; check target.weights.")
-    archive = _archive_format(path)
+    archive = _allowed_archive(path)
     if archive is None:
+        state, info = read_state(path)
         if model is None:
             raise ValueError(
                 f"{path} holds weights but no network; give target.model, or a TorchScript or torch.export file."
             )
-        state, info = _read_state(path)
     else:
-        loaded = _load_script(path) if archive == "TorchScript" else _load_export(path)
+        loaded = load_archive(path, archive, allow_code)
         info = LoadedInfo(archive)
         if model is None:
+            check_weights(loaded.state_dict(), dict(loaded.named_buffers()), str(path))
             return loaded, info
         state = dict(loaded.state_dict())
     state, prefix = _strip_prefixes(state, model)
     if prefix:
         log.info("%s: stripped prefix %r from %d keys", path.name, prefix, len(state))
     _check_fit(state, model, path)
+    check_weights(state, model.state_dict(), str(path))
     model.load_state_dict(state)
     return model, LoadedInfo(info.format, prefix, info.mean, info.std, info.class_names)
 
 
-def _archive_format(path: Path) -> str | None:
-    """``"TorchScript"``, ``"torch.export"``, or ``None`` for files of bare tensors; told by content, not by suffix."""
-    if not zipfile.is_zipfile(path):
+def _allowed_archive(path: Path) -> str | None:
+    """What :func:`~lightning_xai.archives.archive_format` says, as far as the file's name allows it."""
+    if path.suffix.lower() == ".safetensors":
         return None
-    with zipfile.ZipFile(path) as archive:
-        names = {name.partition("/")[2] or name for name in archive.namelist()}
-    if "constants.pkl" in names:
-        return "TorchScript"
-    # Older releases wrote one JSON file, newer ones a folder of models.
-    if "serialized_exported_program.json" in names or any(name.startswith("models/") for name in names):
-        return "torch.export"
-    return None
+    archive = archive_format(path)
+    if path.suffix.lower() == ".pt2" and archive != EXPORT:
+        what = f"a {archive} file" if archive else "something else, or damaged"
+        raise ValueError(f"{path} is called .pt2, which is torch.export's name, but is {what}; give the right file.")
+    return archive
 
 
-def _load_script(path: Path) -> nn.Module:
-    try:
-        module: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
-    except RuntimeError as error:
-        raise ValueError(f"{path} looks like TorchScript but cannot be loaded: {_first_line(error)}") from error
-    return module
+def read_state(path: Path) -> tuple[dict[str, Tensor], LoadedInfo]:
+    """Read a file of bare tensors; no file can run code here.
 
+    Args:
+        path: A safetensors file, or a pickled state dict or checkpoint.
 
-def _load_export(path: Path) -> nn.Module:
-    try:
-        program = torch.export.load(path)
-    except Exception as error:  # torch.export raises its own, undocumented types
-        raise ValueError(f"{path} looks like a torch.export file but cannot be loaded: {_first_line(error)}") from error
-    for node in program.graph.nodes:
-        if _trains(node):
-            raise ValueError(f"{path} was exported in training mode ({node.name}); call model.eval() before exporting.")
-    module = program.module()
-    # An exported graph has no modes and refuses eval(); the one it was exported in is the one wanted here.
-    for name in ("train", "eval"):
-        setattr(module, name, types.MethodType(_keep_mode, module))
-    return module
-
-
-def _trains(node: torch.fx.Node) -> bool:
-    """Whether a graph node is a batch norm or dropout that was traced in training mode."""
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return False
-    names = [argument.name for argument in node.target._schema.arguments]
-    arguments = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-    return arguments.get("train") is True or arguments.get("training") is True
-
-
-def _keep_mode(self: nn.Module, mode: bool = False) -> nn.Module:
-    return self
-
-
-def _read_state(path: Path) -> tuple[dict[str, Tensor], LoadedInfo]:
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path), LoadedInfo("safetensors")
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a valid safetensors file: {_first_line(error)}") from error
+    Raises:
+        ValueError: If the file is something else, or damaged.
+    """
+    if path.suffix.lower() == ".safetensors":
+        return _read_safetensors(path), LoadedInfo("safetensors")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        if "Unsupported" in str(error):
+    except Exception as error:  # a damaged file raises whatever its bytes happen to mean
+        if PICKLED.search(str(error)):
             raise ValueError(
                 f"{path} holds pickled Python objects, which could run code when loaded, and is refused; "
                 "save model.state_dict() instead, with torch.save or as safetensors."
             ) from error
-        raise ValueError(f"{path} is neither safetensors, a state dict, TorchScript nor torch.export.") from error
+        if isinstance(error, OSError):
+            raise ValueError(f"{path} cannot be read: {first_line(error)}.") from error
+        raise ValueError(
+            f"{path} is neither safetensors, a state dict, TorchScript nor torch.export, or it is damaged."
+        ) from error
     stored = content.get("hyper_parameters") if isinstance(content, Mapping) else None
     extras: Mapping[str, Any] = stored if isinstance(stored, Mapping) else {}
     info = LoadedInfo("state dict", "", extras.get("mean"), extras.get("std"), extras.get("class_names"))
     return _find_state(content, path), info
 
 
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except Exception as error:  # its own errors, and those of the operating system
+        archive = archive_format(path)
+        reason = f"it is {archive}, which is code and cannot hide under this name" if archive else first_line(error)
+        raise ValueError(f"{path} is not a valid safetensors file: {reason}.") from error
+
+
 def _find_state(content: Any, path: Path) -> dict[str, Tensor]:
     """The state dict itself, taken out of the usual containers."""
-    if isinstance(content, Mapping):
-        for name in CONTAINERS:
-            if isinstance(content.get(name), Mapping):
-                return _find_state(content[name], path)
-        if content and all(isinstance(value, Tensor) for value in content.values()):
-            return {str(key): value for key, value in content.items()}
-        keys = ", ".join(map(repr, list(content)[:6]))
-        raise ValueError(f"{path} holds no state dict; its top-level keys are {keys}.")
-    raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict.")
+    for _ in CONTAINERS:
+        if isinstance(content, Mapping):
+            content = next((content[name] for name in CONTAINERS if isinstance(content.get(name), Mapping)), content)
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict.")
+    if content and all(isinstance(value, Tensor) for value in content.values()):
+        return {str(key): value for key, value in content.items()}
+    keys = ", ".join(map(repr, list(content)[:6]))
+    raise ValueError(f"{path} holds no state dict; its top-level keys are {keys}.")
 
 
 def _strip_prefixes(state: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], str]:
@@ -194,7 +181,3 @@ def _check_fit(state: dict[str, Tensor], model: nn.Module, path: Path) -> None:
 
 def _count(items: Sequence[str], what: str) -> str:
     return f"{len(items)} {what} ({', '.join(items[:3])}{', ...' if len(items) > 3 else ''})" if items else ""
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -13,9 +13,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning_xai.explainers.base import Explainer, plain
 from lightning_xai.explainers.controls import BlurredReference, RandomMap, Reversed
 from lightning_xai.files import atomic_write
-from lightning_xai.loggers import log_table
+from lightning_xai.finite import naming_images
 from lightning_xai.metrics import MapMetric, MetricSuite, VisibilityCurve
 from lightning_xai.report.statistics import Rows
+from lightning_xai.tables import log_table
 from lightning_xai.targets import SegmenterTarget, Target
 
 PER_IMAGE = ("id", "question", "metric", "value")
@@ -118,7 +119,8 @@ class Faithfulness(lightning.Callback):
         for name, suite in self.suites.items():
             scored = explainer if name == own else self.controls[name]
             maps = outputs["maps"] if name == own else scored.compared(outputs, batch)
-            suite.update(maps=maps, explainer=scored, **scene)
+            with naming_images(batch):
+                suite.update(maps=maps, explainer=scored, **scene)
 
     def _log(self, explainer: lightning.LightningModule, stage: str) -> None:
         own = self.suites[type(explainer).__name__]
@@ -131,10 +133,12 @@ class Faithfulness(lightning.Callback):
         folder = Path(trainer.default_root_dir)
         own, *controls = self.results
         rows = [(name, *row) for name, table in self.results.items() for row in long_rows(table)]
-        write_csv(folder / "per_image.csv", PER_IMAGE, [row[1:] for row in rows if row[0] == own])
+        files = [folder / "per_image.csv"]
+        write_csv(files[0], PER_IMAGE, [row[1:] for row in rows if row[0] == own])
         if controls:
-            write_csv(folder / "controls.csv", ("explainer", *PER_IMAGE), [row for row in rows if row[0] != own])
-        log_table(trainer, "test/per_image", ["explainer", *PER_IMAGE], [list(row) for row in rows])
+            files.append(folder / "controls.csv")
+            write_csv(files[1], ("explainer", *PER_IMAGE), [row for row in rows if row[0] != own])
+        log_table(trainer, "test/per_image", ["explainer", *PER_IMAGE], rows, files)
 
 
 def collect(suite: MetricSuite) -> dict[str, Rows]:

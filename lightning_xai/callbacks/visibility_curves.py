@@ -11,6 +11,7 @@ from lightning_xai.callbacks.faithfulness import Faithfulness, write_csv
 from lightning_xai.loggers import log_images
 from lightning_xai.metrics import MetricSuite, VisibilityCurve
 from lightning_xai.report.statistics import Interval, Rows, bootstrap, per_image_means
+from lightning_xai.tables import log_files
 from lightning_xai.viz import render, save_png
 from lightning_xai.viz_curves import visibility_figure
 
@@ -46,6 +47,7 @@ class VisibilityCurves(lightning.Callback):
             save_png(folder / "maps" / f"visibility_{scope}.png", picture)
             log_images(trainer, f"test/visibility_{scope}", [picture])
         write_csv(folder / "visibility.csv", HEAD, rows_of(found))
+        log_files(trainer, [folder / "visibility.csv"])
 
 
 def curves_of(suites: Mapping[str, MetricSuite], scope: str) -> dict[str, Curves]:

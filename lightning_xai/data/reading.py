@@ -85,7 +85,7 @@ def _index_mask(image: Image.Image) -> Image.Image:
 
 def _readers(converter: Any) -> tuple[ImageReader, ...]:
     pil = PILReader(converter=converter, reverse_indexing=False)  # False keeps (H, W)
-    return TiffReader(), NumpyReader(), NibabelReader(), pil
+    return TiffReader(), NumpyReader(allow_pickle=False), NibabelReader(), pil
 
 
 _IMAGE_READERS = _readers(_grey_or_rgb)

@@ -7,6 +7,7 @@ import lightning
 import torch
 from torch import Tensor
 
+from lightning_xai.finite import LossWatch, check_loss, check_outputs, check_weights, naming_images
 from lightning_xai.pixel_sets import PixelSet, predicted
 from lightning_xai.targets import SegmenterTarget, Target
 from lightning_xai.windows import by_window, fits
@@ -47,6 +48,7 @@ class Explainer(lightning.LightningModule):
         #: Which pixel set the steps ask a segmenter about.
         self.ask_pixels: PixelSet = predicted
         self.side = {}
+        self.loss_watch = LossWatch()
 
     @property
     def learned(self) -> bool:
@@ -153,17 +155,29 @@ class Explainer(lightning.LightningModule):
         return self.target.questions(images, targets, pixels)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Log and return the loss."""
+        """Log and return the loss.
+
+        Raises:
+            NotFiniteError: If it is NaN or infinite; see :class:`~lightning_xai.finite.LossWatch`.
+        """
         if "image" in batch:
             batch = {**batch, "image": plain(batch["image"])}
-        losses = self.loss(batch)
+        with naming_images(batch):
+            losses = self.loss(batch)
+        self.loss_watch(self, losses["loss"], batch)
         self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=len(batch["id"]))
         return losses["loss"]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Log the loss of an explainer that learns, and hand the maps to the callbacks."""
+        """Log the loss of an explainer that learns, and hand the maps to the callbacks.
+
+        Raises:
+            NotFiniteError: If the loss is NaN or infinite.
+        """
         if self.learned:
-            losses = self.loss({**batch, "image": plain(batch["image"])})
+            with naming_images(batch):
+                losses = self.loss({**batch, "image": plain(batch["image"])})
+            check_loss(self, losses["loss"], batch, "validation")
             values = {f"val/{name}": value for name, value in losses.items()}
             self.log_dict(values, batch_size=len(batch["image"]), sync_dist=True)
         return self.answer(batch)
@@ -177,30 +191,42 @@ class Explainer(lightning.LightningModule):
         return self.answer(batch)
 
     def answer(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Explain a batch: ``{"maps": (B, T, *S), "targets": (B, T), "pixels": ..., "side": {name: (B, T)}}``."""
-        with torch.inference_mode(False):
-            targets, pixels = self.questions(batch)
-        return {
-            "maps": self.explain(batch["image"], targets, pixels),
-            "targets": targets,
-            "pixels": pixels,
-            "side": self.side,
-        }
+        """Explain a batch: ``{"maps": (B, T, *S), "targets": (B, T), "pixels": ..., "side": {name: (B, T)}}``.
+
+        Raises:
+            NotFiniteError: If the target's logits for the images are found to be NaN or infinite; it names the images.
+        """
+        with naming_images(batch):
+            with torch.inference_mode(False):
+                targets, pixels = self.questions(batch)
+            maps = self.explain(batch["image"], targets, pixels)
+            # An explainer may fail on an image, which the metrics count; that the target does is asked only then.
+            if not maps.isfinite().all():
+                with torch.no_grad():
+                    check_outputs(self.target.logits(plain(batch["image"])))
+        return {"maps": maps, "targets": targets, "pixels": pixels, "side": self.side}
 
     def compared(self, answer: dict[str, Any], batch: dict[str, Any]) -> Tensor:
         """Maps ``(B, T, *S)`` for the questions of another explainer's :meth:`answer`, to be judged beside its own."""
         return self.explain(plain(batch["image"]), answer["targets"], answer["pixels"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store which target these weights explain."""
+        """Store which target these weights explain.
+
+        Raises:
+            NotFiniteError: If weights have become NaN or infinite: no such checkpoint is written.
+        """
+        where = f"{type(self).__name__} in epoch {self.current_epoch}, step {self.global_step}"
+        check_weights(checkpoint.get("state_dict", {}), dict(self.named_buffers()), where, "lower the learning rate")
         checkpoint["target_fingerprint"] = self.target.fingerprint()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that explains another target.
+        """Refuse a checkpoint that explains another target, or whose weights are NaN or infinite.
 
         Raises:
-            ValueError: If the fingerprints differ.
+            ValueError: If the fingerprints differ, or a weight is not finite.
         """
+        check_weights(checkpoint.get("state_dict", {}), dict(self.named_buffers()), "The checkpoint")
         stored, own = checkpoint.get("target_fingerprint"), self.target.fingerprint()
         if stored is not None and stored != own:
             raise ValueError(

@@ -243,8 +243,7 @@ class CAPE(Explainer):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See :meth:`Explainer.on_load_checkpoint`; a checkpoint of ``ts`` brings its classifier along."""
-        if self.mode == "pf":
-            super().on_load_checkpoint(checkpoint)
+        super().on_load_checkpoint(checkpoint if self.mode == "pf" else {**checkpoint, "target_fingerprint": None})
 
 
 def log_contributions(maps: Tensor, t1: Tensor | float, t2: Tensor | float) -> Tensor:

@@ -17,7 +17,7 @@ from lightning_xai.masking import blend, standardise, top_share
 from lightning_xai.nets import UNet
 from lightning_xai.pixels import asked_classes, class_labels
 from lightning_xai.targets import SegmenterTarget, Target
-from lightning_xai.weights import load_model
+from lightning_xai.weights import load_model, read_state
 from lightning_xai.windows import by_window
 
 #: Levels of the noise networks of 16 channels.
@@ -279,8 +279,7 @@ def _outputs(weights: Path) -> int:
     """How many outputs the segmenter of a weights file has."""
     if not weights.is_file():
         raise FileNotFoundError(f"init_from names {weights}, which does not exist; give a segmenter's weights.")
-    content = torch.load(weights, map_location="cpu", weights_only=True)
-    state = content.get("state_dict", content)
+    state, _ = read_state(weights)
     biases = [value for name, value in state.items() if name.endswith("head.bias")]
     if len(biases) != 1:
         raise ValueError(f"{weights} is no U-Net with one head; train one with target=unet_unoise.")

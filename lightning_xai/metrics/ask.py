@@ -11,9 +11,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from lightning_xai.finite import NotFiniteOutputError
 from lightning_xai.metrics.batch import Batch
 from lightning_xai.metrics.functional import masking, similarity
-from lightning_xai.pictures import Noisy, Request
+from lightning_xai.pictures import Noisy, Request, Whole
 from lightning_xai.pixels import class_labels, over_set, overlap_and_total
 from lightning_xai.reveal import Part, Plan
 
@@ -204,6 +205,9 @@ def answer(
 
     Returns:
         ``{name: (B, T, jobs)}`` float64.
+
+    Raises:
+        NotFiniteOutputError: If the target's answers for whole images are NaN.
     """
     sizes = {"target": chunk_size, "head": chunk_size, "maps": explain_size or chunk_size}
     answers: dict[str, Tensor] = {}
@@ -220,9 +224,31 @@ def answer(
                 needed[plan.columns[name], readings.index(ask.reading)] = True
             read = READERS[respondent](batch, readings, needed.to(batch.maps.device))
             told = plan.run(read, batch.scene, sizes[respondent], share).view(*batch.maps.shape[:2], plan.jobs, -1)
+            if respondent == "target" and Whole.key in plan.artists:
+                check_whole(told, readings, needed, list(plan.artists[Whole.key][1].values()))
             for name, ask in wanted.items():
                 answers[name] = told[:, :, plan.columns[name], readings.index(ask.reading)]
     return answers
+
+
+def check_whole(told: Tensor, readings: list[str], needed: Tensor, columns: list[int]) -> None:
+    """Refuse a target that answers NaN for whole images; where pixels are hidden it may.
+
+    Args:
+        told: ``(B, T, jobs, R)``.
+        readings: ``R`` names.
+        needed: Which readings each job was asked for, ``(jobs, R)``.
+        columns: The jobs that show whole images.
+
+    Raises:
+        NotFiniteOutputError: If it does.
+    """
+    for place, reading in enumerate(readings):
+        if reading in ("probability", "score"):
+            asked = [column for column in columns if needed[column, place]]
+            bad = told[:, :, asked, place].isnan().flatten(1).any(dim=1)
+            if bad.any():
+                raise NotFiniteOutputError(bad.nonzero().flatten().tolist())
 
 
 def passes(asks: Mapping[str, Ask], respondent: str, questions: int = 1) -> int:

@@ -41,6 +41,12 @@ def targets_of(node: Any) -> Iterator[str]:
             yield from targets_of(value)
 
 
+def test_every_target_asks_before_it_loads_code():
+    for path in (CONFIGS / "target").glob("*.yaml"):
+        config = yaml.safe_load(path.read_text())
+        assert "weights" not in config or config["allow_code"] is False, path.name
+
+
 def test_there_are_files_to_check():
     groups = {name.partition("/")[0] for name in GROUP_FILES}
     assert groups == {folder.name for folder in CONFIGS.iterdir()} - {"train.yaml"}

@@ -93,6 +93,7 @@ def test_a_model_without_layers_is_refused(shared, bars, tmp_path):
         "_target_": "lightning_xai.targets.ClassifierTarget",
         "model": None,
         "weights": str(tmp_path / "model.pt"),
+        "allow_code": True,
     }
     with pytest.raises(ValueError, match="layers cannot be randomised"):
         train.main(config)

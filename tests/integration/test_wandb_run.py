@@ -75,6 +75,13 @@ def test_it_holds_the_values_of_each_image(offline):
     assert {row[0] for row in table["data"]} == {"AmortizedPCIM", "random", "center", "edge"}
 
 
+def test_it_holds_the_files_of_all_rows(offline):
+    folder = offline[0]
+    kept = next(folder.glob("wandb/offline-run-*/files"))
+    for name in ("per_image.csv", "controls.csv"):
+        assert not (kept / name).is_symlink() and (kept / name).read_text() == (folder / name).read_text(), name
+
+
 def test_it_says_how_to_upload(offline):
     folder, _, lines = offline
     assert lines[-1].startswith(f"This run's W&B files are offline; upload them with: wandb sync {folder}/wandb/")

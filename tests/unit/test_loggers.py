@@ -20,8 +20,8 @@ from lightning_xai.loggers import (
     finish_loggers,
     has_wandb_key,
     log_images,
-    log_table,
 )
+from lightning_xai.tables import log_table
 from tests.wandb_files import read_wandb
 
 
@@ -147,6 +147,30 @@ def test_logging_that_hangs_turns_it_off(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match=r"logging failed \(TimeoutError"):
         fit(tmp_path, ResilientWandbLogger(tmp_path, log_timeout=0.1))
     assert run.calls == 1 and time.monotonic() - start < 4
+
+
+def test_a_table_or_file_that_hangs_or_fails_leaves_logging_on(tmp_path, monkeypatch):
+    run = FakeRun(lambda: None)
+    monkeypatch.setattr(wandb, "init", lambda **kwargs: run)
+    logger = ResilientWandbLogger(tmp_path, log_timeout=0.1)
+    logger.log_metrics({"loss": 1.0})
+    run.do, run.dir = lambda: time.sleep(1), str(tmp_path / "wandb_files")
+    run.save = lambda *args, **kwargs: run.log()
+    (tmp_path / "wandb_files").mkdir()
+    (tmp_path / "rows.csv").write_text("id\n")
+    with pytest.warns(UserWarning) as caught:
+        logger.log_table("scores", columns=["id"], data=[["a"]])
+        logger.save_file(tmp_path / "rows.csv")
+    said = [str(w.message) for w in caught if str(w.message).startswith("W&B")]
+    assert [sentence.partition(" failed (")[0] for sentence in said] == [
+        "W&B: the table scores",
+        "W&B: the file rows.csv",
+    ]
+    assert all("no answer within 0.1 s" in sentence and "logging goes on" in sentence for sentence in said)
+    run.do = lambda: None
+    calls = run.calls
+    logger.log_metrics({"loss": 0.5})
+    assert run.calls == calls + 1, "the table turned W&B off"
 
 
 def test_start_that_fails_is_tried_offline(tmp_path, monkeypatch):

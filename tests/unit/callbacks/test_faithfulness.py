@@ -257,6 +257,7 @@ def test_values_reach_the_loggers_as_a_table(tmp_path, monkeypatch):
     sent = []
     monkeypatch.setattr("lightning_xai.callbacks.faithfulness.log_table", lambda *args: sent.append(args))
     run(tmp_path, Faithfulness(metrics(), {"random": RandomMap})).test(GradientMap(ClassifierTarget(cnn())), Blobs())
-    ((_, key, columns, rows),) = sent
+    ((_, key, columns, rows, files),) = sent
     assert key == "test/per_image" and columns == ["explainer", "id", "question", "metric", "value"]
+    assert files == [tmp_path / "per_image.csv", tmp_path / "controls.csv"] and all(path.is_file() for path in files)
     assert len(rows) == 2 * 6 * 3 and {row[0] for row in rows} == {"GradientMap", "random"}

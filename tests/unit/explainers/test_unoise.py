@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning import Trainer
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -277,6 +278,12 @@ def test_it_may_start_as_a_segmenter_turned_round(outputs, tmp_path):
         assert torch.allclose(explainer.raw(images), expected, atol=1e-5)
     with pytest.raises(ValueError, match="does not fit UNet"):
         UNoise(explainer.target, size="medium", channels=1, init_from=tmp_path / "net.pt")
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    again = UNoise(explainer.target, channels=1, init_from=tmp_path / "net.safetensors").eval()
+    assert torch.equal(again.raw(images), explainer.raw(images))
+    torch.save(net, tmp_path / "pickled.pt")
+    with pytest.raises(ValueError, match=r"pickled\.pt holds pickled Python objects, .* is refused"):
+        UNoise(explainer.target, channels=1, init_from=tmp_path / "pickled.pt")
     with pytest.raises(FileNotFoundError, match="init_from names .*none.pt"):
         UNoise(explainer.target, channels=1, init_from=tmp_path / "none.pt")
 

@@ -1,0 +1,96 @@
+"""Tables and files that are sent to whichever logger can take them."""
+
+import logging
+import random
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from lightning_xai.loggers import ResilientWandbLogger
+
+log = logging.getLogger(__name__)
+
+Row = Sequence[Any]
+#: Rows of a table that loggers show: whoever reads one in a browser waits for every cell, and W&B cuts it at 10,000.
+SHOWN_ROWS = 2_000
+
+
+@rank_zero_only
+def log_table(
+    trainer: Trainer, key: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], files: Sequence[Path] = ()
+) -> None:
+    """Send a table to every logger of a trainer that can take one.
+
+    Of a long table loggers get :data:`SHOWN_ROWS` rows at most, those of whole images drawn at random, and the log says
+    so.
+
+    Args:
+        trainer: Its loggers are used.
+        key: Name under which it appears.
+        columns: Column names.
+        rows: Cells, row by row.
+        files: The files that hold all rows; W&B gets a copy of them.
+    """
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, (WandbLogger, TensorBoardLogger))]
+    every = [list(row) for row in rows]
+    cells = [list(row) for row in sample_rows(columns, every, SHOWN_ROWS)]
+    if loggers and len(cells) < len(every):
+        names = " and ".join("W&B" if isinstance(logger, WandbLogger) else "TensorBoard" for logger in loggers)
+        where = f"; all are in {' and '.join(path.name for path in files)}" if files else ""
+        log.info("The table %s of %s shows %s of %s rows%s.", key, names, f"{len(cells):,}", f"{len(every):,}", where)
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_table(key, columns=list(columns), data=cells)
+        else:
+            lines = ("| " + " | ".join(map(str, row)) + " |" for row in (columns, ["---"] * len(columns), *cells))
+            logger.experiment.add_text(key, "\n".join(lines), trainer.global_step)
+    log_files(trainer, files)
+
+
+@rank_zero_only
+def log_files(trainer: Trainer, files: Iterable[Path]) -> None:
+    """Keep copies of files among those of a trainer's W&B run.
+
+    Args:
+        trainer: Its loggers are used.
+        files: Which.
+    """
+    for logger in trainer.loggers:
+        if isinstance(logger, ResilientWandbLogger):
+            for path in files:
+                logger.save_file(path)
+
+
+def sample_rows(columns: Sequence[str], rows: Sequence[Row], limit: int, seed: int = 0) -> list[Row]:
+    """At most ``limit`` rows in their order, drawn at random: whole images as far as possible.
+
+    Args:
+        columns: Column names; the rows that share an ``"id"`` stay together.
+        rows: Cells, row by row.
+        limit: Rows that are wanted.
+        seed: Of the draw.
+
+    Returns:
+        All rows where there are no more. Single rows, where the first image that is drawn has too many.
+
+    Example:
+        >>> rows = [(name, value) for name in "abc" for value in (1, 2)]
+        >>> sample_rows(("id", "value"), rows, 5)
+        [('b', 1), ('b', 2), ('c', 1), ('c', 2)]
+    """
+    if len(rows) <= limit:
+        return list(rows)
+    drawn = random.Random(seed)
+    groups: dict[Hashable, list[int]] = {}
+    for number, row in enumerate(rows):
+        groups.setdefault(row[columns.index("id")] if "id" in columns else number, []).append(number)
+    kept: list[int] = []
+    for name in drawn.sample(list(groups), len(groups)):
+        if len(kept) + len(groups[name]) > limit:
+            break
+        kept += groups[name]
+    return [rows[number] for number in sorted(kept or drawn.sample(range(len(rows)), limit))]
