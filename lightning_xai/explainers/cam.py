@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_xai.explainers.base import Explainer
+from lightning_xai.gradients import from_gradients
 from lightning_xai.heads import PooledHead
 from lightning_xai.layers import auto_layer, captured, named_layer, to_grid
 from lightning_xai.masking import resize
@@ -65,7 +66,7 @@ class ActivationMap(Explainer):
         targets: Tensor | None = None,
         pixels: Tensor | None = None,
     ) -> list[Tensor]:
-        """The maps of several layers, each by itself, from one forward pass and one backward pass a question.
+        """The maps of several layers, each by itself, from one forward pass and the same backward passes.
 
         Args:
             images: See :meth:`Explainer.explain`.
@@ -121,18 +122,17 @@ class GradientCAM(ActivationMap):
     def layer_maps(
         self, layers: list[nn.Module], images: Tensor, targets: Tensor, pixels: Tensor | None
     ) -> list[Tensor]:
-        """See :meth:`ActivationMap.layer_maps`: one forward pass, and a backward pass a question down to the layers."""
+        """See :meth:`ActivationMap.layer_maps`: one forward pass, and backward passes of many questions each."""
         with captured(layers) as seen:
             scores = self.target.score(images, targets, pixels)
         features = [seen[layer] for layer in layers]
         grids = [self.grid(values.detach(), images) for values in features]
-        maps: list[list[Tensor]] = [[] for _ in layers]
-        for score in scores.unbind(dim=1):
-            slopes = torch.autograd.grad(score.sum(), features, retain_graph=True)
-            for own, grid, slope in zip(maps, grids, slopes, strict=True):
-                steepness = self.grid(slope, images)
-                own.append(self.combine(grid, -steepness if self.negative else steepness))
-        return [torch.stack(own, dim=1) for own in maps]
+
+        def maps(slopes: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            steepness = [self.grid(-slope if self.negative else slope, images) for slope in slopes]
+            return tuple(self.combine(*pair) for pair in zip(grids, steepness, strict=True))
+
+        return from_gradients(self.target.model, scores, features, maps)
 
     @abstractmethod
     def combine(self, features: Tensor, slopes: Tensor) -> Tensor:
@@ -199,7 +199,8 @@ class XResCAM(GradientCAM):
         sides = [min(self.window, side) for side in slopes.shape[2:]]
         pooled = pool(slopes, sides, stride=sides, ceil_mode=True)
         for axis, side in enumerate(sides, start=2):
-            pooled = pooled.repeat_interleave(side, dim=axis).narrow(axis, 0, slopes.shape[axis])
+            window = torch.arange(slopes.shape[axis], device=slopes.device) // side
+            pooled = pooled.index_select(axis, window)
         return (features * pooled).sum(dim=1)
 
 

@@ -79,7 +79,7 @@ def tables(suite):
 def assert_equal(tables, others, tolerance=1e-5):
     assert tables.keys() == others.keys()
     for name, table in tables.items():
-        assert others[name] == pytest.approx(table, abs=tolerance, nan_ok=True), name
+        assert others[name] == pytest.approx(table, rel=1e-4, abs=tolerance, nan_ok=True), name
 
 
 @pytest.fixture(scope="module")

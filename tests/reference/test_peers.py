@@ -37,14 +37,15 @@ STEPS = 12
 TWELFTHS = [step / STEPS for step in range(STEPS + 1)]
 QUARTERS = (0.25, 0.5, 0.75)
 
-# The digits that hold. Peers answer in float32, whose step is 6e-8 just below 1.
-PROBABILITY = 2e-7
-AREA = 2e-7
-SUM_OF_12 = 2e-6  # Quantus' areas are sums of 12 probabilities
+# The digits that hold on any processor. Peers answer in float32, whose step is 6e-8 just below 1.
+PROBABILITY = 1e-6
+AREA = 1e-6
+SUM_OF_12 = 1e-5  # Quantus' areas are sums of 12 probabilities
 SHARE = 1e-7  # localisation: pixels are counted, their mass is added up
 WEIGHT = 1e-5  # Grad-CAM++: a peer adds 1e-8 to a denominator of 2 g^2
-IMPUTED = 5e-7  # two solvers of one linear system
+IMPUTED = 2e-6  # two solvers of one linear system
 SIMILARITY = 3e-6  # ours is MONAI's, in float32
+MAP = 1e-5  # of one float32 pass and of another
 
 
 def table(values):
@@ -396,10 +397,10 @@ def test_a_batch_of_several_classes_is_explained_image_by_image():
         F.interpolate(torch.tensor(found[kind]).unsqueeze(1), size=(12, 12), mode="bilinear", align_corners=False)
         for kind in ("wrong", "right")
     )
-    assert_close(maps, right, 1e-6)
+    assert_close(maps, right, MAP)
     assert_apart(maps, wrong, 0.05)
     alone = torch.cat([explainer.explain(images[row : row + 1]) for row in range(len(images))])
-    assert_close(maps, alone, 1e-6, "alone")
+    assert_close(maps, alone, MAP, "alone")
     listed = explainer.explain(images, torch.tensor(found["predicted"]))
     assert torch.equal(listed, maps), "MONAI's list of classes has the same fault"
 
@@ -462,9 +463,9 @@ def test_grad_cam_plus_plus_of_a_batch_is_that_of_its_images():
         maps = explainer.explain(images[rows], torch.ones(len(rows), dtype=torch.long))
         alone = torch.cat([explainer.explain(images[row : row + 1], torch.tensor([1])) for row in rows])
         assert alone.amax(dim=(1, 2, 3)).min() > 1e-2
-        assert_close(maps, alone, 1e-6, f"{len(rows)} images")
+        assert_close(maps, alone, MAP, f"{len(rows)} images")
         ratio = maps.sum(dim=(1, 2, 3)) / alone.sum(dim=(1, 2, 3))
-        assert_close(ratio, torch.ones(len(rows)), 1e-6, "ratio")
+        assert_close(ratio, torch.ones(len(rows)), MAP, "ratio")
         assert_apart(ratio, wrong[: len(rows)], 0.3)
 
 

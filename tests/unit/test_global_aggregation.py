@@ -54,7 +54,8 @@ def assert_same(first, second):
     assert first.stability == pytest.approx(second.stability, abs=1e-9)
     for one, other in zip(tensors(first), tensors(second), strict=True):
         assert (one is None) == (other is None)
-        assert one is None or torch.allclose(one, other, rtol=1e-9, atol=1e-12)
+        # Every map is divided by its sum in float32.
+        assert one is None or torch.allclose(one, other, rtol=1e-6, atol=1e-9)
 
 
 # ------------------------------------------------------------------ what must hold

@@ -103,7 +103,7 @@ def test_the_mean_of_the_class_maps_is_the_models_own_logits(name):
     with torch.no_grad():
         features, logits = pooled(images)
         expected = target.logits(images)
-    assert torch.equal(logits, expected)
+    assert torch.allclose(logits, expected, atol=1e-6), "PyTorch may fuse the layers of a model without hooks"
     assert features.ndim == images.ndim and features[0, 0].numel() > 1
     means = linear_maps(features, pooled.weight, pooled.bias).flatten(2).mean(dim=2)
     assert torch.allclose(means, logits, rtol=1e-4, atol=1e-4)

@@ -20,8 +20,9 @@ def planted(count=60, noise=1.0):
     images = noise * torch.rand(count, 1, SIDE, SIDE, generator=generator)
     labels = torch.arange(count) % 2
     images[labels == 1, :, :2, :2] += 0.3
-    weight = torch.full((SIDE, SIDE), 0.05)
-    weight[:2, :2] = 4
+    # Small enough that no probability is 1 but for rounding, which would break ties.
+    weight = torch.full((SIDE, SIDE), 0.005)
+    weight[:2, :2] = 0.4
     target = CountingTarget(linear_net(torch.stack([-weight.flatten(), weight.flatten()])))
     batches = [{"image": images[part], "label": labels[part]} for part in torch.arange(count).split(16)]
     return target, batches, weight, images, labels

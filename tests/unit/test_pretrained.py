@@ -23,8 +23,8 @@ def test_the_encoder_has_the_imagenet_weights_and_one_channel_sees_what_three_eq
     assert torch.equal(colour.blocks[3]._depthwise_conv.weight, encoder._blocks[3]._depthwise_conv.weight)
     image = torch.rand(1, 1, 64, 64)
     expected = encoder._bn0(encoder._conv_stem(image.expand(-1, 3, -1, -1))).clamp(0, 6)
-    assert torch.allclose(grey.stem(image), expected, atol=1e-5)
-    assert torch.allclose(colour.stem(image.expand(-1, 3, -1, -1)), expected, atol=1e-5)
+    assert torch.allclose(grey.stem(image), expected, atol=1e-4)
+    assert torch.allclose(colour.stem(image.expand(-1, 3, -1, -1)), expected, atol=1e-4)
 
 
 def test_its_features_can_be_explained():

@@ -268,8 +268,8 @@ def test_occlusion_of_a_segmenter_by_the_dice_or_the_mass_that_is_lost():
         maps = CaptumExplainer(target, "Occlusion", baseline="zero", patch=2, answer=answer).explain(
             images, asked, pixels
         )
-        assert (maps[0, 0][pixels[0, 0]] > 0).all(), "hiding the object must cost"
-        assert (maps[0, 0, 5:] == 0).all() and (maps[0, 0, :, :3] == 0).all()
+        assert maps[0, 0][pixels[0, 0]].min() > 0.01, "hiding the object must cost"
+        assert maps[0, 0, 5:].abs().max() < 1e-5 and maps[0, 0, :, :3].abs().max() < 1e-5
     half = pixels.clone()
     half[..., 2, :] = False
     assert target.dice(images, asked, half).item() == pytest.approx(2 * 2 / (4 + 2))

@@ -18,7 +18,7 @@ def draw(count, size, cells=4, keep=0.5, seed=0):
 @pytest.mark.parametrize("size", [(28, 28), (9, 30), (8, 12, 10)])
 def test_masks_are_smooth_shares_of_every_pixel(size):
     masks = draw(600, size, keep=0.3)
-    assert masks.shape == (600, 1, *size) and masks.min() >= 0 and masks.max() <= 1
+    assert masks.shape == (600, 1, *size) and masks.min() >= 0 and masks.max() <= 1 + 1e-6
     assert (masks.mean(dim=0) - 0.3).abs().max() < 0.1, "a pixel is shown more often than others"
     assert masks.flatten(1).std(dim=1).mean() > 0.2
     steps = masks.diff(dim=-1).abs()

@@ -73,7 +73,7 @@ def test_gap_is_insertion_minus_deletion(fill):
     target, images, maps = ClassifierTarget(cnn()), torch.rand(3, 1, 12, 12), torch.rand(3, 2, 12, 12)
     question = (target, images, maps, torch.tensor([[0, 1]] * 3))
     deletion, insertion, gap = (scored(kind(fill=fill), *question) for kind in CURVES)
-    assert torch.allclose(gap, insertion - deletion, atol=1e-12)
+    assert torch.allclose(gap, insertion - deletion, atol=1e-6)
     assert gap.abs().max() > 1e-4, "a scene in which every map is alike tests nothing"
 
 

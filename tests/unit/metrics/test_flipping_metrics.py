@@ -91,7 +91,7 @@ def test_closed_form_on_a_linear_model(fill, steps):
     assert torch.allclose(told["most_first"], most, atol=1e-4)
     assert torch.allclose(told["least_first"], least, atol=1e-4)
     assert torch.allclose(told["gap"], least - most, atol=1e-4)
-    assert torch.equal(told["gap"], told["least_first"] - told["most_first"])
+    assert torch.allclose(told["gap"], told["least_first"] - told["most_first"], atol=1e-5)
     if steps > 1:
         assert (told["gap"].abs() > 1e-3).all(), "a scene in which the order changes nothing tests nothing"
 
@@ -124,11 +124,11 @@ def test_least_first_is_insertion_mirrored(fill, steps):
     """What is left when the least important pixels are gone is what insertion shows first."""
     scene = cnn_scene(normalised=True)
     insertion = scored(InsertionAUC(steps, fill), **scene)
-    assert torch.allclose(scored(PixelFlipping("least_first", steps=steps, fill=fill), **scene), insertion, atol=1e-12)
+    assert torch.allclose(scored(PixelFlipping("least_first", steps=steps, fill=fill), **scene), insertion, atol=1e-6)
     deletion = scored(DeletionAUC(steps, fill), **scene)
-    assert torch.allclose(scored(PixelFlipping("most_first", steps=steps, fill=fill), **scene), deletion, atol=1e-12)
+    assert torch.allclose(scored(PixelFlipping("most_first", steps=steps, fill=fill), **scene), deletion, atol=1e-6)
     gap = scored(InsertionDeletionGap(steps, fill), **scene)
-    assert torch.allclose(scored(PixelFlipping(steps=steps, fill=fill), **scene), gap, atol=1e-12)
+    assert torch.allclose(scored(PixelFlipping(steps=steps, fill=fill), **scene), gap, atol=1e-6)
     assert (insertion - deletion).abs().max() > 1e-4
 
 
@@ -136,8 +136,8 @@ def test_deletion_of_a_ranking_is_insertion_of_its_reverse_mirrored():
     scene = cnn_scene()
     reverse = {**scene, "maps": -scene["maps"]}
     # 40 pixels: at 10 steps no count is rounded.
-    assert torch.allclose(scored(DeletionAUC(10), **scene), scored(InsertionAUC(10), **reverse), atol=1e-9)
-    assert torch.allclose(scored(InsertionAUC(10), **scene), scored(DeletionAUC(10), **reverse), atol=1e-9)
+    assert torch.allclose(scored(DeletionAUC(10), **scene), scored(InsertionAUC(10), **reverse), atol=1e-6)
+    assert torch.allclose(scored(InsertionAUC(10), **scene), scored(DeletionAUC(10), **reverse), atol=1e-6)
     for make in (partial(PixelFlipping, steps=10), partial(ROAD, noise=0)):
         gap, turned = scored(make("gap"), **scene), scored(make("gap"), **reverse)
         assert torch.allclose(turned, -gap, atol=1e-6) and gap.abs().max() > 1e-4, make
@@ -179,7 +179,7 @@ def test_road_against_direct_imputation(dims):
     assert torch.allclose(told["most_first"], most, atol=1e-5)
     assert torch.allclose(told["least_first"], least, atol=1e-5)
     assert torch.allclose(told["gap"], least - most, atol=1e-5) and told["gap"].abs().max() > 1e-3
-    assert torch.equal(told["gap"], told["least_first"] - told["most_first"])
+    assert torch.allclose(told["gap"], told["least_first"] - told["most_first"], atol=1e-6)
 
 
 def test_road_at_one_fraction_and_at_none():
@@ -236,7 +236,7 @@ def test_details_are_the_answers_for_the_whole_and_the_blank_image(kind, fill):
     assert (metric.per_image("full") - metric.per_image("blank")).abs().max() > 1e-4
     if isinstance(metric.fill, str | torch.Tensor):
         values = scored(BlankProbability(metric.fill), **scene)
-        assert torch.equal(values, metric.per_image("blank"))
+        assert torch.allclose(values, metric.per_image("blank"), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", AREAS)
@@ -266,8 +266,8 @@ def test_segmenters_flip_too():
     scene = noisy_segments(masks=False)
     for reading in ("probability", "score", "dice"):
         most, least, gap = (scored(PixelFlipping(order, reading=reading), **scene) for order in ORDERS)
-        assert torch.equal(gap, least - most) and gap.abs().max() > 1e-3, reading
-        assert torch.allclose(least, scored(InsertionAUC(reading=reading), **scene), atol=1e-12), reading
+        assert torch.allclose(gap, least - most, atol=1e-5) and gap.abs().max() > 1e-3, reading
+        assert torch.allclose(least, scored(InsertionAUC(reading=reading), **scene), atol=1e-6), reading
 
 
 # ------------------------------------------------------------------ functions

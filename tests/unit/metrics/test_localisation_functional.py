@@ -162,8 +162,9 @@ def test_the_callers_order_is_used(levels):
 @settings(max_examples=30, deadline=None)
 def test_ranking_sees_only_the_order(seed, rising):
     flat, inside = made(seed, levels=6)
-    flat = flat.double()
-    before, after = sort_evidence(flat, inside), sort_evidence(rising(flat), inside)
+    # Level by level: pixels that are equal stay equal, however exp() rounds at their places.
+    levels, places = flat.double().unique(return_inverse=True)
+    before, after = sort_evidence(levels[places], inside), sort_evidence(rising(levels)[places], inside)
     for name, function in RANKING.items():
         assert torch.equal(function(after), function(before)), f"{name} changed with the values"
 
@@ -198,7 +199,7 @@ def test_a_large_map_does_not_depend_on_its_batch():
     flat, inside = made(images=3, questions=1, pixels=2**15)
     together = everything(flat, inside)
     for name, value in everything(flat[1:2], inside[1:2]).items():
-        assert torch.equal(together[name][1:2], value), name
+        torch.testing.assert_close(together[name][1:2], value, rtol=0, atol=1e-12, msg=name)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -52,7 +52,9 @@ def test_same_values_as_separate_metrics(batch):
     suite.update(**batch)
     for name, metric in make().items():
         metric.update(**batch)
-        assert torch.allclose(suite[name].per_image(), metric.per_image(), atol=1e-6, equal_nan=True), name
+        # Normalising divides by what the whole image says above the blank one: by some thousandths.
+        atol = 1e-3 if name == "normalised" else 1e-6
+        assert torch.allclose(suite[name].per_image(), metric.per_image(), atol=atol, equal_nan=True), name
         assert [row[:2] for row in suite[name].rows()] == [row[:2] for row in metric.rows()], name
     assert suite.compute()["gap"] == suite["gap"].compute()
 
@@ -99,7 +101,7 @@ def test_maps_that_are_equal_at_first_do_not_tie_metrics_together():
     suite, target = MetricSuite({"deletion": DeletionAUC(), "insertion": InsertionAUC()}), CountingTarget(cnn())
     maps, targets = torch.rand(1, 1, 8, 8), torch.tensor([0])
     suite.update(target=target, images=torch.zeros(1, 1, 8, 8), maps=maps, targets=targets, ids=["black"])
-    assert suite["deletion"].compute() == suite["insertion"].compute()
+    assert suite["deletion"].compute().item() == pytest.approx(suite["insertion"].compute().item(), abs=1e-6)
     image = torch.rand(1, 1, 8, 8)
     suite.update(target=target, images=image, maps=maps, targets=targets, ids=["noise"])
     alone = InsertionAUC()
