@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_xai.masking import resize
+from lightning_xai.padding import cropped
 from lightning_xai.pixels import image_pixels
 from lightning_xai.targets import SegmenterTarget, Target
 
@@ -96,10 +98,11 @@ def auto_layer(target: Target, images: Tensor, targets: Tensor) -> str:
         score = target.score(image, targets[:1], everywhere).sum()
     slopes = torch.autograd.grad(score, list(outputs.values()), allow_unused=True) if outputs else ()
     # A segmenter's logits are no layer of it.
-    answers = [(count, *image.shape[2:]) for count in (1, target.classes)] if segments else []
+    seen = target.seen_size(image)
+    answers = [(count, *seen) for count in (1, target.classes)] if segments else []
     found: dict[str, int] = {}
     for module, slope in zip(outputs, slopes, strict=True):
-        grid = None if slope is None else to_grid(slope, images.shape[2:])
+        grid = None if slope is None else to_grid(slope, seen)
         if grid is not None and grid.shape[1:] not in answers and int((grid != 0).any(dim=1).sum()) > 1:
             found[names[module]] = grid[0, 0].numel()
     if not found:
@@ -132,6 +135,20 @@ def to_grid(values: Tensor, size: Sequence[int]) -> Tensor | None:
         if grid is not None:
             return values[:, extra:].movedim(-1, 1).unflatten(2, grid)  # type: ignore[no-untyped-call,no-any-return]
     return None
+
+
+def to_image(target: Target, maps: Tensor, images: Tensor) -> Tensor:
+    """Maps of a layer at image resolution.
+
+    Args:
+        target: The target, whose model saw the images, padded where it wants that.
+        maps: ``(B, T, *s)`` over all that it saw.
+        images: ``(B, C, *S)``.
+
+    Returns:
+        ``(B, T, *S)``, linearly enlarged, without what was padded.
+    """
+    return cropped(resize(maps, target.seen_size(images)), images.shape[2:])
 
 
 def _alike(shape: Sequence[int], size: Sequence[int]) -> bool:
