@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai.masking import resize
-from lightning_xai.padding import cropped
 from lightning_xai.pixels import image_pixels
 from lightning_xai.targets import SegmenterTarget, Target
 
@@ -135,20 +133,6 @@ def to_grid(values: Tensor, size: Sequence[int]) -> Tensor | None:
         if grid is not None:
             return values[:, extra:].movedim(-1, 1).unflatten(2, grid)  # type: ignore[no-untyped-call,no-any-return]
     return None
-
-
-def to_image(target: Target, maps: Tensor, images: Tensor) -> Tensor:
-    """Maps of a layer at image resolution.
-
-    Args:
-        target: The target, whose model saw the images, padded where it wants that.
-        maps: ``(B, T, *s)`` over all that it saw.
-        images: ``(B, C, *S)``.
-
-    Returns:
-        ``(B, T, *S)``, linearly enlarged, without what was padded.
-    """
-    return cropped(resize(maps, target.seen_size(images)), images.shape[2:])
 
 
 def _alike(shape: Sequence[int], size: Sequence[int]) -> bool:

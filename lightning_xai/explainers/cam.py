@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.heads import PooledHead
-from lightning_xai.layers import auto_layer, captured, named_layer, to_grid, to_image
-from lightning_xai.masking import resize
+from lightning_xai.layers import auto_layer, captured, named_layer, to_grid
+from lightning_xai.masking import resize, to_image
 from lightning_xai.pixels import asked_classes
 from lightning_xai.targets import ClassifierTarget, Target
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.fills import Fill, fill_images
-from lightning_xai.layers import named_layer, to_image, untouched
+from lightning_xai.layers import named_layer, untouched
+from lightning_xai.masking import to_image
 from lightning_xai.targets import Answer, Target, asking
 
 #: Methods that draw random numbers.

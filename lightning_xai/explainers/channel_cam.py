@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai.explainers.cam import ActivationMap, Layer
-from lightning_xai.layers import Replay, captured, replayed, to_image
+from lightning_xai.layers import Replay, captured, replayed
+from lightning_xai.masking import to_image
 from lightning_xai.pictures import min_max
 from lightning_xai.targets import Target
 
