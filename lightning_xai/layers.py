@@ -93,7 +93,9 @@ def auto_layer(target: Target, images: Tensor, targets: Tensor) -> str:
             hooks.enter_context(removed(module.register_forward_hook(note)))
         # Every pixel of a segmenter: there may be none of the class.
         everywhere = image_pixels(image) if segments else None
-        score = target.score(image, targets[:1], everywhere).sum()
+        scores = target.score(image, targets[:1], everywhere)[0]
+        # Weighted, for the scores of "no" and "yes" of a single logit cancel out.
+        score = (scores * torch.arange(1, len(scores) + 1).to(scores)).sum()
     slopes = torch.autograd.grad(score, list(outputs.values()), allow_unused=True) if outputs else ()
     # A segmenter's logits are no layer of it.
     seen = target.seen_size(image)

@@ -87,15 +87,15 @@ class ModelCall:
     def _run(self, model: Any, images: Tensor, own: Callable[[Tensor], Tensor], size: Sequence[int]) -> Tensor:
         values = padded(own(images), size)
         shape = values.shape
-        logits = self.shape_of(self.read(model(values), lambda found: self._fits(found, shape)), shape)
+        logits = self.shape_of(self.read(model(values), lambda found: self._fit(found, shape)), shape)
         return cropped(logits, images.shape[2:]) if self.dense else logits
 
-    def _fits(self, logits: Tensor, shape: torch.Size) -> bool:
+    def _fit(self, logits: Tensor, shape: torch.Size) -> int:
+        """2: the shape of logits, 1: that of logits with an axis squeezed away, 0: another."""
         try:
-            self.shape_of(logits, shape)
+            return 2 if self.shape_of(logits, shape).shape == logits.shape else 1
         except ValueError:
-            return False
-        return True
+            return 0
 
     @torch.no_grad()
     def _larger(self, model: Any, images: Tensor, own: Callable[[Tensor], Tensor], error: Exception) -> tuple[int, ...]:

@@ -28,7 +28,7 @@ class OutputReader:
     """Takes the logits out of whatever a model answers: a tensor, a dict, a tuple, a list, an object.
 
     Without ``output``, the part named ``logits``, ``out``, ``pred``, ``prediction`` or ``predictions`` is taken, else
-    the first one of a fitting shape, else the first. What was taken is logged once.
+    the first of those whose shape fits best. What was taken is logged once.
 
     Args:
         output: Which part of the answer holds the logits: its key or attribute, its position, or a function of the
@@ -47,12 +47,12 @@ class OutputReader:
         self.output = output
         self.logged = False
 
-    def __call__(self, answer: Any, fits: Callable[[Tensor], bool]) -> Tensor:
+    def __call__(self, answer: Any, fit: Callable[[Tensor], int]) -> Tensor:
         """The logits, as the model shapes them.
 
         Args:
             answer: What the model returned.
-            fits: Whether a tensor has the shape of logits, to choose between several.
+            fit: How well the shape of a tensor is that of logits, to choose between several.
 
         Returns:
             A floating tensor without metadata.
@@ -61,7 +61,7 @@ class OutputReader:
             ValueError: If there is none, or not the part that ``output`` names.
         """
         part = answer if self.output is None else chosen_part(answer, self.output)
-        found = find_logits(part, fits)
+        found = find_logits(part, fit)
         if found is None:
             raise ValueError(
                 f"The model answers with {described(answer)}, where no tensor of floating numbers is found; say with "
@@ -99,25 +99,25 @@ def chosen_part(answer: Any, output: str | int | Callable[[Any], Any]) -> Any:
     raise ValueError(f"output is {output!r}, but the model answers with {described(answer)}; name one of its parts.")
 
 
-def find_logits(answer: Any, fits: Callable[[Tensor], bool], path: str = "", depth: int = DEPTH) -> Found | None:
+def find_logits(answer: Any, fit: Callable[[Tensor], int], path: str = "", depth: int = DEPTH) -> Found | None:
     """The tensor that holds the logits, or ``None``; see :class:`OutputReader`.
 
     Args:
         answer: What the model returned, or a part of it.
-        fits: Whether a tensor has the shape of logits.
+        fit: How well the shape of a tensor is that of logits.
         path: The way to this part.
         depth: How many containers may lie inside each other.
     """
     if isinstance(answer, Tensor):
         return Found(path, answer) if answer.is_floating_point() else None
     parts = parts_of(answer) if depth else {}
-    hits = {key: find_logits(part, fits, f"{path}[{key!r}]", depth - 1) for key, part in parts.items()}
+    hits = {key: find_logits(part, fit, f"{path}[{key!r}]", depth - 1) for key, part in parts.items()}
     named = (hits[name] for name in NAMES if hits.get(name) is not None)
     first = next(named, None)
     if first is not None:
         return first
     tensors = [hit for hit in hits.values() if hit is not None]
-    return next((hit for hit in tensors if fits(hit.values)), tensors[0] if tensors else None)
+    return max(tensors, key=lambda hit: fit(hit.values), default=None)
 
 
 def parts_of(answer: Any) -> dict[Any, Any]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.segmentation import DiceScore
 
-from lightning_xai.training import TargetTrainer
+from lightning_xai.training import TargetTrainer, logits_in_words
 from lightning_xai.windows import by_window
 
 
@@ -68,7 +68,7 @@ class SegmenterTrainer(TargetTrainer):
         wanted = self.hparams["num_classes"] if self.hparams["activation"] == "softmax" else 1
         if logits.shape[1] != wanted:
             raise ValueError(
-                f"The model gives {logits.shape[1]} logits for each pixel, but the data have "
+                f"The model gives {logits_in_words(logits.shape[1])} for each pixel, but the data have "
                 f"{self.hparams['num_classes']} classes, background included, so that a segmenter with "
                 f"{self.hparams['activation']} gives {wanted}; give it so many outputs (target.model.*)"
                 + (", or use target.activation=sigmoid." if logits.shape[1] == 1 else ".")

@@ -177,9 +177,14 @@ def check_logits(count: int, labels: Tensor, num_classes: int, activation: str) 
     binary = count == 1 and num_classes == 2 and labels.ndim == 1
     if count != num_classes and not binary:
         raise ValueError(
-            f"The model gives {count} logits, but the data have {num_classes} classes; give it {num_classes} outputs "
-            "(target.model.*)" + (", or one with target.activation=sigmoid." if num_classes == 2 else ".")
+            f"The model gives {logits_in_words(count)}, but the data have {num_classes} classes; give it {num_classes} "
+            "outputs (target.model.*)" + (", or one with target.activation=sigmoid." if num_classes == 2 else ".")
         )
+
+
+def logits_in_words(count: int) -> str:
+    """So many logits."""
+    return "1 logit" if count == 1 else f"{count} logits"
 
 
 def classifier_metrics(num_classes: int, activation: str) -> MetricCollection:
