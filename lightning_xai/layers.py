@@ -1,7 +1,9 @@
 """Layers inside a frozen model: find them, read what they give, run only what comes after them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy as shallow_copy
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -293,8 +295,14 @@ def batched(output: Any, count: int | None, copy: bool) -> Any:
     if isinstance(output, Tensor):
         many = output if count is None else output.expand(count, *output.shape[1:])
         return many.clone() if copy else many
-    if isinstance(output, Mapping):
-        return {key: batched(value, count, copy) for key, value in output.items()}
+    if is_dataclass(output) and not isinstance(output, type):
+        names = [field.name for field in fields(output) if field.init]
+        return replace(output, **{name: batched(getattr(output, name), count, copy) for name in names})
+    if isinstance(output, MutableMapping):
+        like = shallow_copy(output)  # of its own class, whose attributes the model may ask for
+        like.update({key: batched(value, count, copy) for key, value in output.items()})
+        return like
     if isinstance(output, tuple | list):
-        return type(output)(batched(value, count, copy) for value in output)
+        parts = [batched(value, count, copy) for value in output]
+        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
     return output

@@ -241,7 +241,7 @@ class Target(nn.Module, ABC):
 
     def knows(self, images: Tensor) -> bool:
         """Whether images of this kind and shape went through the model before: what it wants of them is known then."""
-        return self.call_model.knows((images.shape[1], *pass_sides(images.shape[2:], self.window)), images.dtype)
+        return self.call_model.knows((*images.shape[1:2], *pass_sides(images.shape[2:], self.window)), images.dtype)
 
     def seen_size(self, images: Tensor) -> tuple[int, ...]:
         """Sides with which images ``(B, C, *S)`` that fit into the window reach the model: larger where it needs it."""

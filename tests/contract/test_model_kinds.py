@@ -163,6 +163,25 @@ def test_a_model_that_writes_into_its_input_changes_neither_images_nor_maps(name
     assert torch.equal(images, copy)
 
 
+def test_a_classifier_that_answers_with_a_dict_is_trained_along_with_cape():
+    batch = {"image": images_of(), "label": torch.tensor([0, 2]), "id": ["a", "b"]}
+    copy, losses = batch["image"].clone(), []
+    for wrapped in ({}, {"before": lambda x: x.mul_(1), "after": lambda y: (y, {"aux": y * 0})}):
+        torch.manual_seed(0)
+        net = cnn()
+        net[3].p = 0.0  # the same in every pass
+        cape = CAPE(ClassifierTarget(Wrapped(net, **wrapped)), mode="ts")
+        torch.manual_seed(0)
+        torch.nn.init.normal_(cape.head.weight)
+        cape.setup("fit")
+        values = cape.loss(batch)
+        values["ce"].backward()
+        assert cape.backbone.training and net[-1].weight.grad.any()
+        losses.append(values["loss"])
+        cape.teardown("fit")
+    assert torch.allclose(*losses) and torch.equal(batch["image"], copy)
+
+
 @pytest.mark.parametrize(("name", "kind"), MADE_FOR)
 def test_every_explainer_bears_a_model_that_writes_and_answers_with_a_dict(name, kind, monkeypatch):
     net = KINDS[kind][1]
