@@ -50,22 +50,30 @@ def fingerprint(model: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def normalise(images: Tensor, mean: Tensor | None, std: Tensor | None) -> Tensor:
     """Images as the model takes them: minus mean, divided by standard deviation, channel by channel.
 
     Args:
         images: ``(B, C, *S)``, natural units.
-        mean: ``(C,)``.
-        std: ``(C,)``.
+        mean: ``(C,)``; ``None``: the images are taken as they are.
+        std: ``(C,)``, or ``None``.
+
+    Returns:
+        ``(B, C, *S)`` in memory of its own: a model may write into its input.
 
     Raises:
-        ValueError: If the images have other channels than the statistics.
+        ValueError: If the images have other channels than the statistics, or are no floating numbers.
     """
+    images = images.as_tensor() if hasattr(images, "as_tensor") else images
+    if mean is None or std is None:
+        return images.clone()
+    if not images.is_floating_point():
+        raise ValueError(f"The images are {images.dtype}, of which no mean can be subtracted; give images.float().")
     if len(mean) != images.shape[1]:
-        told = tuple([round(value, 4) for value in stat.tolist()] for stat in (mean, std))
+        stated = tuple([round(value, 4) for value in stat.tolist()] for stat in (mean, std))
         raise ValueError(
             f"The images have {images.shape[1]} channels, but the target takes {len(mean)} "
-            f"(trained with mean {told[0]}, std {told[1]}); check data.* and target.*."
+            f"(trained with mean {stated[0]}, std {stated[1]}); check data.* and target.*."
         )
     shape = (1, -1) + (1,) * (images.ndim - 2)
     return (images - mean.view(shape).to(images)) / std.view(shape).to(images)

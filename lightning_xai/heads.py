@@ -105,7 +105,7 @@ class PooledHead:
         with ExitStack() as hooks:
             for module in names:
                 hooks.enter_context(removed(module.register_forward_hook(note)))
-            logits = self.target.model(self.target.normalise(images))
+            logits = self.target.raw_logits(images)
         if not inputs or outputs[self.linear].shape != logits.shape or not close(outputs[self.linear], logits):
             raise ValueError(
                 f"The linear layer {self.name!r} does not give the model's logits; name the one that does with head=."

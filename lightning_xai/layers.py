@@ -1,7 +1,9 @@
 """Layers inside a frozen model: find them, read what they give, run only what comes after them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy as shallow_copy
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -93,13 +95,16 @@ def auto_layer(target: Target, images: Tensor, targets: Tensor) -> str:
             hooks.enter_context(removed(module.register_forward_hook(note)))
         # Every pixel of a segmenter: there may be none of the class.
         everywhere = image_pixels(image) if segments else None
-        score = target.score(image, targets[:1], everywhere).sum()
+        scores = target.score(image, targets[:1], everywhere)[0]
+        # Weighted, for the scores of "no" and "yes" of a single logit cancel out.
+        score = (scores * torch.arange(1, len(scores) + 1).to(scores)).sum()
     slopes = torch.autograd.grad(score, list(outputs.values()), allow_unused=True) if outputs else ()
     # A segmenter's logits are no layer of it.
-    answers = [(count, *image.shape[2:]) for count in (1, target.classes)] if segments else []
+    seen = target.seen_size(image)
+    answers = [(count, *seen) for count in (1, target.classes)] if segments else []
     found: dict[str, int] = {}
     for module, slope in zip(outputs, slopes, strict=True):
-        grid = None if slope is None else to_grid(slope, images.shape[2:])
+        grid = None if slope is None else to_grid(slope, seen)
         if grid is not None and grid.shape[1:] not in answers and int((grid != 0).any(dim=1).sum()) > 1:
             found[names[module]] = grid[0, 0].numel()
     if not found:
@@ -290,8 +295,14 @@ def batched(output: Any, count: int | None, copy: bool) -> Any:
     if isinstance(output, Tensor):
         many = output if count is None else output.expand(count, *output.shape[1:])
         return many.clone() if copy else many
-    if isinstance(output, Mapping):
-        return {key: batched(value, count, copy) for key, value in output.items()}
+    if is_dataclass(output) and not isinstance(output, type):
+        names = [field.name for field in fields(output) if field.init]
+        return replace(output, **{name: batched(getattr(output, name), count, copy) for name in names})
+    if isinstance(output, MutableMapping):
+        like = shallow_copy(output)  # of its own class, whose attributes the model may ask for
+        like.update({key: batched(value, count, copy) for key, value in output.items()})
+        return like
     if isinstance(output, tuple | list):
-        return type(output)(batched(value, count, copy) for value in output)
+        parts = [batched(value, count, copy) for value in output]
+        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
     return output

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_xai.fills import Fill, fill_images
+from lightning_xai.padding import cropped
 from lightning_xai.targets import Target
 
 GOLDEN_RATIO = 0.6180339887498949
@@ -154,6 +155,20 @@ def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
     if list(maps.shape[2:]) == list(size):
         return maps
     return F.interpolate(maps, size=list(size), mode="bilinear" if maps.ndim == 4 else "trilinear", align_corners=False)
+
+
+def to_image(target: Target, maps: Tensor, images: Tensor) -> Tensor:
+    """Maps of a layer at image resolution.
+
+    Args:
+        target: The target, whose model saw the images, padded where it wants that.
+        maps: ``(B, T, *s)`` over all that it saw.
+        images: ``(B, C, *S)``.
+
+    Returns:
+        ``(B, T, *S)``, linearly enlarged, without what was padded.
+    """
+    return cropped(resize(maps, target.seen_size(images)), images.shape[2:])
 
 
 def spread(maps: Tensor, size: Sequence[int]) -> Tensor:

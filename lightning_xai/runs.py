@@ -176,8 +176,11 @@ def target_module(cfg: DictConfig) -> TargetTrainer:
     """The configured network in the module that trains it."""
     names = ("activation", "mean", "std", "class_names")
     facts = {name: OmegaConf.to_object(cfg.target)[name] for name in names}  # type: ignore[index,call-overload]
+    output = cfg.target.get("output")
+    output = instantiate(output) if isinstance(output, DictConfig) else output
+    sizes = {"num_classes": cfg.facts.classes, "output": output}
     module: TargetTrainer = instantiate(
-        cfg.target_trainer.module, model=instantiate(cfg.target.model), num_classes=cfg.facts.classes, **facts
+        cfg.target_trainer.module, model=instantiate(cfg.target.model), **sizes, **facts
     )
     return module
 

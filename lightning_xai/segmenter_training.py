@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.segmentation import DiceScore
 
-from lightning_xai.training import TargetTrainer
+from lightning_xai.training import TargetTrainer, logits_in_words
 from lightning_xai.windows import by_window
 
 
@@ -16,7 +16,9 @@ class SegmenterTrainer(TargetTrainer):
     """Trains a segmenter with Dice and cross-entropy, AdamW and a cosine schedule.
 
     Args:
-        model: ``(B, C, *S)`` -> ``(B, K, *S)`` logits; one logit with ``activation="sigmoid"`` is a binary segmenter.
+        model: ``(B, C, *S)`` -> ``(B, K, *S)`` logits, or an answer that holds them, as a target takes it; one logit
+            with ``activation="sigmoid"`` is a binary segmenter. Images whose sides it does not take reach it padded,
+            as they do in a target; see :mod:`lightning_xai.padding`.
         num_classes: Classes of the masks, background included.
         activation: ``"softmax"``, or ``"sigmoid"`` for one logit.
         args: See :class:`~lightning_xai.training.TargetTrainer`; labels are not smoothed.
@@ -25,8 +27,10 @@ class SegmenterTrainer(TargetTrainer):
         kwargs: See :class:`~lightning_xai.training.TargetTrainer`.
 
     Raises:
-        ValueError: If the activation does not fit the classes.
+        ValueError: If the activation does not fit the classes; in the first step, if the model's logits do not.
     """
+
+    dense = True
 
     def __init__(
         self,
@@ -48,9 +52,10 @@ class SegmenterTrainer(TargetTrainer):
         """``(B, C, *S)`` in natural units -> logits ``(B, K, *S)``."""
         return by_window(super().forward, images, None if self.training else self.window)
 
-    def metrics_of(self, num_classes: int, activation: str, names: Sequence[str] | None) -> MetricCollection:
+    def metrics_of(self, logits: Tensor, batch: dict[str, Any]) -> MetricCollection:
         """Dice of each foreground class, and their mean, over the images that have the class or its prediction."""
-        return segmenter_metrics(names or [str(number) for number in range(num_classes)])
+        numbers = range(self.hparams["num_classes"])
+        return segmenter_metrics(self.hparams["class_names"] or [str(number) for number in numbers])
 
     def judged(self, logits: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """What the metrics compare: predicted and true classes ``(B, *S)``."""
@@ -58,6 +63,16 @@ class SegmenterTrainer(TargetTrainer):
         return predicted, batch["mask"][:, 0]
 
     def _loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
+        if batch.get("mask") is None:
+            raise ValueError("The data have no masks to train a segmenter with; give data with masks, or weights.")
+        wanted = self.hparams["num_classes"] if self.hparams["activation"] == "softmax" else 1
+        if logits.shape[1] != wanted:
+            raise ValueError(
+                f"The model gives {logits_in_words(logits.shape[1])} for each pixel, but the data have "
+                f"{self.hparams['num_classes']} classes, background included, so that a segmenter with "
+                f"{self.hparams['activation']} gives {wanted}; give it so many outputs (target.model.*)"
+                + (", or use target.activation=sigmoid." if logits.shape[1] == 1 else ".")
+            )
         loss: Tensor = self.criterion(logits, batch["mask"].float())
         return loss
 

@@ -13,7 +13,9 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics import classification as scores
 
 from lightning_xai.finite import LossWatch, check_loss, check_weights
-from lightning_xai.frozen import normalise
+from lightning_xai.frozen import evaluating, normalise
+from lightning_xai.model_call import ModelCall
+from lightning_xai.outputs import Output
 
 log = logging.getLogger(__name__)
 
@@ -22,16 +24,27 @@ class TargetTrainer(LightningModule):
     """Trains a classifier with AdamW and a cosine schedule; the best checkpoint is a weights file for a target.
 
     Args:
-        model: ``(B, C, *S)`` -> ``(B, K)`` logits.
-        num_classes: ``K``.
-        activation: ``"softmax"`` (labels ``(B,)``), or ``"sigmoid"`` (multi-hot ``(B, K)``, or 0 and 1 for one logit).
+        model: ``(B, C, *S)`` -> ``(B, K)`` logits, or an answer that holds them, as a target takes it.
+        num_classes: Classes of the data: ``K``, or 2 for a model of one logit.
+        activation: ``"softmax"`` (labels ``(B,)``), or ``"sigmoid"``: labels are multi-hot ``(B, K)``, 0 and 1 for one
+            logit, or classes ``(B,)`` of which every logit learns one against the rest.
         mean: Per-channel mean of the training images, in natural units; ``None``: images are taken as they are.
         std: Per-channel standard deviation of the training images, or ``None``.
         class_names: Stored with the weights.
         lr: Highest learning rate.
         weight_decay: AdamW's.
         label_smoothing: Share of the label that is spread over all classes (softmax only).
+        output: Which part of the model's answer holds the logits; see :class:`lightning_xai.outputs.OutputReader`.
+
+    Raises:
+        ValueError: If the activation or ``output`` is unknown; in the first step, if the model's logits do not fit the
+            classes and labels of the data.
     """
+
+    #: Whether the model answers for every pixel.
+    dense = False
+    val_metrics: MetricCollection
+    test_metrics: MetricCollection
 
     def __init__(
         self,
@@ -44,6 +57,7 @@ class TargetTrainer(LightningModule):
         lr: float = 1e-3,
         weight_decay: float = 1e-4,
         label_smoothing: float = 0.0,
+        output: Output = None,
     ) -> None:
         super().__init__()
         if activation not in ("softmax", "sigmoid"):
@@ -64,20 +78,25 @@ class TargetTrainer(LightningModule):
         )
         self.model = model
         self.loss_watch = LossWatch()
-        self.val_metrics = self.metrics_of(num_classes, activation, class_names).clone(prefix="target/val_")
-        self.test_metrics = self.metrics_of(num_classes, activation, class_names).clone(prefix="target/test_")
+        self.call_model = ModelCall(self.dense, output)
 
-    def metrics_of(self, num_classes: int, activation: str, names: Sequence[str] | None) -> MetricCollection:
-        """See :func:`classifier_metrics`."""
-        return classifier_metrics(num_classes, activation)
+    def metrics_of(self, logits: Tensor, batch: dict[str, Any]) -> MetricCollection:
+        """See :func:`classifier_metrics`; labels of one class each are judged as exclusive, whatever the activation."""
+        several = logits.shape[1] == 1 or batch["label"].ndim > 1
+        return classifier_metrics(logits.shape[1], "sigmoid" if several else "softmax")
 
     def forward(self, images: Tensor) -> Tensor:
         """``(B, C, *S)`` in natural units -> logits ``(B, K)``."""
-        if self.hparams["mean"] is not None:
-            statistics = (images.new_tensor(self.hparams[name]) for name in ("mean", "std"))
-            images = normalise(images, *statistics)
-        logits: Tensor = self.model(images)
-        return logits
+        if self.training and not self.call_model.knows(images.shape[1:], images.dtype):
+            # A pass that fails, and is tried again with padding, would leave its mark on batch norms in training mode.
+            with evaluating(self.model), torch.no_grad():
+                self.call_model(self.model, images[:1], self._normalised)
+        return self.call_model(self.model, images, self._normalised)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        given = (self.hparams["mean"], self.hparams["std"])
+        mean, std = (None if value is None else torch.tensor(value, device=images.device) for value in given)
+        return normalise(images, mean, std)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One step on a batch of the data module.
@@ -92,11 +111,11 @@ class TargetTrainer(LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Collect a batch for the validation metrics."""
-        self._evaluate(batch, self.val_metrics, "val")
+        self._evaluate(batch, "val")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Collect a batch for the test metrics."""
-        self._evaluate(batch, self.test_metrics, "test")
+        self._evaluate(batch, "test")
 
     def configure_optimizers(self) -> Any:
         """AdamW with a cosine schedule over the whole training."""
@@ -115,25 +134,75 @@ class TargetTrainer(LightningModule):
         where = f"The target in epoch {self.current_epoch}, step {self.global_step}"
         check_weights(checkpoint.get("state_dict", {}), dict(self.named_buffers()), where, "lower the learning rate")
 
-    def _evaluate(self, batch: dict[str, Any], metrics: MetricCollection, stage: str) -> None:
+    def _evaluate(self, batch: dict[str, Any], stage: str) -> None:
         logits = self(batch["image"]).float()
         loss = self._loss(logits, batch)
         check_loss(self, loss, batch, "validation" if stage == "val" else stage)
         self.log(f"target/{stage}_loss", loss, batch_size=len(logits), sync_dist=True)
-        metrics.update(*self.judged(logits, batch))
-        self.log_dict(metrics, batch_size=len(logits))
+        if not hasattr(self, "val_metrics"):
+            # Only the first answer tells how many logits there are, and of which kind the labels.
+            with torch.inference_mode(False):
+                metrics = self.metrics_of(logits, batch).to(self.device)
+                self.val_metrics = metrics.clone(prefix="target/val_")
+                self.test_metrics = metrics.clone(prefix="target/test_")
+        judges = self.val_metrics if stage == "val" else self.test_metrics
+        judges.update(*self.judged(logits, batch))
+        self.log_dict(judges, batch_size=len(logits))
 
     def judged(self, logits: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """What the metrics compare: probabilities and labels."""
+        labels = batch["label"].long()
         if self.hparams["activation"] == "softmax":
-            return logits.softmax(dim=1), batch["label"]
-        return logits.sigmoid().squeeze(1), batch["label"].long()
+            return logits.softmax(dim=1), labels
+        if logits.shape[1] == 1:
+            return logits.sigmoid()[:, 0], labels.flatten()
+        return logits.sigmoid(), labels
 
     def _loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
+        if batch.get("label") is None:
+            raise ValueError("The data have no labels to train a classifier with; give data with labels, or weights.")
         labels: Tensor = batch["label"]
+        check_logits(logits.shape[1], labels, self.hparams["num_classes"], self.hparams["activation"])
         if self.hparams["activation"] == "softmax":
             return F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
+        if labels.ndim == 1 and logits.shape[1] > 1:
+            labels = F.one_hot(labels, logits.shape[1])
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits).view_as(logits))
+
+
+def check_logits(count: int, labels: Tensor, num_classes: int, activation: str) -> None:
+    """Refuse to train a classifier whose logits do not fit the data.
+
+    Args:
+        count: Logits of the model.
+        labels: ``(B,)`` classes, or ``(B, K)`` multi-hot.
+        num_classes: Classes of the data.
+        activation: ``"softmax"`` or ``"sigmoid"``.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if activation == "softmax" and labels.ndim > 1:
+        raise ValueError(
+            "An image of these data may have several labels, but the target's activation is softmax, which allows one; "
+            "use target.activation=sigmoid."
+        )
+    if activation == "softmax" and count == 1:
+        raise ValueError(
+            "The model has one logit, whose softmax is always 1; use target.activation=sigmoid for two classes, or a "
+            f"model of {num_classes} outputs."
+        )
+    binary = count == 1 and num_classes == 2 and labels.ndim == 1
+    if count != num_classes and not binary:
+        raise ValueError(
+            f"The model gives {logits_in_words(count)}, but the data have {num_classes} classes; give it {num_classes} "
+            "outputs (target.model.*)" + (", or one with target.activation=sigmoid." if num_classes == 2 else ".")
+        )
+
+
+def logits_in_words(count: int) -> str:
+    """So many logits."""
+    return "1 logit" if count == 1 else f"{count} logits"
 
 
 def classifier_metrics(num_classes: int, activation: str) -> MetricCollection:

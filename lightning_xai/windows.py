@@ -35,8 +35,7 @@ def by_window(
     """
     if fits(values.shape[2:], window):
         return function(values)
-    assert window is not None
-    sides = [min(pair) for pair in zip(limits(values.shape[2:], window), values.shape[2:], strict=True)]
+    sides = pass_sides(values.shape[2:], window)
     result = sliding_window_inference(values, sides, 1, function, overlap=overlap, mode="gaussian")
     assert isinstance(result, Tensor)
     return result
@@ -45,6 +44,11 @@ def by_window(
 def fits(size: Sequence[int], window: Sequence[int] | int | None) -> bool:
     """Whether images ``*S`` go through at once."""
     return window is None or all(side <= limit for side, limit in zip(size, limits(size, window), strict=True))
+
+
+def pass_sides(size: Sequence[int], window: Sequence[int] | int | None) -> tuple[int, ...]:
+    """The sides of what goes through at once of images ``*S``."""
+    return tuple(size) if window is None else tuple(map(min, limits(size, window), size))
 
 
 def limits(size: Sequence[int], window: Sequence[int] | int) -> list[int]:

@@ -16,7 +16,7 @@ from lightning_xai.explainers.base import Explainer
 from lightning_xai.gradients import from_gradients
 from lightning_xai.heads import PooledHead
 from lightning_xai.layers import auto_layer, captured, named_layer, to_grid
-from lightning_xai.masking import resize
+from lightning_xai.masking import resize, to_image
 from lightning_xai.pixels import asked_classes
 from lightning_xai.targets import ClassifierTarget, Target
 
@@ -50,7 +50,7 @@ class ActivationMap(Explainer):
     def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
         """See :meth:`Explainer.attribute`."""
         parts = self.layer_maps(self.modules_of(images, targets), images, targets, pixels)
-        maps = [resize(part, images.shape[2:]) for part in parts]
+        maps = [to_image(self.target, part, images) for part in parts]
         if len(maps) == 1:
             return maps[0]
         sizes = [part.flatten(2).abs().amax(dim=2).clamp(min=1e-12) for part in maps]
@@ -81,7 +81,7 @@ class ActivationMap(Explainer):
 
         def every(images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
             parts = self.layer_maps(modules, images, targets, pixels)
-            return torch.cat([resize(part, images.shape[2:]) for part in parts], dim=1)
+            return torch.cat([to_image(self.target, part, images) for part in parts], dim=1)
 
         return list(self.mapped(every, images, targets, pixels).chunk(len(modules), dim=1))
 
@@ -107,7 +107,7 @@ class ActivationMap(Explainer):
         Raises:
             ValueError: If the layer has no positions.
         """
-        grid = to_grid(values, images.shape[2:])
+        grid = to_grid(values, self.target.seen_size(images))
         if grid is None:
             raise ValueError(
                 f"The layer gives {tuple(values.shape)} for images {tuple(images.shape)}: no positions to map; "

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.fills import Fill, fill_images
 from lightning_xai.layers import named_layer, untouched
-from lightning_xai.masking import resize
+from lightning_xai.masking import to_image
 from lightning_xai.targets import Answer, Target, asking
 
 #: Methods that draw random numbers.
@@ -133,7 +133,7 @@ class CaptumExplainer(Explainer):
             self._check(score, images, options.get("baselines"), extra, maps)
         shared = self._hides_all_channels(options, images.shape[1])
         maps = maps.mean(dim=1, keepdim=True) if shared else maps.sum(dim=1, keepdim=True)
-        return resize(maps, images.shape[2:])
+        return maps if self.layer is None else to_image(self.target, maps, images)
 
     def _options(self, method: Any, images: Tensor) -> dict[str, Any]:
         """Arguments of Captum's ``attribute`` for these images."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_xai.explainers.cam import ActivationMap, Layer
 from lightning_xai.layers import Replay, captured, replayed
-from lightning_xai.masking import resize
+from lightning_xai.masking import to_image
 from lightning_xai.pictures import min_max
 from lightning_xai.targets import Target
 
@@ -54,7 +54,7 @@ class ScoreCAM(ChannelCAM):
         features = self.grid(seen[layer].detach(), images)
         rows = []
         for number, image in enumerate(images):
-            masks = min_max(resize(features[number : number + 1], images.shape[2:]))[0].unsqueeze(1)
+            masks = min_max(to_image(self.target, features[number : number + 1], images))[0].unsqueeze(1)
             chunks = [
                 self.target.score(
                     image * part,

@@ -15,6 +15,7 @@ from lightning_xai.explainers.pcim import SOFTNESS
 from lightning_xai.frozen import evaluating
 from lightning_xai.masking import blend, standardise, top_share
 from lightning_xai.nets import UNet
+from lightning_xai.padding import cropped, padded
 from lightning_xai.pixels import asked_classes, class_labels
 from lightning_xai.targets import SegmenterTarget, Target
 from lightning_xai.weights import load_model, read_state
@@ -107,12 +108,8 @@ class UNoise(Explainer):
         """``n(x)``, float32 ``(B, 1 or K, *S)``; sides that the network cannot halve are padded for it."""
         values = self.target.normalise(images)
         factor = 2 ** (SIZES[self.hparams["size"]] - 1)
-        extra = [-side % factor for side in values.shape[2:]]
-        padding = [amount for side in reversed(extra) for amount in (0, side)]
-        padded = F.pad(values, padding, mode="replicate") if any(extra) else values
-        out: Tensor = self.net(padded)
-        for axis, side in enumerate(images.shape[2:], start=2):
-            out = out.narrow(axis, 0, side)
+        large = padded(values, [side + -side % factor for side in values.shape[2:]])
+        out = cropped(self.net(large), images.shape[2:])
         return out if out.dtype == torch.float64 else out.float()
 
     def mask(self, images: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """Layers inside a frozen model: their grids, what they give, and the model from there on."""
 
+import collections
 import contextlib
+import dataclasses
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from monai.networks.nets import BasicUNet, ResNet
 from torch import nn
 
 from lightning_xai import ClassifierTarget
-from lightning_xai.layers import batched, captured, named_layer, replayed, to_grid, untouched
+from lightning_xai.layers import auto_layer, batched, captured, named_layer, replayed, to_grid, untouched
 from tests.helpers import cnn
 
 
@@ -83,6 +85,13 @@ def test_a_layer_by_its_name():
 
 
 # ------------------------------------------------------------------ captured
+
+
+def test_a_single_logit_that_is_asked_about_both_ways_has_a_layer():
+    """The scores of "no" and "yes" cancel out."""
+    images = torch.rand(2, 1, 8, 8)
+    target = ClassifierTarget(cnn(classes=1), "sigmoid")
+    assert auto_layer(target, images, torch.tensor([[0, 1], [1, 0]])) == auto_layer(target, images, torch.tensor([[1]]))
 
 
 def test_hooks_are_gone_after_any_exception():
@@ -257,6 +266,30 @@ def test_outputs_of_one_image_are_those_of_many_without_copies():
     assert set(found) == {"a"} and isinstance(found["a"], list) and isinstance(found["a"][1], tuple)
     for tensor in (found["a"][0], found["a"][1][0]):
         assert tensor.shape == (4, 2, 3) and tensor.data_ptr() == value.data_ptr()
+
+
+Pair = collections.namedtuple("Pair", ["first", "second"])
+
+
+class Attributes(collections.OrderedDict):
+    def __getattr__(self, name):
+        return self[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    values: torch.Tensor
+    loss: torch.Tensor | None = None
+
+
+def test_outputs_keep_their_kind():
+    value = torch.rand(1, 2, 3)
+    pair = batched(Pair(value, None), 4, copy=True)
+    assert type(pair) is Pair and pair.first.shape == (4, 2, 3) and pair.second is None
+    mapping, record = Attributes(values=value), Record(value)
+    for found in (batched(mapping, 4, copy=True), batched(record, 4, copy=True)):
+        assert found.values.shape == (4, 2, 3) if isinstance(found, Record) else found["values"].shape == (4, 2, 3)
+    assert type(batched(mapping, 4, copy=True)) is Attributes and mapping["values"] is value
 
 
 def test_what_is_no_tensor_stays_as_it_is():

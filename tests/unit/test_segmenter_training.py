@@ -5,7 +5,7 @@ import pytest
 import torch
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from monai.networks.nets import SegResNet
+from monai.networks.nets import DynUNet, SegResNet
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -107,6 +107,67 @@ def test_evaluation_goes_by_window_and_training_takes_what_comes():
     sides.clear()
     assert torch.allclose(module.eval()(images), whole, atol=1e-5)
     assert set(sides) == {(8, 8)}
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_sides_that_the_network_cannot_halve_train_and_are_explained_alike(tmp_path, dims):
+    lightning.seed_everything(0, verbose=False)
+    net, side = UNet(1, 2, depth=3, width=8, dims=dims), 17 if dims == 2 else 9
+    module = SegmenterTrainer(net, 2, mean=[100.1], std=[1.0], class_names=NAMES[:2], lr=1e-2)
+    assert train(module, Shapes(2, dims, side), tmp_path, 40 if dims == 2 else 15)["dice"] > 0.8
+    target = SegmenterTarget(UNet(1, 2, depth=3, width=8, dims=dims), weights=tmp_path / "best.ckpt")
+    batch = next(iter(Shapes(2, dims, side).val_dataloader()))
+    assert torch.allclose(target.logits(batch["image"]), module.eval()(batch["image"]).detach(), atol=1e-4)
+
+
+class Deep(nn.Module):
+    """Deep supervision: a list from the full size down while it trains, the full size alone afterwards."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = UNet(1, 3, depth=2, width=8)
+
+    def forward(self, x):
+        y = self.net(x)
+        return [y, y[..., ::2, ::2]] if self.training else {"out": y}
+
+
+@pytest.mark.parametrize("kind", ["list", "stacked"])
+def test_deep_supervision_trains_on_the_full_size(tmp_path, kind):
+    lightning.seed_everything(0, verbose=False)
+    sizes = {"kernel_size": [3, 3, 3], "strides": [1, 2, 2], "upsample_kernel_size": [2, 2], "filters": [8, 8, 8]}
+    net = Deep() if kind == "list" else DynUNet(2, 1, 3, **sizes, deep_supervision=True, deep_supr_num=1)
+    module = SegmenterTrainer(net, 3, mean=[100.0], std=[1.0], class_names=NAMES, lr=1e-2)
+    assert train(module, Shapes(), tmp_path)["dice"] > 0.7
+
+
+@pytest.mark.parametrize("squeezed", [False, True])
+def test_a_squeezed_logit_trains_too(tmp_path, squeezed):
+    class Squeezes(UNet):
+        def forward(self, images):
+            return super().forward(images).squeeze(1) if squeezed else super().forward(images)
+
+    lightning.seed_everything(0, verbose=False)
+    module = SegmenterTrainer(Squeezes(1, 1, depth=2, width=8), 2, "sigmoid", mean=[100.1], std=[1.0], lr=1e-2)
+    assert train(module, Shapes(2), tmp_path, 10)["dice"] > 0.7
+
+
+@pytest.mark.parametrize(
+    ("outputs", "classes", "activation", "words"),
+    [
+        (3, 2, "softmax", "gives 3 logits for each pixel, but the data have 2 classes.*softmax gives 2"),
+        (2, 3, "softmax", "gives 2 logits for each pixel, but the data have 3 classes.*softmax gives 3"),
+        (1, 2, "softmax", "gives 1 logit for each pixel.*or use target.activation=sigmoid"),
+        (2, 2, "sigmoid", "gives 2 logits for each pixel.*sigmoid gives 1"),
+    ],
+)
+def test_logits_that_do_not_fit_the_masks_are_refused_before_a_step(outputs, classes, activation, words):
+    module = SegmenterTrainer(nn.Conv2d(1, outputs, 1), classes, activation)
+    batch = {"image": torch.rand(2, 1, 8, 8), "mask": torch.zeros(2, 1, 8, 8, dtype=torch.long)}
+    with pytest.raises(ValueError, match=words):
+        module.training_step(batch, 0)
+    with pytest.raises(ValueError, match="no masks to train a segmenter with"):
+        SegmenterTrainer(nn.Conv2d(1, 2, 1), 2).training_step({"image": batch["image"]}, 0)
 
 
 def test_a_sigmoid_tells_two_classes_apart():

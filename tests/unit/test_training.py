@@ -11,6 +11,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 from torch import nn
 from torch.utils.data import DataLoader
 
+from lightning_xai import ClassifierTarget
 from lightning_xai.nets import SmallCNN
 from lightning_xai.training import TargetTrainer, classifier_metrics, fit_target, warn_if_weak
 from lightning_xai.weights import load_model
@@ -130,6 +131,117 @@ def test_sigmoid_metrics_agree_with_sklearn(classes):
     bins = (p * 15).ceil().long().clamp(min=1)
     gaps = [(p[bins == k] - y[bins == k]).sum().abs() for k in range(1, 16)]
     assert values["ece"] == pytest.approx(float(sum(gaps)) / y.numel(), abs=1e-5)
+
+
+def batch_of(labels, side=12):
+    return {"image": torch.rand(len(labels), 1, side, side), "label": labels, "id": list("abcdefgh")[: len(labels)]}
+
+
+def test_one_logit_of_two_named_classes_is_a_binary_classifier(tmp_path):
+    """As the command line makes it: two folders, target.model.num_classes=1 target.activation=sigmoid."""
+    lightning.seed_everything(0, verbose=False)
+    names = ["lying", "standing"]
+    module = TargetTrainer(SmallCNN(1, 1, widths=(8, 16)), 2, "sigmoid", [100.5], [0.6], names, lr=1e-2)
+    metrics = fit_target(module, make_trainer(tmp_path, epochs=6), Bars(int))
+    assert metrics["accuracy"] > 0.9 and metrics["balanced_accuracy"] > 0.9 and metrics["auc"] > 0.9, metrics
+    net = SmallCNN(1, 1, widths=(8, 16))
+    target = ClassifierTarget(net, "sigmoid", weights=tmp_path / "best.ckpt", class_names=names)
+    batch = next(iter(Bars(int).test_dataloader()))
+    found = target.questions(batch["image"], None, None)[0][:, 0]
+    assert (found == batch["label"]).float().mean() > 0.9, "class 1 is the positive one"
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.filterwarnings("ignore:No positive samples")
+def test_a_sigmoid_learns_exclusive_classes_one_against_the_rest(tmp_path, classes):
+    lightning.seed_everything(0, verbose=False)
+    module = TargetTrainer(SmallCNN(1, classes, widths=(8, 16)), classes, "sigmoid", [100.5], [0.6], lr=1e-2)
+    logits, labels = torch.randn(3, classes), torch.tensor([0, 1, 1])
+    wanted = torch.eye(classes)[labels]
+    expected = -(wanted * logits.sigmoid().log() + (1 - wanted) * (1 - logits.sigmoid()).log()).mean()
+    assert float(module._loss(logits, {"label": labels})) == pytest.approx(float(expected), rel=1e-4)
+    metrics = fit_target(module, make_trainer(tmp_path, epochs=6), Bars(int))
+    assert metrics["accuracy"] > 0.9, metrics
+
+
+def test_accuracy_of_exclusive_classes_is_that_of_the_largest_probability():
+    """Not the share of right yes and no: always no would be right nine times of ten."""
+    module = TargetTrainer(nn.Flatten(), 4, "sigmoid")
+    logits = -torch.eye(4) - 1
+    batch = {"label": torch.arange(4)}
+    metrics = module.metrics_of(logits, batch)
+    metrics.update(*module.judged(logits, batch))
+    assert float(metrics.compute()["accuracy"]) == 0
+
+
+MISFITS = {
+    "softmax of one": (1, 2, "softmax", [0, 1], "one logit, whose softmax is always 1; use target.activation=sigmoid"),
+    "too many": (5, 2, "softmax", [0, 1], "gives 5 logits, but the data have 2 classes.*or one with target.activation"),
+    "too few": (2, 3, "softmax", [0, 2], r"gives 2 logits, but the data have 3 classes; give it 3 outputs"),
+    "one of three": (1, 3, "sigmoid", [0, 2], "gives 1 logit, but the data have 3 classes"),
+    "sigmoid": (4, 3, "sigmoid", [0, 2], "gives 4 logits, but the data have 3 classes"),
+    "one of several": (1, 2, "sigmoid", [[0, 1], [1, 1]], "gives 1 logit, but the data have 2 classes"),
+    "multi-hot": (2, 2, "softmax", [[0.0, 1.0], [1.0, 1.0]], "several labels, but the target's activation is softmax"),
+    "no labels": (2, 2, "softmax", None, "no labels to train a classifier with"),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_logits_that_do_not_fit_the_data_are_refused_before_a_step(case):
+    outputs, classes, activation, labels, words = MISFITS[case]
+    module = TargetTrainer(SmallCNN(1, outputs, widths=(4,)), classes, activation)
+    batch = batch_of(torch.zeros(2) if labels is None else torch.tensor(labels))
+    if labels is None:
+        del batch["label"]
+    before = {name: value.clone() for name, value in module.named_parameters()}
+    for step in (module.training_step, module.validation_step):
+        with pytest.raises(ValueError, match=words):
+            step(batch, 0)
+    assert all(torch.equal(value, before[name]) for name, value in module.named_parameters())
+
+
+class Answers(nn.Module):
+    """A network that answers with more than its logits while it trains, and writes into its input."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.net, self.answer = SmallCNN(1, 2, widths=(8, 16)), answer
+
+    def forward(self, x):
+        y = self.net(x.mul_(1))
+        return self.answer(y) if self.training else {"logits": y}
+
+
+@pytest.mark.parametrize(
+    ("answer", "output"),
+    [
+        (lambda y: (y, 0 * y), None),
+        (lambda y: {"aux": 0 * y, "out": y}, None),
+        (lambda y: [0 * y, y], lambda found: found[-1] if isinstance(found, list) else found["logits"]),
+    ],
+)
+def test_networks_that_answer_with_more_than_logits_train(tmp_path, answer, output):
+    lightning.seed_everything(0, verbose=False)
+    module = TargetTrainer(Answers(answer), 2, mean=[100.5], std=[0.6], lr=1e-2, output=output)
+    assert fit_target(module, make_trainer(tmp_path, epochs=6), Bars(int))["accuracy"] > 0.9
+    target = ClassifierTarget(Answers(answer), weights=tmp_path / "best.ckpt", output=output)
+    batch = next(iter(Bars(int).test_dataloader()))
+    assert torch.allclose(target.logits(batch["image"]), module.eval()(batch["image"]).detach(), atol=1e-5)
+
+
+def test_training_leaves_the_images_alone():
+    class Writes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = SmallCNN(1, 2, widths=(4,))
+
+        def forward(self, x):
+            return self.net(x.sub_(0.5))
+
+    batch = batch_of(torch.tensor([0, 1]))
+    copy = batch["image"].clone()
+    TargetTrainer(Writes(), 2)(batch["image"]).sum().backward()
+    assert torch.equal(batch["image"], copy)
 
 
 @pytest.mark.parametrize(("accuracy", "warns"), [(0.62, True), (0.95, False), (float("nan"), True)])
