@@ -23,6 +23,7 @@ class Likeness:
     standardized maps alone, so that memory does not grow with the images. Constant and undefined maps are left out.
 
     Example:
+        >>> import torch
         >>> likeness = Likeness()
         >>> maps = torch.arange(8.0).view(1, 1, 2, 4).repeat(5, 1, 1, 1)
         >>> likeness.update(maps, torch.zeros(5, 1, dtype=torch.long))
