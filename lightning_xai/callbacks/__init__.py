@@ -4,6 +4,7 @@ from lightning_xai.callbacks.attribution_maps import AttributionMaps
 from lightning_xai.callbacks.contributions import Contributions
 from lightning_xai.callbacks.faithfulness import Faithfulness
 from lightning_xai.callbacks.global_maps import SaveGlobalMaps
+from lightning_xai.callbacks.map_variety import MapVariety
 from lightning_xai.callbacks.save_maps import SaveMaps
 from lightning_xai.callbacks.visibility_curves import VisibilityCurves
 
@@ -11,6 +12,7 @@ __all__ = [
     "AttributionMaps",
     "Contributions",
     "Faithfulness",
+    "MapVariety",
     "SaveGlobalMaps",
     "SaveMaps",
     "VisibilityCurves",

@@ -217,8 +217,7 @@ class ImageDataModule(LightningDataModule, ABC):
         if self.mask_classes is None:  # a classifier is asked about no pixels: nothing here needs a mask
             items = [replace(item, mask=None) for item in items]
         items = items[: self.limit]
-        self.class_names, self.multilabel = [], False
-        self.mean = self.std = None
+        self.class_names, self.mean, self.std = [], None, None
         load = self._transform(items)
         self.split_items = {"predict": [item for item, _ in self._usable(load, items)]}
         self._datasets["predict"] = Dataset(self.split_items["predict"], load)

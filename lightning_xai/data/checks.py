@@ -88,7 +88,7 @@ def check_agreement(first: Item, expected: Sequence[int], item: Item, shape: Seq
     if tuple(shape) != tuple(expected):
         raise ValueError(
             f"Images have different sizes, {tuple(expected[1:])} in {first.name} and {tuple(shape[1:])} in "
-            f"{item.name}; set data.size to resize them."
+            f"{item.name}; set data.size to resize them, to a side or to auto."
         )
 
 

@@ -158,7 +158,7 @@ def test_a_table_of_images_alone(tmp_path: Path) -> None:
     assert told(ManifestData(tmp_path / "t.csv", group_column="nurse", classes=["x"])) == ["b", "a"]
     options = {"label_column": ["x", "y"], "mask_root": "masks", "mask_classes": ["none", "thing"]}
     data = ManifestData(tmp_path / "t.csv", **options)
-    assert told(data) == ["b", "a"] and data.has_masks and not data.multilabel
+    assert told(data) == ["b", "a"] and data.has_masks and data.facts()["classes"] == 2
     assert told(ManifestData(tmp_path / "t.csv", **(options | {"mask_root": "nowhere"}))) == ["b", "a"]
     with pytest.raises(ValueError, match="has no column 'file'"):
         ManifestData(tmp_path / "t.csv", "file").setup("predict")
@@ -173,6 +173,17 @@ def test_a_table_keeps_ids_sides_and_masks_that_are_there(tmp_path: Path) -> Non
     assert told(data) == ["two", "one"]
     batch = next(iter(data.predict_dataloader()))
     assert batch["laterality"] == ["R", "L"] and batch["mask"].flatten(1).any(1).tolist() == [True, False]
+
+
+def test_several_labels_are_known_again_after_predict(tmp_path: Path) -> None:
+    pictures(tmp_path, *(f"{i}.png" for i in range(9)))
+    rows = [f"{i}.png,{i % 2},{int(i < 5)}" for i in range(9)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,x,y", *rows]))
+    data = ManifestData(tmp_path / "t.csv", label_column=["x", "y"])
+    assert len(told(data)) == 9
+    data.setup("fit")
+    assert data.facts()["activation"] == "sigmoid" and data.facts()["class_names"] == ["x", "y"]
+    assert next(iter(data.train_dataloader()))["label"].shape[1] == 2
 
 
 @pytest.mark.parametrize("names", [["images"], ["images", "labels", "ids"], ["train_images", "test_images"]])
