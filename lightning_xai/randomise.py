@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from lightning_xai.finite import NotFiniteError
 from lightning_xai.frozen import freeze
 from lightning_xai.targets import Target, check_range
 
@@ -156,6 +157,9 @@ def random_labels(target: Target, images: Tensor, labels: Tensor, steps: int, ba
         steps: Steps of Adam.
         batch_size: Images a step, drawn at random.
         seed: Of weights, permutation and batches.
+
+    Raises:
+        NotFiniteError: If the copy's loss ends as NaN or infinite.
     """
     twin = randomise(target, layer_names(target), images[:batch_size], seed)
     parameters = [parameter.requires_grad_(True) for parameter in twin.model.parameters()]
@@ -170,6 +174,11 @@ def random_labels(target: Target, images: Tensor, labels: Tensor, steps: int, ba
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
+    if steps and not loss.isfinite():
+        raise NotFiniteError(
+            f"The copy of the target that learns permuted labels ends at a loss of {float(loss.detach())} after "
+            f"{steps} steps; train it with fewer (sanity.label_steps)."
+        )
     log.info("Random labels: %d steps end at a loss of %.3f.", steps, float(loss.detach()))
     freeze(twin.model)
     return twin

@@ -107,8 +107,21 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], LoadedInfo]:
     """
     if path.suffix.lower() == ".safetensors":
         return _read_safetensors(path), LoadedInfo("safetensors")
+    content = read_pickle(path)
+    stored = content.get("hyper_parameters") if isinstance(content, Mapping) else None
+    extras: Mapping[str, Any] = stored if isinstance(stored, Mapping) else {}
+    info = LoadedInfo("state dict", "", extras.get("mean"), extras.get("std"), extras.get("class_names"))
+    return _find_state(content, path), info
+
+
+def read_pickle(path: Path) -> Any:
+    """Read what ``torch.save`` wrote, as far as it is tensors and plain values.
+
+    Raises:
+        ValueError: If the file holds more than that, or is no such file.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises whatever its bytes happen to mean
         if PICKLED.search(str(error)):
             raise ValueError(
@@ -120,10 +133,6 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], LoadedInfo]:
         raise ValueError(
             f"{path} is neither safetensors, a state dict, TorchScript nor torch.export, or it is damaged."
         ) from error
-    stored = content.get("hyper_parameters") if isinstance(content, Mapping) else None
-    extras: Mapping[str, Any] = stored if isinstance(stored, Mapping) else {}
-    info = LoadedInfo("state dict", "", extras.get("mean"), extras.get("std"), extras.get("class_names"))
-    return _find_state(content, path), info
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from lightning_xai.explainers.pcim import EXPLORATION, PCIM, PRESETS, SOFTNESS
+from lightning_xai.finite import check_weights
 from lightning_xai.masking import (
     Baseline,
     baselines,
@@ -24,6 +25,7 @@ from lightning_xai.masking import (
 )
 from lightning_xai.nets import MaskNet, mask_features
 from lightning_xai.targets import Target
+from lightning_xai.weights import read_pickle
 
 log = logging.getLogger(__name__)
 
@@ -203,14 +205,14 @@ def start_from(explainer: AmortizedPCIM, checkpoint: str | Path) -> None:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file holds nothing that fits.
+        ValueError: If the file holds nothing that fits, weights that are NaN or infinite, or what could run code.
     """
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(
             f"init_from names {checkpoint}, which does not exist; give a checkpoint of an AmortizedPCIM run."
         )
-    loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    stored: dict[str, Tensor] = loaded["state_dict"]
+    loaded = read_pickle(Path(checkpoint))
+    stored: dict[str, Tensor] = loaded.get("state_dict", {}) if isinstance(loaded, dict) else {}
     own = explainer.state_dict()
     for name in ("net.head.weight", "net.head.bias"):
         if name in stored and len(stored[name]) != len(own[name]):
@@ -225,6 +227,7 @@ def start_from(explainer: AmortizedPCIM, checkpoint: str | Path) -> None:
         raise ValueError(
             f"Nothing in {checkpoint} fits this AmortizedPCIM; was it made by another explainer or network?"
         )
+    check_weights(fitting, own, str(checkpoint))
     left = sorted(set(own) - set(fitting))
     if left:
         log.warning("Not taken over from %s, starts fresh: %s.", checkpoint, ", ".join(left))

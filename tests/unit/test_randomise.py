@@ -205,3 +205,9 @@ def test_the_loss_is_least_at_the_labels(activation, classes, labels):
 def test_labels_that_the_model_does_not_have_are_refused():
     with pytest.raises(ValueError, match="Asked for class 5, but the model has classes 0 to 2"):
         random_labels(ClassifierTarget(cnn()), torch.rand(2, 1, 8, 8), torch.tensor([0, 5]), 1, 2)
+
+
+def test_permuted_labels_that_end_at_nan_are_an_error():
+    target, images = ClassifierTarget(cnn()), torch.full((4, 1, 8, 8), torch.inf)
+    with pytest.raises(ValueError, match=r"permuted labels ends at a loss of nan after 2 steps"):
+        random_labels(target, images, torch.tensor([0, 1, 2, 0]), 2, 2)

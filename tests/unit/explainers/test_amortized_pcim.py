@@ -292,10 +292,24 @@ def test_other_channels_start_fresh_and_are_named(checkpoint, caplog):
     assert tuned.eval().explain(torch.rand(2, 2, SIDE, SIDE)).isfinite().all()
 
 
+def test_weights_that_are_not_finite_are_no_start(checkpoint, tmp_path):
+    content = torch.load(checkpoint[0], weights_only=True)
+    content["state_dict"]["net.head.weight"][0] = torch.nan
+    torch.save(content, tmp_path / "nan.ckpt")
+    with pytest.raises(ValueError, match=r"nan\.ckpt holds weights that are NaN or infinite, in net\.head\.weight;"):
+        explainer_of(init_from=tmp_path / "nan.ckpt")
+
+
 def test_nothing_that_fits_and_no_file_are_errors(tmp_path):
     torch.save({"state_dict": {"other.weight": torch.zeros(3)}}, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match="Nothing in .*other.ckpt fits this AmortizedPCIM"):
         explainer_of(init_from=tmp_path / "other.ckpt")
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    with pytest.raises(ValueError, match="Nothing in .*list.ckpt fits this AmortizedPCIM"):
+        explainer_of(init_from=tmp_path / "list.ckpt")
+    torch.save({"state_dict": {}, "net": torch.nn.Linear(1, 1)}, tmp_path / "pickled.ckpt")
+    with pytest.raises(ValueError, match=r"pickled\.ckpt holds pickled Python objects, .* is refused"):
+        explainer_of(init_from=tmp_path / "pickled.ckpt")
     with pytest.raises(FileNotFoundError, match=r"init_from names .*none\.ckpt, which does not exist"):
         explainer_of(init_from=tmp_path / "none.ckpt")
 
