@@ -8,7 +8,8 @@ import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lightning_xai import global_task, runs, sanity_task
+from lightning_xai import global_task, run_folder, runs, sanity_task
+from lightning_xai.earlier_run import start_from
 from lightning_xai.errors import one_sentence
 from lightning_xai.loggers import RunCSVLogger, finish_loggers
 from lightning_xai.overrides import check_overrides
@@ -17,7 +18,7 @@ CONFIGS = Path(__file__).parent / "configs"
 
 
 def main(cfg: DictConfig) -> dict[str, float]:
-    """Run one job.
+    """Run one job; no other run writes in its folder meanwhile.
 
     Args:
         cfg: The composed configuration; ``run_dir`` must be set when Hydra does not run the job.
@@ -26,11 +27,14 @@ def main(cfg: DictConfig) -> dict[str, float]:
         ``target/...`` and ``test/...`` numbers; ``sanity/...`` and ``global/...`` ones of those tasks.
     """
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
-    resume = runs.prepare(cfg)
-    data = instantiate(cfg.data)
-    data.setup("fit")
-    runs.note_facts(cfg, data)
+    with run_folder.writing(cfg.run_dir):
+        return run(cfg)
 
+
+def run(cfg: DictConfig) -> dict[str, float]:
+    """The parts of a job, in order; see :func:`main`."""
+    resume = runs.prepare(cfg)
+    data = runs.open_data(cfg)
     target, quality = runs.build_target(cfg, data)
     if cfg.task == "target":
         return quality
@@ -59,16 +63,11 @@ def main(cfg: DictConfig) -> dict[str, float]:
 
 if __name__ == "__main__":
     try:
-        check_overrides(sys.argv[1:], CONFIGS)
+        config_name, sys.argv[1:] = start_from(sys.argv[1:], CONFIGS)
+        check_overrides(sys.argv[1:], CONFIGS, config_name)
     except ValueError as error:
         sys.exit(f"train.py: {error}")
     failed: list[bool] = []
-
-    def job(cfg: DictConfig) -> dict[str, float]:
-        """Run one job; a sweep goes on to its end before a failed sanity check sets the exit status."""
-        results = main(cfg)
-        failed.append(results.get("sanity/passed") == 0)
-        return results
-
-    hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(one_sentence(job))()
-    sys.exit(int(any(failed)))
+    hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(one_sentence(main, failed))()
+    if any(failed):
+        sys.exit(f"train.py: {sum(failed)} of {len(failed)} jobs failed." if len(failed) > 1 else 1)

@@ -4,34 +4,73 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 BAD_INPUT = (ValueError, FileNotFoundError, NotADirectoryError)
 
 
-def one_sentence(job: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Let a job end with the message of a bad-input error alone, without its traceback.
-
-    ``HYDRA_FULL_ERROR=1`` shows the traceback all the same.
+def sentence_of(error: Exception) -> str | None:
+    """What the user reads of an error instead of its traceback.
 
     Args:
-        job: What Hydra runs.
+        error: The error; one of an object that the config makes counts as its cause.
 
     Returns:
-        The job; on a :data:`BAD_INPUT` error, its own or of an object that the config makes, it exits
-        with ``train.py: <message>``. Other errors pass.
+        ``train.py: <message>`` of a :data:`BAD_INPUT` error; ``None`` of others, and if ``HYDRA_FULL_ERROR=1`` asks
+        for tracebacks.
+    """
+    cause = error.__cause__ if isinstance(error, InstantiationException) else error
+    if os.environ.get("HYDRA_FULL_ERROR") == "1" or not isinstance(cause, BAD_INPUT):
+        return None
+    return f"train.py: {cause}"
+
+
+def exits(function: Callable[P, T]) -> Callable[P, T]:
+    """Let a function end the program with the sentence of a bad-input error; other errors pass."""
+
+    @functools.wraps(function)
+    def quiet(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            if (sentence := sentence_of(error)) is None:
+                raise
+            sys.exit(sentence)
+
+    return quiet
+
+
+def one_sentence(job: Callable[[Any], dict[str, float]], failed: list[bool]) -> Callable[[Any], dict[str, float]]:
+    """What Hydra calls for each job: bad input ends it with one sentence, and a sweep goes on with its next job.
+
+    Args:
+        job: Runs one job; a ``"sanity/passed"`` of 0 in its result says that it failed.
+        failed: Gets an entry a job: whether it failed.
+
+    Returns:
+        The job; other errors pass.
     """
 
     @functools.wraps(job)
-    def quiet(cfg: Any) -> Any:
+    def quiet(cfg: Any) -> dict[str, float]:
+        failed.append(True)  # until it has ended well
         try:
-            return job(cfg)
-        except (*BAD_INPUT, InstantiationException) as error:
-            cause = error.__cause__ if isinstance(error, InstantiationException) else error
-            if os.environ.get("HYDRA_FULL_ERROR") == "1" or not isinstance(cause, BAD_INPUT):
+            results = job(cfg)
+        except Exception as error:
+            if (sentence := sentence_of(error)) is None:
                 raise
-            sys.exit(f"train.py: {cause}")
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                sys.exit(sentence)
+            print(f"{sentence} (job {HydraConfig.get().job.num} of the sweep)", file=sys.stderr)
+            return {}
+        failed[-1] = results.get("sanity/passed") == 0
+        return results
 
     return quiet

@@ -5,7 +5,7 @@ import netrc
 import os
 import shutil
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from threading import Thread
@@ -220,23 +220,78 @@ class RunCSVLogger(CSVLogger):
 
 
 class _KeepingWriter(ExperimentWriter):
-    """Lightning's writer deletes an existing file; this one goes on in it."""
+    """Lightning's writer deletes an existing file; this one goes on in it, and lists no epoch twice."""
+
+    _earlier = False
 
     def _check_log_dir_exists(self) -> None:
         path = Path(self.metrics_file_path)
         if path.is_file():
-            with path.open(newline="") as file:
-                self.metrics_keys = next(csv.reader(file), [])
+            self.metrics_keys, rows = whole_rows(path)
+            self._replace(self.metrics_keys, rows)
+            self._earlier = bool(rows)
+
+    def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
+        if self._earlier and step is not None and not is_result(metrics_dict):
+            self._earlier = False
+            self._rewind(int(metrics_dict.get("epoch", 0)), step)
+        super().log_metrics(metrics_dict, step)
+
+    def _rewind(self, epoch: int, step: int) -> None:
+        """Forget the rows that a resumed run writes again, and the results of the earlier end."""
+
+        def comes_again(row: dict[str, str]) -> bool:
+            if not row.get("epoch"):
+                return int(row["step"]) >= step
+            at = int(float(row["epoch"]))
+            return at > epoch or (at == epoch and (int(row["step"]) >= step or is_result(row)))
+
+        fieldnames, rows = whole_rows(Path(self.metrics_file_path))
+        self._replace(fieldnames, [row for row in rows if not comes_again(row)])
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        self._replace(fieldnames, whole_rows(Path(self.metrics_file_path))[1])
+
+    def _replace(self, fieldnames: list[str], rows: list[dict[str, str]]) -> None:
         path = Path(self.metrics_file_path)
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        if not fieldnames:
+            path.unlink()
+            return
         # A run that is killed here must lose no rows.
         with atomic_write(path) as file:
             writer = csv.DictWriter(file, fieldnames)
             writer.writeheader()
             writer.writerows(rows)
+
+
+def is_result(row: Mapping[str, Any]) -> bool:
+    """Whether a row holds a result of the test, not something of an epoch."""
+    return any(key.startswith("test/") and value != "" for key, value in row.items())
+
+
+def whole_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Column names and rows of ``metrics.csv``, without what a kill in the middle of an append left.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Only rows that are whole; nothing at all if the header is not.
+    """
+    content = path.read_bytes()
+    lines = content[: content.rfind(b"\n") + 1].decode("utf-8", errors="replace").split("\n")
+    header, *rows = map(_cells, lines)
+    if "step" not in header:
+        return [], []
+    whole = [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
+    return header, [row for row in whole if row["step"].isdecimal()]
+
+
+def _cells(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line.rstrip("\r")]), [])
+    except csv.Error:
+        return []
 
 
 @rank_zero_only

@@ -1,5 +1,6 @@
 """Check a command line before Hydra runs it, so that a typo is answered with the nearest valid name."""
 
+from argparse import Namespace
 from collections.abc import Iterator
 from difflib import get_close_matches
 from itertools import product
@@ -31,18 +32,26 @@ def check_overrides(overrides: list[str], config_dir: Path, config_name: str = "
     Raises:
         ValueError: If a name is unknown; one sentence with the name and the nearest valid one.
     """
-    flags, unknown = get_args_parser().parse_known_args(overrides)
-    if unknown or flags.config_path or flags.config_dir or flags.experimental_rerun or flags.shell_completion:
+    read = read_words(overrides)
+    if read is None:
         return
-    try:
-        parsed = parse(flags.overrides)
-    except OverrideParseException:
-        return  # Hydra points at the character
+    flags, parsed = read
     own = [override for override in parsed if override.key_or_group.replace("/", ".").split(".")[0] != "hydra"]
     with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
         for job in product(*(single_lines(override, config_dir) for override in own)):
             if composed(flags.config_name or config_name, list(job)) is None:
                 explain_failure(list(job), config_dir, flags.config_name or config_name)
+
+
+def read_words(words: list[str]) -> tuple[Namespace, list[Override]] | None:
+    """Flags and overrides of a command line; ``None`` if it is malformed or brings its own config folder."""
+    flags, unknown = get_args_parser().parse_known_args(words)
+    if unknown or flags.config_path or flags.config_dir or flags.experimental_rerun or flags.shell_completion:
+        return None
+    try:
+        return flags, parse(flags.overrides)
+    except OverrideParseException:
+        return None  # Hydra points at the character
 
 
 def parse(lines: list[str]) -> list[Override]:

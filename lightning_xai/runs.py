@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lightning_xai.callbacks import Faithfulness
 from lightning_xai.data import ImageDataModule
+from lightning_xai.earlier_run import brings_images, check_data, fit_to_target, run_behind
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.files import atomic_write
 from lightning_xai.report.ranking import borda_count
 from lightning_xai.report.table import format_table, summarise
+from lightning_xai.run_folder import keep_earlier, make_folder
+from lightning_xai.saved_config import without_secrets, write_config
 from lightning_xai.segmenter_training import SegmenterTrainer
 from lightning_xai.targets import SegmenterTarget, Target
 from lightning_xai.training import TargetTrainer, fit_target, warn_if_weak
@@ -26,22 +28,6 @@ from lightning_xai.training import TargetTrainer, fit_target, warn_if_weak
 log = logging.getLogger(__name__)
 
 TASKS = ("explain", "test", "predict", "target", "sanity", "global")
-#: What a run leaves in its folder, and a new run in the same folder moves aside.
-RESULTS = (
-    "metrics.csv",
-    "per_image.csv",
-    "controls.csv",
-    "visibility.csv",
-    "summary.json",
-    "sanity.json",
-    "global.json",
-    "global.html",
-    "global",
-    "config.yaml",
-    "maps",
-    "checkpoints",
-    "predictions",
-)
 WAIT_FOR_TARGET = 3600.0
 
 
@@ -57,17 +43,15 @@ def prepare(cfg: DictConfig) -> str | None:
         Path of the explainer checkpoint, or ``None``.
 
     Raises:
-        ValueError: If the task is unknown.
+        ValueError: If the task is unknown, or the folder cannot be made.
         FileNotFoundError: If ``ckpt_path`` names a missing file.
     """
     if cfg.task not in TASKS:
         raise ValueError(f"task is {cfg.task!r}; use one of {', '.join(TASKS)}.")
-    folder = Path(cfg.run_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(cfg.run_dir, "run_dir")
+    log.info("Run folder: %s", folder)
     if cfg.ckpt_path == "last":
-        last = folder / "checkpoints" / "last.ckpt"
-        log.info("Resuming from %s.", last) if last.is_file() else log.info("No %s yet: starting from scratch.", last)
-        return str(last) if last.is_file() else None
+        return last_checkpoint(folder, cfg.task)
     if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
         raise FileNotFoundError(
             f"ckpt_path={cfg.ckpt_path} does not exist; give an explainer checkpoint, or 'last' to go on in run_dir."
@@ -77,27 +61,57 @@ def prepare(cfg: DictConfig) -> str | None:
     return None if cfg.ckpt_path is None else str(cfg.ckpt_path)
 
 
-@rank_zero_only
-def keep_earlier(folder: Path) -> None:
-    """Move the results of an earlier run in this folder aside."""
-    old = [folder / name for name in RESULTS if (folder / name).exists()]
-    if old:
-        made = time.localtime(max(path.stat().st_mtime for path in old))
-        name = time.strftime("%Y-%m-%d_%H-%M-%S", made)
-        aside, number = folder / "earlier" / name, 1
-        while aside.exists():  # runs of the same second must not mix
-            number += 1
-            aside = aside.with_name(f"{name}_{number}")
-        aside.mkdir(parents=True)
-        for path in old:
-            shutil.move(path, aside / path.name)
-        log.info("Results of an earlier run were moved to %s.", aside)
+def last_checkpoint(folder: Path, task: str) -> str | None:
+    """The checkpoint of the last finished epoch; a run that trains starts from scratch if there is none."""
+    last = folder / "checkpoints" / "last.ckpt"
+    if last.is_file():
+        log.info("Resuming from %s.", last)
+        return str(last)
+    if task in ("test", "predict"):
+        raise FileNotFoundError(f"ckpt_path=last finds no {last}; give another run_dir, or a checkpoint.")
+    log.info("No %s yet: starting from scratch.", last)
+    return None
+
+
+def open_data(cfg: DictConfig) -> ImageDataModule:
+    """The data module, set up, with what it found in ``cfg.facts``, and the config in the run folder.
+
+    Where the run starts from another one, that run's facts stay: its target was made with them. Images that ``predict``
+    brings are explained all, without labels.
+
+    Args:
+        cfg: The composed configuration.
+
+    Raises:
+        ValueError: If the data do not fit the run that it starts from.
+    """
+    run = run_behind(cfg)
+    brought = run is not None and brings_images(cfg, run)
+    if run is not None and brought:
+        fit_to_target(cfg, run)
+    data: ImageDataModule = instantiate(cfg.data)
+    data.setup("predict" if brought else "fit")
+    if run is not None:
+        check_data(cfg, data, labelled=not brought)
+        tell(cfg, data)
+    else:
+        with open_dict(cfg):
+            cfg.pop("target_weights", None)
+        note_facts(cfg, data)
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        write_config(cfg)
+    return data
 
 
 def note_facts(cfg: DictConfig, data: ImageDataModule) -> None:
     """Put what the data module found into ``cfg.facts``, where target and explainer read their sizes."""
     with open_dict(cfg):
         cfg.facts = data.facts()
+    tell(cfg, data)
+
+
+def tell(cfg: DictConfig, data: ImageDataModule) -> None:
+    """Log how many images there are, and which ones were skipped."""
     log.info("Data: %s, seed %d.", json.dumps(data.split_counts), cfg.seed)
     for sentence in data.skipped:
         log.warning("Skipped: %s", sentence)
@@ -117,12 +131,11 @@ def build_target(cfg: DictConfig, data: ImageDataModule) -> tuple[Target, dict[s
 
     Raises:
         ValueError: If it has no weights and the trainer is not one of this kind of target.
+        FileNotFoundError: If the weights that a checkpoint was trained with are gone.
     """
     weights, quality = cfg.target.get("weights"), {}
     if weights is None:
-        weights = Path(cfg.target_dir) / f"{target_key(cfg)}.ckpt"
-        if not weights.is_file():
-            train_target(cfg, data, weights)
+        weights = trained_weights(cfg, data)
         quality = json.loads(weights.with_suffix(".json").read_text())
         log.info("Target %s: test %s", weights, ", ".join(f"{name} {value:.3f}" for name, value in quality.items()))
         warn_if_weak(quality, cfg.target_trainer.min_accuracy)
@@ -132,6 +145,32 @@ def build_target(cfg: DictConfig, data: ImageDataModule) -> tuple[Target, dict[s
     # Whether the target was trained just now or long ago must not change the explainer's start.
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     return target, {f"target/{name}": value for name, value in quality.items()}
+
+
+def trained_weights(cfg: DictConfig, data: ImageDataModule) -> Path:
+    """The weights of a target that is trained here: those of the run that this one starts from, or by their key.
+
+    Their path is recorded in ``cfg.target_weights``.
+
+    Raises:
+        ValueError: If ``target_dir`` cannot be made.
+        FileNotFoundError: If the recorded ones are gone, and a checkpoint was trained with them.
+    """
+    recorded = cfg.get("target_weights")
+    weights = Path(recorded or Path(cfg.target_dir) / f"{target_key(cfg)}.ckpt")
+    if not weights.is_file():
+        weights = Path(cfg.target_dir) / weights.name  # where recorded ones are if the folder was moved
+    if not weights.is_file():
+        if recorded and cfg.ckpt_path not in (None, "last"):
+            raise FileNotFoundError(
+                f"The target of {cfg.ckpt_path} was kept in {weights}, which is gone; put it back, or give its weights "
+                "with target.weights=<file>."
+            )
+        make_folder(weights.parent, "target_dir")
+        train_target(cfg, data, weights)
+    with open_dict(cfg):
+        cfg.target_weights = str(weights.resolve())
+    return weights
 
 
 def target_key(cfg: DictConfig) -> str:
@@ -200,17 +239,17 @@ def build_explainer(cfg: DictConfig, target: Target) -> Explainer:
     """The configured explainer around a target, with the questions that its steps ask."""
     explainer: Explainer = instantiate(cfg.explainer)(target)
     explainer.ask, explainer.ask_pixels = cfg.ask, instantiate(cfg.pixels)
+    # The loggers get them with the composed config, which names no secret.
+    explainer._log_hyperparams = False
     return explainer
 
 
 @rank_zero_only
 def log_config(cfg: DictConfig, trainer: lightning.Trainer) -> None:
-    """Write the composed configuration, all values resolved, into the run folder and to every logger."""
-    resolved = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
-    with atomic_write(Path(cfg.run_dir) / "config.yaml") as file:
-        file.write(OmegaConf.to_yaml(resolved))
+    """Write the composed configuration into the run folder, and send it to every logger."""
+    write_config(cfg)
     for logger in trainer.loggers:
-        logger.log_hyperparams(OmegaConf.to_container(resolved))  # type: ignore[arg-type]
+        logger.log_hyperparams(without_secrets(cfg))
 
 
 def finish(

@@ -38,9 +38,10 @@ def check_sanity(cfg: DictConfig, data: ImageDataModule, target: Target) -> dict
         ``{"sanity/<check>/<statistic>": value}``, and 1 or 0 as ``"sanity/passed"``; nothing on other ranks.
 
     Raises:
-        ValueError: If a checkpoint is given, or there are no labels (masks for a segmenter) that could be permuted.
+        ValueError: If a checkpoint is given that does not stand for the run it comes from, or there are no labels
+            (masks for a segmenter) that could be permuted.
     """
-    if cfg.ckpt_path is not None:
+    if cfg.ckpt_path is not None and cfg.get("from_run") is None:
         raise ValueError("task=sanity trains the explainer anew around every target; leave ckpt_path out.")
     if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
         return {}
