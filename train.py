@@ -8,11 +8,13 @@ import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lightning_xai import global_task, run_folder, runs, sanity_task
-from lightning_xai.earlier_run import start_from
-from lightning_xai.errors import one_sentence
+from lightning_xai.cli import run_folder, runs
+from lightning_xai.cli.earlier_run import start_from
+from lightning_xai.cli.errors import one_sentence
+from lightning_xai.cli.overrides import check_overrides
+from lightning_xai.cli.tasks import global_maps as global_task
+from lightning_xai.cli.tasks import sanity as sanity_task
 from lightning_xai.loggers import RunCSVLogger, finish_loggers
-from lightning_xai.overrides import check_overrides
 
 CONFIGS = Path(__file__).parent / "configs"
 

@@ -1,4 +1,4 @@
-"""What the benchmarks on real data share: an experiment's target, its test images, and the gap of their maps."""
+"""What the benchmarks on real data fraction: an experiment's target, its test images, and the gap of their maps."""
 
 import os
 import sys
@@ -10,13 +10,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lightning_xai import runs
+from lightning_xai.cli import runs
 from lightning_xai.data import ImageDataModule
 from lightning_xai.metrics import InsertionDeletionGap
 from lightning_xai.targets import Target
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-FILLS = ("zero", "median")
+BASELINES = ("zero", "median")
 
 
 def stop_without_data() -> None:
@@ -67,9 +67,9 @@ def test_images(data: ImageDataModule, count: int) -> dict[str, Tensor]:
 
 def gaps(target: Target, images: Tensor, maps: Tensor) -> dict[str, float]:
     """Mean insertion - deletion gap of each fill, for the predicted class."""
-    targets, _ = target.questions(images, None, None)
+    targets, _ = target.queries(images, None, None)
     results = {}
-    for fill in FILLS:
+    for fill in BASELINES:
         metric = InsertionDeletionGap(fill=fill)
         metric.update(target=target, images=images, maps=maps, targets=targets)
         results[fill] = float(metric.compute())

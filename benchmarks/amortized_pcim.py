@@ -1,4 +1,4 @@
-"""AmortizedPCIM against PCIM on real data: share of its gap with two fills, and how much faster it explains an image.
+"""AmortizedPCIM against PCIM on real data: fraction of its gap with two fills, and how much faster it explains an image.
 
 Usage: ``LIGHTNING_XAI_DATA=... python benchmarks/amortized_pcim.py [experiment ...] [--epochs 8] [--images 100]
 [--refine 0 100] [--seed 0]``: a row for each number of refining steps; the seed decides the explainer's training.
@@ -9,7 +9,7 @@ import statistics
 import time
 
 import lightning
-from _real_data import FILLS, gaps, stop_without_data, target_of, test_images
+from _real_data import BASELINES, gaps, stop_without_data, target_of, test_images
 from torch import Tensor
 
 from lightning_xai.explainers import PCIM, AmortizedPCIM, Explainer
@@ -48,7 +48,7 @@ def trained(target: Target, data: lightning.LightningDataModule, epochs: int, se
 
 
 def main() -> None:
-    """Train, explain the same test images with both, print shares and times."""
+    """Train, explain the same test images with both, print fractions and times."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("experiments", nargs="*", default=list(EXPERIMENTS))
     parser.add_argument("--epochs", type=int, help="default: what a few hundred steps take")
@@ -63,13 +63,17 @@ def main() -> None:
         learned = trained(target, data, args.epochs or EXPERIMENTS[experiment], args.seed)
         per_image = PCIM(target)
         whole, slow = gaps(target, images, per_image.explain(images)), seconds_an_image(per_image, images[:32], 1)
-        print(f"  PCIM: {', '.join(f'{fill} gap {whole[fill]:.3f}' for fill in FILLS)}, {1000 * slow:.1f} ms an image")
+        print(
+            f"  PCIM: {', '.join(f'{fill} gap {whole[fill]:.3f}' for fill in BASELINES)}, {1000 * slow:.1f} ms an image"
+        )
         for steps in args.refine:
             refined = AmortizedPCIM(target, refine_steps=steps).eval()
             refined.load_state_dict(learned.state_dict())
             own, fast = gaps(target, images, refined.explain(images)), seconds_an_image(refined, images[:32], 3)
-            shares = ", ".join(f"{fill} gap {own[fill]:.3f} (share {own[fill] / whole[fill]:.2f})" for fill in FILLS)
-            print(f"  AmortizedPCIM, {steps} refining steps: {shares}, {slow / fast:.0f} times as fast", flush=True)
+            fractions = ", ".join(
+                f"{fill} gap {own[fill]:.3f} (fraction {own[fill] / whole[fill]:.2f})" for fill in BASELINES
+            )
+            print(f"  AmortizedPCIM, {steps} refining steps: {fractions}, {slow / fast:.0f} times as fast", flush=True)
 
 
 if __name__ == "__main__":

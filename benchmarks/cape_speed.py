@@ -1,4 +1,4 @@
-"""CAPE's factorised head against the released 4-D formula: same contributions, time and memory.
+"""CAPE's factorized head against the released 4-D formula: same contributions, time and memory.
 
 Usage: ``python benchmarks/cape_speed.py [--repeats 5] [--device cpu]``. On a CPU: one thread, medians; memory is the
 largest sum of tensors alive at once, as PyTorch's own profiler counts them.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from lightning_xai.explainers.cape import log_contributions
+from lightning_xai.explainers.cape.cape import log_contributions
 
 #: Classes, regions along each side, images.
 SETTINGS = ((200, 7, 1), (200, 14, 1), (1000, 7, 1), (1000, 14, 1))
@@ -75,10 +75,10 @@ def main() -> None:
         difference = float((ours(maps) - four_d(maps)).abs().max())
         times = [(seconds(ours, maps), seconds(four_d, maps)) for _ in range(arguments.repeats)]
         own, other = (statistics.median(row[index] for row in times) for index in (0, 1))
-        share = peak_bytes(ours, maps) / peak_bytes(four_d, maps)
+        fraction = peak_bytes(ours, maps) / peak_bytes(four_d, maps)
         print(
             f"{classes:>7} {side:>3} x {side:<3} {1e3 * own:>8.2f} {1e3 * other:>9.1f} {other / own:>7.0f}x"
-            f" {share:>7.2%} {difference:>11.1e}"
+            f" {fraction:>7.2%} {difference:>11.1e}"
         )
 
 

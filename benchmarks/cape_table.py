@@ -13,10 +13,10 @@ import torch
 from _real_data import config_of, stop_without_data, target_and_data
 from hydra.utils import instantiate
 
-from lightning_xai import runs
+from lightning_xai.cli import runs
 from lightning_xai.data import ImageDataModule
 from lightning_xai.explainers import CAPE
-from lightning_xai.explainers.cape import compared
+from lightning_xai.explainers.cape.cape import compared
 from lightning_xai.metrics import (
     ADCC,
     AverageDrop,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from _real_data import FILLS, gaps, stop_without_data, target_of, test_images
+from _real_data import BASELINES, gaps, stop_without_data, target_of, test_images
 from torch import Tensor
 
 from lightning_xai import ClassifierTarget
@@ -64,28 +64,28 @@ def main() -> None:
     args = parser.parse_args()
     stop_without_data()
     every = args.steps // POINTS
-    jobs, scratch = {}, {}
+    steps, scratch = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for name in dict.fromkeys(name for pair in PAIRS for name in pair):
             target, data = target_of(name, seed=0)
-            jobs[name] = (target, data, test_images(data, args.images)["image"])
-            _, scratch[name], trainer = fit(*jobs[name], args.steps, every, None)
+            steps[name] = (target, data, test_images(data, args.images)["image"])
+            _, scratch[name], trainer = fit(*steps[name], args.steps, every, None)
             trainer.save_checkpoint(Path(folder) / f"{name}.ckpt")
         for source, name in PAIRS:
-            _, tuned, _ = fit(*jobs[name], args.steps // 4, every, Path(folder) / f"{source}.ckpt")
+            _, tuned, _ = fit(*steps[name], args.steps // 4, every, Path(folder) / f"{source}.ckpt")
             show(name, source, scratch[name], tuned)
 
 
 def show(name: str, source: str, scratch: GapCurve, tuned: GapCurve) -> None:
     """Print two curves side by side, and what a quarter of the steps reached."""
-    print(f"\n{name}: gap (" + ", ".join(FILLS) + f") from scratch, and fine-tuned from {source}")
+    print(f"\n{name}: gap (" + ", ".join(BASELINES) + f") from scratch, and fine-tuned from {source}")
     quick = dict(tuned.points)
     for step, values in scratch.points:
-        row = [" ".join(f"{point[fill]:+.3f}" for fill in FILLS) for point in (values, quick.get(step)) if point]
+        row = [" ".join(f"{point[fill]:+.3f}" for fill in BASELINES) for point in (values, quick.get(step)) if point]
         print(f"  step {step:5d}   " + "   ".join(row))
     last, reached = scratch.points[-1][1], tuned.points[-1][1]
-    shares = ", ".join(f"{reached[fill] / last[fill]:.2f} ({fill})" for fill in FILLS)
-    print(f"  a quarter of the steps reaches this share of the from-scratch gap: {shares}", flush=True)
+    fractions = ", ".join(f"{reached[fill] / last[fill]:.2f} ({fill})" for fill in BASELINES)
+    print(f"  a quarter of the steps reaches this fraction of the from-scratch gap: {fractions}", flush=True)
 
 
 if __name__ == "__main__":

@@ -48,15 +48,15 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def scene(target: Target, count: int) -> dict[str, Tensor | None]:
-    """Smooth images with masks, questions about one class, and their pixel sets."""
+    """Smooth images with masks, queries about one class, and their pixel sets."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 28, 28, generator=generator)
     images = torch.nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bilinear")
     masks = torch.zeros(count, 1, SIDE, SIDE, dtype=torch.long)
     masks[..., 60:150, 80:170] = 1
     segments = isinstance(target, SegmenterTarget)
-    questions = torch.ones(count, 1, dtype=torch.long)
-    return {"images": images, "masks": masks, "targets": questions, "pixels": masks > 0 if segments else None}
+    queries = torch.ones(count, 1, dtype=torch.long)
+    return {"images": images, "masks": masks, "targets": queries, "pixels": masks > 0 if segments else None}
 
 
 def compare(name: str, count: int, metrics: str, repeats: int) -> None:

@@ -1,4 +1,4 @@
-"""PCIM against controls and classical maps on real data: the insertion - deletion gap with two fills, and localisation.
+"""PCIM against controls and classical maps on real data: the insertion - deletion gap with two fills, and localization.
 
 Usage: ``LIGHTNING_XAI_DATA=... python benchmarks/pcim_faithfulness.py [experiment ...] [--seeds 0 1] [--images 100]``.
 A seed decides the target's training and, where the split is made, the split; all methods see the same images.
@@ -9,13 +9,13 @@ import time
 from functools import partial
 
 import torch
-from _real_data import FILLS, stop_without_data, target_of, test_images
+from _real_data import BASELINES, stop_without_data, target_of, test_images
 
 from lightning_xai import ClassifierTarget
 from lightning_xai.explainers import PCIM, CaptumExplainer, CenterPrior, EdgeMap, RandomMap
 from lightning_xai.metrics import InsertionDeletionGap, MetricSuite, PointingGame, RelevanceMass
 from lightning_xai.report.statistics import Rows
-from lightning_xai.report.table import format_table, summarise
+from lightning_xai.report.tables import format_table, summarize
 
 METHODS = {
     "PCIM faithful": PCIM,
@@ -38,12 +38,12 @@ def score(target: ClassifierTarget, images: dict[str, torch.Tensor], seed: int) 
         seconds = time.perf_counter() - start
         suite = MetricSuite(
             {
-                **{f"gap_{fill}": InsertionDeletionGap(fill=fill) for fill in FILLS},
+                **{f"gap_{fill}": InsertionDeletionGap(fill=fill) for fill in BASELINES},
                 "pointing_game": PointingGame(),
                 "relevance_mass": RelevanceMass(),
             }
         )
-        targets, _ = target.questions(images["image"], None, None)
+        targets, _ = target.queries(images["image"], None, None)
         ids = [f"{seed}-{index}" for index in range(len(maps))]
         suite.update(
             target=target, images=images["image"], maps=maps, targets=targets, masks=images.get("mask"), ids=ids
@@ -71,7 +71,7 @@ def main() -> None:
             for name, table in score(target, images, seed).items():
                 for metric, rows in table.items():
                     pooled.setdefault(name, {}).setdefault(metric, []).extend(rows)
-        table = format_table(summarise(pooled), dict.fromkeys(pooled["random"], True))
+        table = format_table(summarize(pooled), dict.fromkeys(pooled["random"], True))
         print(f"\n{experiment}, {len(args.seeds)} seeds pooled\n{table}\n")
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lightning_xai import ClassifierTarget
 from lightning_xai.explainers import PCIM
-from lightning_xai.nets import SmallCNN
+from lightning_xai.networks.mask_net import SmallCNN
 
 STEPS, REPEATS = 60, 7
 #: Side of the images, how many of them, and the target's widths.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_xai import SegmenterTarget
 from lightning_xai.explainers import CaptumExplainer, GradCAM, HiResCAM, UNoise
-from lightning_xai.nets import UNet
+from lightning_xai.networks.mask_net import UNet
 
 SIDE, BATCH, WINDOW = 128, 8, 96
 VOLUME = (192, 192, 128)
@@ -33,10 +33,10 @@ def training_step(repeats: int) -> None:
     ours.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
 
     def bare_step() -> None:
-        normalised = (images - 0.5) / 0.25
-        raw = bare(normalised)
+        normalized = (images - 0.5) / 0.25
+        raw = bare(normalized)
         noise = torch.randn_like(raw) * (raw.sigmoid() * 4 + 1)
-        loss = F.cross_entropy(segmenter(normalised + noise), masks[:, 0]) - 1e-3 * F.logsigmoid(raw).mean()
+        loss = F.cross_entropy(segmenter(normalized + noise), masks[:, 0]) - 1e-3 * F.logsigmoid(raw).mean()
         optimizers[1].zero_grad()
         loss.backward()
         optimizers[1].step()

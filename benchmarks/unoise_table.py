@@ -1,7 +1,7 @@
 """Visibility of U-Noise on pancreas slices: sizes, starts and objectives, beside CAMs, occlusion and the bounds.
 
 Usage: ``LIGHTNING_XAI_DATA=... python benchmarks/unoise_table.py [--sizes small] [--epochs 10] [key=value]``.
-Prints the Dice per image at each share of visible pixels, what is left with another image's content under the same
+Prints the Dice per image at each fraction of visible pixels, what is left with another image's content under the same
 mask (leak), the paired 95 % bootstrap interval to the best row that learns nothing, and the time to explain an image.
 Trained networks are kept in ``runs/bench/unoise`` and used again.
 """
@@ -18,16 +18,16 @@ from hydra.utils import instantiate
 from lightning import seed_everything
 from omegaconf import DictConfig
 
-from lightning_xai import runs
+from lightning_xai.cli import runs
 from lightning_xai.data import ImageDataModule
 from lightning_xai.explainers import CaptumExplainer, Explainer, GradCAM, HiResCAM, RandomMap, UNoise
-from lightning_xai.explainers.controls import BlurredReference, Reversed
+from lightning_xai.explainers.reference import BlurredReference, Reversed
 from lightning_xai.explainers.unoise import SIZES
 from lightning_xai.metrics import MetricSuite, VisibilityCurve, VisibilityLeak
 from lightning_xai.report.statistics import Rows, paired_bootstrap, per_image_means
 from lightning_xai.targets import SegmenterTarget
 
-SHARES = (0.1, 0.2, 0.5, 0.7)
+FRACTIONS = (0.1, 0.2, 0.5, 0.7)
 #: Of the segmenter: the bottleneck (4 x 4 places at 128 pixels), and decoder layers of 16 x 16 and 64 x 64.
 LAYERS = ("auto", "decoder.blocks.1", "decoder.blocks.3")
 KEPT = Path("runs/bench/unoise")
@@ -74,22 +74,22 @@ def scored(explainer: Explainer, data: ImageDataModule, batches: int) -> tuple[M
     suite, spent, count = MetricSuite(curves | leaks), 0.0, 0
     for batch in list(data.test_dataloader())[:batches]:
         images, masks, target = batch["image"], batch["mask"], explainer.target
-        targets, pixels = target.questions(images, None, None)
+        targets, pixels = target.queries(images, None, None)
         asked = target.evidence(masks, targets) if isinstance(explainer, BlurredReference) else pixels
         began = time.perf_counter()
         maps = explainer.explain(images, targets, asked)
         spent, count = spent + time.perf_counter() - began, count + len(images)
-        question = {"targets": targets, "pixels": pixels, "masks": masks}
-        suite.update(target=target, images=images, maps=maps, ids=batch["id"], **question)
+        query = {"targets": targets, "pixels": pixels, "masks": masks}
+        suite.update(target=target, images=images, maps=maps, ids=batch["id"], **query)
     return suite, spent / count
 
 
-def at_shares(suite: MetricSuite, metric: str) -> dict[float, Rows]:
-    """Rows of a metric of the suite at the shares of the table."""
+def at_fractions(suite: MetricSuite, metric: str) -> dict[float, Rows]:
+    """Rows of a metric of the suite at the fractions of the table."""
     curve = suite.members()[metric]
     assert isinstance(curve, VisibilityCurve)
-    rows = curve.rows_at_shares()
-    return {share: rows[share] for share in SHARES}
+    rows = curve.rows_at_fractions()
+    return {fraction: rows[fraction] for fraction in FRACTIONS}
 
 
 def mean(rows: Rows) -> float:
@@ -120,8 +120,11 @@ def main() -> None:
     }
     results = {name: scored(explainer, data, arguments.batches) for name, explainer in others.items()}
     results["oracle"] = scored(BlurredReference(target), data, arguments.batches)
-    rivals = {share: max((at_shares(results[name][0], "dice")[share] for name in others), key=mean) for share in SHARES}
-    head = " ".join(f"{f'{share:.0%} visible':>34}" for share in SHARES)
+    rivals = {
+        fraction: max((at_fractions(results[name][0], "dice")[fraction] for name in others), key=mean)
+        for fraction in FRACTIONS
+    }
+    head = " ".join(f"{f'{fraction:.0%} visible':>34}" for fraction in FRACTIONS)
     print(f"{'Dice (leak) difference':<30} {head} {'ms/image':>9}")
     for name, result in results.items():
         line(name, *result)
@@ -135,12 +138,12 @@ def main() -> None:
 
 def line(name: str, suite: MetricSuite, seconds: float, rivals: dict[float, Rows] | None = None) -> None:
     """Print a row of the table."""
-    dice, leak = at_shares(suite, "dice"), at_shares(suite, "swapped")
+    dice, leak = at_fractions(suite, "dice"), at_fractions(suite, "swapped")
     cells = []
-    for share in SHARES:
-        cell = f"{mean(dice[share]):.2f} ({mean(leak[share]):.2f})"
+    for fraction in FRACTIONS:
+        cell = f"{mean(dice[fraction]):.2f} ({mean(leak[fraction]):.2f})"
         if rivals is not None:
-            gap = paired_bootstrap(dice[share], rivals[share])
+            gap = paired_bootstrap(dice[fraction], rivals[fraction])
             cell += f" {gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]"
         cells.append(f"{cell:>34}")
     print(f"{name:<30} {' '.join(cells)} {1000 * seconds:>9.1f}", flush=True)

@@ -1,4 +1,4 @@
-"""Tiny seeded models, explainers and data that the unit tests share."""
+"""Tiny seeded models, explainers and data that the unit tests fraction."""
 
 import torch
 from lightning import LightningDataModule
@@ -79,7 +79,7 @@ class Transposed(nn.Module):
 
 
 class GradientMap(Explainer):
-    """Input gradient of the score: fails in a context without gradients, and differs per question."""
+    """Input gradient of the score: fails in a context without gradients, and differs per query."""
 
     def attribute(self, images, targets, pixels):
         maps = []
@@ -102,7 +102,7 @@ class LearnedMap(Explainer):
         return self.net.sigmoid().expand(*targets.shape, *images.shape[2:])
 
     def loss(self, batch):
-        targets, pixels = self.questions(batch)
+        targets, pixels = self.queries(batch)
         masked = batch["image"] * self.net.sigmoid()
         keep = -self.target.log_probability(masked, targets, pixels).mean()
         return {"loss": keep, "keep": keep}

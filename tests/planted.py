@@ -26,7 +26,7 @@ class SquareFinder(nn.Module):
 
 
 def mass(maps, masks):
-    """Share of the positive relevance inside the masks, per image."""
+    """Fraction of the positive relevance inside the masks, per image."""
     positive = maps[:, 0].clamp(min=0)
     return (positive * masks[:, 0]).flatten(1).sum(dim=1) / positive.flatten(1).sum(dim=1)
 

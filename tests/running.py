@@ -1,4 +1,4 @@
-"""Tiny data sets and tiny runs of train.py that the integration tests share."""
+"""Tiny data sets and tiny runs of train.py that the integration tests fraction."""
 
 import csv
 from pathlib import Path

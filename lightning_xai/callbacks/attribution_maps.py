@@ -9,10 +9,10 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_xai.loggers import log_images
-from lightning_xai.viz import map_grid, save_png
+from lightning_xai.visualization.grid import map_grid, save_png
 
-# More questions than these (a segmenter with many classes) would make the grid too wide to read.
-MAX_QUESTIONS = 4
+# More queries than these (a segmenter with many classes) would make the grid too wide to read.
+MAX_QUERIES = 4
 MAX_ID = 24
 
 
@@ -68,8 +68,8 @@ class AttributionMaps(Callback):
             return
         count = min(room, len(batch["id"]))
         images = torch.as_tensor(batch["image"])[:count]
-        targets, pixels = outputs["targets"][:count, :MAX_QUESTIONS], outputs["pixels"]
-        pixels = None if pixels is None else pixels[:count, :MAX_QUESTIONS]
+        targets, pixels = outputs["targets"][:count, :MAX_QUERIES], outputs["pixels"]
+        pixels = None if pixels is None else pixels[:count, :MAX_QUERIES]
         target = explainer.target
         with torch.no_grad():
             asked, predicted = target.probability(images, targets, pixels), target.predict(images)
@@ -79,11 +79,11 @@ class AttributionMaps(Callback):
         self._parts.append(
             {
                 "images": images.detach().cpu(),
-                "maps": outputs["maps"][:count, :MAX_QUESTIONS].cpu(),
+                "maps": outputs["maps"][:count, :MAX_QUERIES].cpu(),
                 "masks": torch.as_tensor(batch["mask"])[:count].cpu() if "mask" in batch else None,
                 "labels": [image_title(batch, i, predicted[i], names) for i in range(count)],
                 "titles": [
-                    [question_title(targets[i, t], asked[i, t], blank[i, t], names) for t in range(asked.shape[1])]
+                    [query_title(targets[i, t], asked[i, t], blank[i, t], names) for t in range(asked.shape[1])]
                     for i in range(count)
                 ],
             }
@@ -129,7 +129,7 @@ def image_title(batch: Mapping[str, Any], index: int, predicted: Tensor, names: 
     return f"{title}\n{', '.join(facts)}"
 
 
-def question_title(asked: Tensor, p: Tensor, p_blank: Tensor, names: Sequence[str] | None) -> str:
+def query_title(asked: Tensor, p: Tensor, p_blank: Tensor, names: Sequence[str] | None) -> str:
     """The asked class, its probability, and its probability on the blank image unless that is NaN."""
     blank = "" if p_blank.isnan() else f", {float(p_blank):.2f} blank"
     return f"asked {class_name(asked, names)}\np {float(p):.2f}{blank}"

@@ -10,11 +10,11 @@ from lightning import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
 from lightning_xai.callbacks.attribution_maps import class_name
-from lightning_xai.explainers.base import plain
-from lightning_xai.explainers.cape import CAPE
+from lightning_xai.explainers.base import as_plain_tensor
+from lightning_xai.explainers.cape.cape import CAPE
 from lightning_xai.loggers import log_images
-from lightning_xai.viz import save_png
-from lightning_xai.viz_contributions import contribution_figure
+from lightning_xai.visualization.contributions import contribution_figure
+from lightning_xai.visualization.grid import save_png
 
 
 class Contributions(Callback):
@@ -54,13 +54,13 @@ class Contributions(Callback):
 
 def figures(cape: CAPE, batch: Mapping[str, Any], count: int) -> list[NDArray[np.uint8]]:
     """A figure for each of the first images of a batch."""
-    images, names = plain(torch.as_tensor(batch["image"]))[:count], cape.target.class_names
+    images, names = as_plain_tensor(torch.as_tensor(batch["image"]))[:count], cape.target.class_names
     contributions = cape.contributions(images).cpu()
     probabilities = contributions.flatten(2).sum(dim=2)
     drawn = []
-    for image, shares, p in zip(images.cpu(), contributions, probabilities, strict=True):
+    for image, fractions, p in zip(images.cpu(), contributions, probabilities, strict=True):
         top = p.topk(2).indices
         titles = [f"{class_name(k, names)}: {100 * p[k]:.1f} %" for k in top]
         versus = f"{class_name(top[0], names)} - {class_name(top[1], names)}: {100 * (p[top[0]] - p[top[1]]):+.1f} %"
-        drawn.append(contribution_figure(image, shares[top], titles, versus))
+        drawn.append(contribution_figure(image, fractions[top], titles, versus))
     return drawn

@@ -1,4 +1,4 @@
-"""Scores the maps of every finished batch, and those of the controls beside them."""
+"""Scores the maps of every finished batch, and those of the controls."""
 
 import copy
 import csv
@@ -10,22 +10,22 @@ import lightning
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_xai.explainers.base import Explainer, plain
-from lightning_xai.explainers.controls import BlurredReference, RandomMap, Reversed
-from lightning_xai.files import atomic_write
-from lightning_xai.finite import naming_images
+from lightning_xai.explainers.base import Explainer, as_plain_tensor
+from lightning_xai.explainers.reference import BlurredReference, RandomMap, Reversed
+from lightning_xai.functional.files import atomic_write
+from lightning_xai.functional.finite import naming_images
+from lightning_xai.loggers.tables import log_table
 from lightning_xai.metrics import MapMetric, MetricSuite, VisibilityCurve
 from lightning_xai.report.statistics import Rows
-from lightning_xai.tables import log_table
 from lightning_xai.targets import SegmenterTarget, Target
 
-PER_IMAGE = ("id", "question", "metric", "value")
+PER_IMAGE = ("id", "query", "metric", "value")
 
 
 class Faithfulness(lightning.Callback):
     """Runs a metric collection on validation and test maps, per image.
 
-    On test it also scores controls on the same images and questions, and writes ``per_image.csv`` (the explainer) and
+    On test it also scores controls on the same images and queries, and writes ``per_image.csv`` (the explainer) and
     ``controls.csv`` (the controls) into the run folder. A visibility curve brings its own: random, the explainer
     reversed, and an oracle.
 
@@ -46,14 +46,14 @@ class Faithfulness(lightning.Callback):
         chunk_size: int | str = 64,
     ) -> None:
         self.suite = MetricSuite(metrics, chunk_size)
-        self.makers = dict(controls or {})
+        self.control_factories = dict(controls or {})
         self.controls: dict[str, Explainer] = {}
         self.suites: dict[str, MetricSuite] = {}
         self.limits = {"val": val_batches, "test": test_batches}
         #: After a test: ``{explainer: {metric: [(id, class, value)]}}``, the explainer first; the same on every rank.
         self.results: dict[str, dict[str, Rows]] = {}
-        #: Likewise ``{explainer: {metric: {detail: mean}}}``: what the metrics record beside their value.
-        self.beside: dict[str, dict[str, dict[str, float]]] = {}
+        #: Likewise ``{explainer: {metric: {reference: mean}}}``: what the metrics record with their value.
+        self.reference_values: dict[str, dict[str, dict[str, float]]] = {}
 
     def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start with empty state."""
@@ -63,8 +63,10 @@ class Faithfulness(lightning.Callback):
         """Start with empty state, controls included."""
         assert isinstance(pl_module, Explainer)
         # A control under test is not its own control.
-        makers = {name: make for name, make in self.makers.items() if name != type(pl_module).__name__}
-        controls = {name: make(pl_module.target) for name, make in makers.items()}
+        control_factories = {
+            name: make for name, make in self.control_factories.items() if name != type(pl_module).__name__
+        }
+        controls = {name: make(pl_module.target) for name, make in control_factories.items()}
         self._start(pl_module, pl_module.variants() | self._bounds(pl_module) | controls)
 
     def _bounds(self, explainer: Explainer) -> dict[str, Explainer]:
@@ -97,8 +99,8 @@ class Faithfulness(lightning.Callback):
         """Log the means, gather the per-image values and write them."""
         self._log(pl_module, "test")
         self.results = {name: collect(suite) for name, suite in self.suites.items()}
-        self.beside = {
-            name: {metric: suite.members()[metric].beside_means() for metric in self.results[name]}
+        self.reference_values = {
+            name: {metric: suite.members()[metric].reference_means() for metric in self.results[name]}
             for name, suite in self.suites.items()
         }
         self._write(trainer)
@@ -112,19 +114,19 @@ class Faithfulness(lightning.Callback):
         limit = self.limits[stage]
         if limit is not None and batch_idx >= limit:
             return
-        question = {"targets": outputs["targets"], "pixels": outputs["pixels"]}
-        images, masks = plain(batch["image"]), plain(batch["mask"]) if "mask" in batch else None
+        query = {"targets": outputs["targets"], "pixels": outputs["pixels"]}
+        images, masks = as_plain_tensor(batch["image"]), as_plain_tensor(batch["mask"]) if "mask" in batch else None
         own = type(explainer).__name__
-        scene = {"target": explainer.target, "images": images, "masks": masks, "ids": batch["id"], **question}
+        context = {"target": explainer.target, "images": images, "masks": masks, "ids": batch["id"], **query}
         for name, suite in self.suites.items():
             scored = explainer if name == own else self.controls[name]
             maps = outputs["maps"] if name == own else scored.compared(outputs, batch)
             with naming_images(batch):
-                suite.update(maps=maps, explainer=scored, **scene)
+                suite.update(maps=maps, explainer=scored, **context)
 
     def _log(self, explainer: lightning.LightningModule, stage: str) -> None:
         own = self.suites[type(explainer).__name__]
-        # Gathering is collective: whether a metric has values must not be judged by this rank's share alone.
+        # Gathering is collective: whether a metric has values must not be judged by this rank's fraction alone.
         values = {f"{stage}/{name}": metric.compute() for name, metric in own.members().items() if metric.counts()[0]}
         explainer.log_dict({name: value.float() for name, value in values.items() if not torch.isnan(value)})
 
@@ -148,8 +150,8 @@ def collect(suite: MetricSuite) -> dict[str, Rows]:
 
 
 def long_rows(table: Mapping[str, Rows]) -> list[tuple[str, int, str, float]]:
-    """``(id, question, metric, value)`` for all metrics."""
-    return [(name, question, metric, value) for metric, rows in table.items() for name, question, value in rows]
+    """``(id, query, metric, value)`` for all metrics."""
+    return [(name, query, metric, value) for metric, rows in table.items() for name, query, value in rows]
 
 
 def write_csv(path: Path, header: tuple[str, ...], rows: list[Any]) -> None:

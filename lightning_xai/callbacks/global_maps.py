@@ -10,14 +10,14 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_xai.callbacks.save_maps import affine_of
-from lightning_xai.explainers.base import plain
+from lightning_xai.explainers.base import as_plain_tensor
+from lightning_xai.functional.segmentation import class_labels
 from lightning_xai.global_maps import GlobalMaps, GlobalMapsResult
-from lightning_xai.global_maps.aggregate import agreed, entering, present_labels
-from lightning_xai.global_maps.bias import Bias, find_bias
+from lightning_xai.global_maps.aggregation import agreed, entering, present_labels
+from lightning_xai.global_maps.bias_finder import Bias, find_bias
 from lightning_xai.global_maps.files import write_maps
 from lightning_xai.loggers import log_images
-from lightning_xai.metrics.localisation import RelevanceMass
-from lightning_xai.pixels import class_labels
+from lightning_xai.metrics.localization import RelevanceMass
 from lightning_xai.targets import SegmenterTarget
 
 
@@ -25,7 +25,7 @@ class SaveGlobalMaps(Callback):
     """Aggregates the maps of a test into ``<run>/global``: npz, PNG, and NIfTI of volumes; and to every logger.
 
     It makes sense for aligned images, where a pixel's place means the same in all of them, and with ``ask=label``
-    (``ask=all`` for ``subset="all"``); the default question, the predicted class, leaves the true positives. A
+    (``ask=all`` for ``subset="all"``); the default query, the predicted class, leaves the true positives. A
     segmenter's labels are the classes that the masks show (without masks, those it predicts), a classifier's are the
     predicted ones where the data have none.
 
@@ -52,13 +52,13 @@ class SaveGlobalMaps(Callback):
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         """Add the batch's maps."""
-        target, images = pl_module.target, plain(batch["image"])
+        target, images = pl_module.target, as_plain_tensor(batch["image"])
         labels, predictions = labels_of(target, batch, images)
         if self._maps is None:
             self._start(target.class_names or [str(k) for k in range(predictions.shape[1])], pl_module.device)
             self._affine = affine_of(batch, 0)
         assert self._maps is not None
-        maps, targets, ids = plain(outputs["maps"]), plain(outputs["targets"]), batch["id"]
+        maps, targets, ids = as_plain_tensor(outputs["maps"]), as_plain_tensor(outputs["targets"]), batch["id"]
         self._maps.update(maps=maps, labels=labels, images=images, targets=targets, predictions=predictions, ids=ids)
         if self.region is not None:
             enters = entering(labels, predictions, targets, self._maps.subset)
@@ -82,7 +82,7 @@ class SaveGlobalMaps(Callback):
             self.biases = find_bias(self.result, self.region, inside)
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / "global"
-            picture = write_maps(folder, self.result, self._affine, self._maps.normalisation, self.region)
+            picture = write_maps(folder, self.result, self._affine, self._maps.normalization, self.region)
             log_images(trainer, "global/maps", [picture])
 
     def _start(self, names: list[str], device: torch.device) -> None:
@@ -96,13 +96,15 @@ def labels_of(target: Any, batch: Mapping[str, Any], images: Tensor) -> tuple[Te
             logits = target.logits(images)
             classes = logits.shape[1]
             predicted = shown_classes(class_labels(logits), classes)
-            truth = shown_classes(plain(batch["mask"])[:, 0], classes) if "mask" in batch else predicted
+            truth = shown_classes(as_plain_tensor(batch["mask"])[:, 0], classes) if "mask" in batch else predicted
             return truth, predicted
         probabilities = target.predict(images)
     classes = probabilities.shape[1]
     several = "label" in batch and batch["label"].ndim == 2 and batch["label"].shape[1] == classes
     predicted = probabilities > 0.5 if several else present_labels(probabilities.argmax(dim=1), classes)
-    truth = present_labels(plain(batch["label"]), classes).to(images.device) if "label" in batch else predicted
+    truth = (
+        present_labels(as_plain_tensor(batch["label"]), classes).to(images.device) if "label" in batch else predicted
+    )
     return truth, predicted
 
 

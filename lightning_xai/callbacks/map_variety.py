@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_xai.explainers.controls import CenterPrior
+from lightning_xai.explainers.reference import CenterPrior
 
 log = logging.getLogger(__name__)
 

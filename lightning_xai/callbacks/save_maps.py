@@ -9,8 +9,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lightning_xai.files import atomic_write, write_nifti
-from lightning_xai.viz import overlay, save_png
+from lightning_xai.functional.files import atomic_write, write_nifti
+from lightning_xai.visualization.grid import overlay, save_png
 
 FORMATS = ("auto", "npy", "png", "nifti")
 
@@ -18,7 +18,7 @@ FORMATS = ("auto", "npy", "png", "nifti")
 class SaveMaps(Callback):
     """Writes the maps of ``predict`` to disk, each rank those of its own images.
 
-    ``npy`` holds the raw maps ``(T, *S)`` as float32, ``png`` an overlay a question, ``nifti`` the raw maps of a
+    ``npy`` holds the raw maps ``(T, *S)`` as float32, ``png`` an overlay a query, ``nifti`` the raw maps of a
     volume, ``(X, Y, Z)`` or ``(X, Y, Z, T)``, with the image's affine.
 
     Args:
@@ -65,8 +65,8 @@ class SaveMaps(Callback):
             with atomic_write(Path(f"{stem}.npy"), "wb") as file:
                 np.save(file, values)
         if "png" in formats:
-            for question, value in enumerate(maps.detach().float().cpu()):
-                name = f"{stem}.png" if len(maps) == 1 else f"{stem}_{question}.png"
+            for query, value in enumerate(maps.detach().float().cpu()):
+                name = f"{stem}.png" if len(maps) == 1 else f"{stem}_{query}.png"
                 save_png(name, overlay(torch.as_tensor(image).cpu(), value))
 
     def _file_name(self, image_id: str) -> str:

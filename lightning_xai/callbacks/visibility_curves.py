@@ -9,14 +9,14 @@ import torch
 
 from lightning_xai.callbacks.faithfulness import Faithfulness, write_csv
 from lightning_xai.loggers import log_images
+from lightning_xai.loggers.tables import log_files
 from lightning_xai.metrics import MetricSuite, VisibilityCurve
 from lightning_xai.report.statistics import Interval, Rows, bootstrap, per_image_means
-from lightning_xai.tables import log_files
-from lightning_xai.viz import render, save_png
-from lightning_xai.viz_curves import visibility_figure
+from lightning_xai.visualization.curves import visibility_figure
+from lightning_xai.visualization.grid import render, save_png
 
-TITLES = {"split": "One threshold for all images", "image": "The same share of every image"}
-HEAD = ("scope", "content", "explainer", "share", "dice", "low", "high", "images")
+TITLES = {"split": "One threshold for all images", "image": "The same fraction of every image"}
+HEAD = ("scope", "content", "explainer", "fraction", "dice", "low", "high", "images")
 
 Curves = dict[str, dict[float, Interval]]
 
@@ -25,7 +25,7 @@ class VisibilityCurves(lightning.Callback):
     """Draws what ``Faithfulness`` measured with visibility curves: ``maps/visibility_<scope>.png``, with its numbers.
 
     Stands after ``Faithfulness`` in the trainer's callbacks. ``visibility.csv`` holds mean Dice and 95 % bootstrap
-    interval over images for every explainer, content and share. Without such a metric nothing is done.
+    interval over images for every explainer, content and fraction. Without such a metric nothing is done.
     """
 
     def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -51,28 +51,30 @@ class VisibilityCurves(lightning.Callback):
 
 
 def curves_of(suites: Mapping[str, MetricSuite], scope: str) -> dict[str, Curves]:
-    """``{content: {explainer: {share: interval}}}`` of the visibility curves of a scope; of equal ones the first."""
+    """``{content: {explainer: {fraction: interval}}}`` of the visibility curves of a scope; of equal ones the first."""
     contents: dict[str, Curves] = {}
     for explainer, suite in suites.items():
         for metric in suite.members().values():
             if isinstance(metric, VisibilityCurve) and metric.scope == scope:
                 curves = contents.setdefault(metric.content, {})
                 if explainer not in curves:
-                    curves[explainer] = {share: interval(rows) for share, rows in metric.rows_at_shares().items()}
+                    curves[explainer] = {
+                        fraction: interval(rows) for fraction, rows in metric.rows_at_fractions().items()
+                    }
     return contents
 
 
 def interval(rows: Rows) -> Interval:
-    """Mean over images and its bootstrap interval; the mean over the questions of an image first."""
+    """Mean over images and its bootstrap interval; the mean over the queries of an image first."""
     return bootstrap(torch.tensor(list(per_image_means(rows).values()), dtype=torch.float64))
 
 
 def rows_of(found: Mapping[str, Mapping[str, Curves]]) -> list[tuple[Any, ...]]:
     """The lines of ``visibility.csv``."""
     return [
-        (scope, content, explainer, share, value.mean, value.low, value.high, value.count)
+        (scope, content, explainer, fraction, value.mean, value.low, value.high, value.count)
         for scope, contents in found.items()
         for content, curves in contents.items()
         for explainer, curve in curves.items()
-        for share, value in curve.items()
+        for fraction, value in curve.items()
     ]

@@ -1,14 +1,14 @@
 """Data modules: real images from a user's files as plain dict batches."""
 
-from lightning_xai.data.alignment import CornerTag, MirrorSided
-from lightning_xai.data.base import ImageDataModule
-from lightning_xai.data.decathlon import DecathlonData
-from lightning_xai.data.embedded import EmbeddedDigits
-from lightning_xai.data.folder import FolderData
 from lightning_xai.data.items import Item
-from lightning_xai.data.manifest import ManifestData
-from lightning_xai.data.npz import NpzData
+from lightning_xai.data.module import ImageDataModule
 from lightning_xai.data.reading import BadImageError, TiffReader
+from lightning_xai.data.sources.decathlon import DecathlonData
+from lightning_xai.data.sources.embedded import EmbeddedDigits
+from lightning_xai.data.sources.folder import FolderData
+from lightning_xai.data.sources.manifest import ManifestData
+from lightning_xai.data.sources.npz import NpzData
+from lightning_xai.data.transforms import CornerTag, MirrorSided
 
 __all__ = [
     "BadImageError",

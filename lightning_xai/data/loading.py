@@ -66,7 +66,7 @@ def resize_affine(affine: np.ndarray, old: tuple[int, ...], new: tuple[int, ...]
     """
     step = np.divide(old, new)
     scale = np.diag([*step, 1.0])
-    scale[:3, 3] = (step - 1) / 2  # voxel centres, not corners, have whole coordinates
+    scale[:3, 3] = (step - 1) / 2  # voxel centers, not corners, have whole coordinates
     moved: np.ndarray = affine @ scale
     return moved
 

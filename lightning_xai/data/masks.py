@@ -21,7 +21,7 @@ def read_mask(source: Source | tuple[Source, ...], size: tuple[int, ...], name: 
     """Read a mask as whole numbers, as they are stored.
 
     Args:
-        source: Path or array; palette images give their indices, grey RGB images their grey value. Several masks of one
+        source: Path or array; palette images give their indices, gray RGB images their gray value. Several masks of one
             image are united: the largest value of each pixel.
         size: Spatial size *S that the mask must have, in pixels.
         name: What error messages call the mask; None takes the path.
@@ -50,7 +50,7 @@ def read_mask(source: Source | tuple[Source, ...], size: tuple[int, ...], name: 
     if isinstance(source, Path) and (plane == plane.flat[0]).all() and _has_shape_in_alpha(source):
         raise BadImageError(
             f"The shape of the mask {name} is drawn in its alpha channel alone, while its colors are the same "
-            "everywhere; save it as a grey image with 0 for background."
+            "everywhere; save it as a gray image with 0 for background."
         )
     return plane.astype(np.int64)[None]
 

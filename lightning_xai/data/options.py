@@ -1,4 +1,4 @@
-"""What every data module takes beside its source."""
+"""What every data module takes besides its source."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypedDict
@@ -37,7 +37,7 @@ def check_options(options: Options) -> None:
     """
     splits, classes, size = options["splits"], options["mask_classes"], options["size"]
     if len(splits) != 3 or min(splits) <= 0 or abs(sum(splits) - 1) > 1e-6:
-        raise ValueError(f"data.splits is {list(splits)}; give three positive shares that sum to 1.")
+        raise ValueError(f"data.splits is {list(splits)}; give three positive fractions that sum to 1.")
     if classes is not None and len(classes) < 2:
         raise ValueError(f"data.mask_classes is {list(classes)}; name the background and at least one class.")
     if options["on_bad_image"] not in ("raise", "skip"):

@@ -12,7 +12,7 @@ from monai.data.utils import is_supported_format
 from monai.utils.enums import MetaKeys
 from PIL import Image
 
-# An axis of an array, "none" for an array without a channel axis (a grey volume), or None where nobody said.
+# An axis of an array, "none" for an array without a channel axis (a gray volume), or None where nobody said.
 ChannelAxis = int | Literal["none"] | None
 
 
@@ -69,9 +69,9 @@ def _tiff_channel_axis(axes: str) -> ChannelAxis:
     return "none" if set(axes) <= set("ZYX") else None
 
 
-def _grey_or_rgb(image: Image.Image) -> Image.Image:
-    """Drop alpha, resolve palettes and other colour spaces, keep the depth of grey images."""
-    if image.mode == "I" and image.format == "PNG":  # how older Pillow opens a 16-bit grey PNG
+def _gray_or_rgb(image: Image.Image) -> Image.Image:
+    """Drop alpha, resolve palettes and other color spaces, keep the depth of gray images."""
+    if image.mode == "I" and image.format == "PNG":  # how older Pillow opens a 16-bit gray PNG
         return image.convert("I;16")
     if image.mode in ("1", "LA", "La"):
         return image.convert("L")
@@ -80,7 +80,7 @@ def _grey_or_rgb(image: Image.Image) -> Image.Image:
 
 def _index_mask(image: Image.Image) -> Image.Image:
     """Drop alpha but keep palette indices: in a mask they are the classes."""
-    return image if image.mode == "P" else _grey_or_rgb(image)
+    return image if image.mode == "P" else _gray_or_rgb(image)
 
 
 def _readers(converter: Any) -> tuple[ImageReader, ...]:
@@ -88,7 +88,7 @@ def _readers(converter: Any) -> tuple[ImageReader, ...]:
     return TiffReader(), NumpyReader(allow_pickle=False), NibabelReader(), pil
 
 
-_IMAGE_READERS = _readers(_grey_or_rgb)
+_IMAGE_READERS = _readers(_gray_or_rgb)
 MASK_READERS = _readers(_index_mask)
 
 

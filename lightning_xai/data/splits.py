@@ -38,7 +38,7 @@ def label_counts(items: Sequence[Item], num_classes: int) -> np.ndarray:
         num_classes: K.
 
     Returns:
-        (N, K) of 0 and 1; zeros for unlabelled items.
+        (N, K) of 0 and 1; zeros for unlabeled items.
     """
     counts = np.zeros((len(items), num_classes), np.int64)
     for row, item in zip(counts, items, strict=True):

@@ -2,7 +2,8 @@
 
 from lightning_xai.explainers.amortized_pcim import AmortizedPCIM
 from lightning_xai.explainers.base import Explainer
-from lightning_xai.explainers.cam import (
+from lightning_xai.explainers.cam.channel import AblationCAM, ScoreCAM
+from lightning_xai.explainers.cam.gradient import (
     CAM,
     EigenCAM,
     GradCAM,
@@ -12,11 +13,10 @@ from lightning_xai.explainers.cam import (
     XGradCAM,
     XResCAM,
 )
-from lightning_xai.explainers.cape import CAPE
+from lightning_xai.explainers.cape.cape import CAPE
 from lightning_xai.explainers.captum import CaptumExplainer
-from lightning_xai.explainers.channel_cam import AblationCAM, ScoreCAM
-from lightning_xai.explainers.controls import CenterPrior, EdgeMap, RandomMap
 from lightning_xai.explainers.pcim import PCIM
+from lightning_xai.explainers.reference import CenterPrior, EdgeMap, RandomMap
 from lightning_xai.explainers.rise import RISE
 from lightning_xai.explainers.unoise import UNoise
 

@@ -1,4 +1,4 @@
-"""Amortised PCIM: a network predicts the blending weights in one forward pass."""
+"""Amortized PCIM: a network predicts the blending weights in one forward pass."""
 
 import logging
 import math
@@ -12,41 +12,41 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from lightning_xai.explainers.pcim import EXPLORATION, PCIM, PRESETS, SOFTNESS
-from lightning_xai.finite import check_weights
-from lightning_xai.masking import (
+from lightning_xai.functional.finite import check_weights
+from lightning_xai.networks.mask_net import MaskNet, mask_features
+from lightning_xai.perturbation.soft_masks import (
     Baseline,
     baselines,
     distinct,
     smooth_noise,
-    standardise,
-    top_share,
+    standardize,
+    top_fraction,
     total_variation,
     two_sided,
 )
-from lightning_xai.nets import MaskNet, mask_features
 from lightning_xai.targets import Target
-from lightning_xai.weights import read_pickle
+from lightning_xai.targets.weights import read_pickle
 
 log = logging.getLogger(__name__)
 
-#: Area shares (and fills) that a training step draws per image; the images pass the mask network once for all.
+#: Area fractions (and fills) that a training step draws per image; the images pass the mask network once for all.
 DRAWS = 2
-#: Area shares that the validation loss averages over.
-VALIDATION_SHARES = (0.1, 0.3, 0.6)
+#: Area fractions that the validation loss averages over.
+VALIDATION_FRACTIONS = (0.1, 0.3, 0.6)
 
 
 class AmortizedPCIM(PCIM):
     """A mask network trained over a data set with PCIM's ``faithful`` objective; goes beyond the paper.
 
     The network sees the image once; a linear head, one row per class, reads the map of every asked class from the same
-    features. Training asks about the predicted class, and about any class for a share of the images. Every map is
+    features. Training asks about the predicted class, and about any class for a fraction of the images. Every map is
     brought to mean 0 and deviation 1: only its order counts, and a network that may scale it escapes the total
     variation and saturates the sigmoid instead of learning an order.
 
     Args:
         target: The frozen target.
         net: ``(images (B, C, *S), targets (B, T)) -> (B, T, *S)``; default: a
-            :class:`~lightning_xai.nets.MaskNet` over a small MONAI U-Net.
+            :class:`~lightning_xai.networks.mask_net.MaskNet` over a small MONAI U-Net.
         refine_steps: PCIM steps per image that start from the prediction.
         classes: Number of classes; default: the target's class names.
         channels: Image channels; default: the target's statistics.
@@ -57,7 +57,7 @@ class AmortizedPCIM(PCIM):
         tv: Weight of the total variation in training.
         refine_tv: Weight of the total variation in refining: PCIM's own. With less, what refining gains lives in
             single pixels.
-        any_class: Share of training questions about a class drawn at random.
+        any_class: Fraction of training queries about a class drawn at random.
         init_from: A checkpoint to start from: what fits is taken over, mixed with fresh weights if it explains
             another target. With another number of classes every new class starts as the mean of the old ones.
 
@@ -98,8 +98,8 @@ class AmortizedPCIM(PCIM):
 
     def raw_maps(self, images: Tensor, targets: Tensor) -> Tensor:
         """Predicted weights before the sigmoid, float32 ``(B, T, *S)``, each map of mean 0 and deviation 1."""
-        maps: Tensor = self.net(self.target.normalise(images), targets)
-        return standardise(maps if maps.dtype == torch.float64 else maps.float())
+        maps: Tensor = self.net(self.target.normalize(images), targets)
+        return standardize(maps if maps.dtype == torch.float64 else maps.float())
 
     def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
         """See :meth:`Explainer.attribute`."""
@@ -110,7 +110,7 @@ class AmortizedPCIM(PCIM):
         self.report_blank(fills, asked, sets, targets.shape)
         alpha = raw.flatten(0, 1).unsqueeze(1)
         if self.steps:
-            alpha = self.optimise(alpha, rows, fills, asked, sets)
+            alpha = self.optimize(alpha, rows, fills, asked, sets)
         return alpha.sigmoid().view_as(raw)
 
     def exploration(self, step: int, images: Tensor) -> Tensor:
@@ -120,19 +120,19 @@ class AmortizedPCIM(PCIM):
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Two-sided loss at random areas and fills; validation averages over fixed areas and all fills."""
         images = batch["image"]
-        targets, pixels = self.target.questions(images, None, None)
+        targets, pixels = self.target.queries(images, None, None)
         if pixels is None and self.training:
             targets = self._mix_classes(targets)
         raw = self.raw_maps(images, targets)
         rows, asked, sets = self.rows(images, targets, pixels)
         alpha = raw.flatten(0, 1).unsqueeze(1)
         fills = baselines(rows, self.baseline)
-        draws = self._draws(fills) if self.training else product(distinct(fills), VALIDATION_SHARES)
+        draws = self._draws(fills) if self.training else product(distinct(fills), VALIDATION_FRACTIONS)
         shift, losses = EXPLORATION * (1 - self._progress()), []
-        for fill, share in draws:
+        for fill, fraction in draws:
             # Validation shifts nothing, and must not draw from the generator that training draws from.
             order = alpha + shift * smooth_noise(len(alpha), alpha.shape[2:], alpha.device) if shift else alpha
-            mask = top_share(order, share, SOFTNESS)
+            mask = top_fraction(order, fraction, SOFTNESS)
             losses.append(two_sided(self.target, rows, fill, mask, asked, sets))
         faithful = torch.stack(losses).mean(dim=0)
         smooth = total_variation(alpha.sigmoid())
@@ -150,10 +150,10 @@ class AmortizedPCIM(PCIM):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _draws(self, fills: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """A fill and one area share per row, :data:`DRAWS` times; fills take turns, an image's shares are far apart."""
-        shares = stratified(len(fills[0]), fills[0].device)
+        """A fill and one area fraction per row, :data:`DRAWS` times; fills take turns, an image's fractions are far apart."""
+        fractions = stratified(len(fills[0]), fills[0].device)
         first = int(torch.randint(len(fills), ()))
-        return [(fills[(first + draw) % len(fills)], (shares + draw / DRAWS) % 1.0) for draw in range(DRAWS)]
+        return [(fills[(first + draw) % len(fills)], (fractions + draw / DRAWS) % 1.0) for draw in range(DRAWS)]
 
     def _progress(self) -> float:
         """How far the training has come, 0 to 1; 1 in validation, so that its losses compare, and outside of one."""
@@ -162,13 +162,13 @@ class AmortizedPCIM(PCIM):
         return min(1.0, self.trainer.global_step / self.trainer.estimated_stepping_batches)
 
     def _mix_classes(self, targets: Tensor) -> Tensor:
-        """Replace a share of the questions by random classes, so that every row of the head learns."""
+        """Replace a fraction of the queries by random classes, so that every row of the head learns."""
         other = torch.randint(self.classes, targets.shape, device=targets.device)
         return torch.where(torch.rand(targets.shape, device=targets.device) < self.any_class, other, targets)
 
 
 def warm_cosine(step: int, steps: int) -> float:
-    """Share of the highest learning rate: a linear rise over a tenth of the steps, then half a cosine down to 0."""
+    """Fraction of the highest learning rate: a linear rise over a tenth of the steps, then half a cosine down to 0."""
     warm = max(1, steps // 10)
     if step < warm:
         return (step + 1) / warm
@@ -176,7 +176,7 @@ def warm_cosine(step: int, steps: int) -> float:
 
 
 def stratified(count: int, device: torch.device) -> Tensor:
-    """One random area share per row, evenly spread over (0, 1)."""
+    """One random area fraction per row, evenly spread over (0, 1)."""
     return (torch.randperm(count, device=device) + torch.rand(count, device=device)) / count
 
 

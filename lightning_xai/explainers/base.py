@@ -1,4 +1,4 @@
-"""The face that every explainer shows: images and questions in, maps out."""
+"""The face that every explainer shows: images and queries in, maps out."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +7,10 @@ import lightning
 import torch
 from torch import Tensor
 
-from lightning_xai.finite import LossWatch, check_loss, check_outputs, check_weights, naming_images
-from lightning_xai.pixel_sets import PixelSet, predicted
+from lightning_xai.functional.finite import LossWatch, check_loss, check_outputs, check_weights, naming_images
 from lightning_xai.targets import SegmenterTarget, Target
-from lightning_xai.windows import by_window, fits
+from lightning_xai.targets.regions import PixelSet, predicted
+from lightning_xai.targets.sliding_window import by_window, fits
 
 Attribute = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -18,7 +18,7 @@ ASK = ("prediction", "label", "all")
 
 
 class Explainer(lightning.LightningModule):
-    """A ``LightningModule`` that turns images and questions into maps around a frozen target.
+    """A ``LightningModule`` that turns images and queries into maps around a frozen target.
 
     A subclass writes :meth:`attribute` and, if it learns, :meth:`loss` and its parameters. ``fit``, ``validate``,
     ``test`` and ``predict`` work for every explainer, learned or not.
@@ -56,7 +56,7 @@ class Explainer(lightning.LightningModule):
         return any(parameter.requires_grad for parameter in self.parameters())
 
     def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
-        """Compute the maps; gradients are enabled, questions are complete.
+        """Compute the maps; gradients are enabled, queries are complete.
 
         Args:
             images: ``(B, C, *S)`` float, natural units, a plain tensor without history.
@@ -77,7 +77,7 @@ class Explainer(lightning.LightningModule):
         return data
 
     def variants(self) -> dict[str, "Explainer"]:
-        """Other maps of the same fitted explainer, by name, that a test judges beside it."""
+        """Other maps of the same fitted explainer, by name, that a test judges with it."""
         return {}
 
     def explain(self, images: Tensor, targets: Tensor | None = None, pixels: Tensor | None = None) -> Tensor:
@@ -90,10 +90,10 @@ class Explainer(lightning.LightningModule):
             pixels: For segmenters: ``None`` (the pixels predicted as each class) or boolean ``(B, T or 1, *S)``.
 
         Returns:
-            ``(B, T, *S)`` float32, detached, at image resolution. A question about no pixel gives a zero map.
+            ``(B, T, *S)`` float32, detached, at image resolution. A query about no pixel gives a zero map.
 
         Raises:
-            ValueError: If the questions do not fit the images or the model.
+            ValueError: If the queries do not fit the images or the model.
         """
         return self.mapped(self.attribute, images, targets, pixels)
 
@@ -101,15 +101,15 @@ class Explainer(lightning.LightningModule):
         """What :meth:`explain` does around :meth:`attribute`, around any such function.
 
         Args:
-            attribute: As :meth:`attribute`; it may give several maps a question, ``(B, n * T, *S)``.
+            attribute: As :meth:`attribute`; it may give several maps a query, ``(B, n * T, *S)``.
             images: See :meth:`explain`.
             targets: See :meth:`explain`.
             pixels: See :meth:`explain`.
         """
         with torch.inference_mode(False), torch.enable_grad():
-            images = plain(images)
-            targets, pixels = (None if value is None else plain(value) for value in (targets, pixels))
-            targets, pixels = self.target.questions(images, targets, pixels)
+            images = as_plain_tensor(images)
+            targets, pixels = (None if value is None else as_plain_tensor(value) for value in (targets, pixels))
+            targets, pixels = self.target.queries(images, targets, pixels)
             self.side = {}
             maps = self.in_windows(attribute, images, targets, pixels).detach().float()
             if pixels is not None:
@@ -137,11 +137,11 @@ class Explainer(lightning.LightningModule):
         self.side = {}  # of the last window alone
         return torch.cat(maps)
 
-    def questions(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
-        """The questions that the steps ask of a batch, from :attr:`ask` and :attr:`ask_pixels`."""
+    def queries(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """The queries that the steps ask of a batch, from :attr:`ask` and :attr:`ask_pixels`."""
         if self.ask not in ASK:
             raise ValueError(f"ask is {self.ask!r}; use one of {', '.join(ASK)}.")
-        images = plain(batch["image"])
+        images = as_plain_tensor(batch["image"])
         targets: Tensor | None = None
         if self.ask == "label" and batch["label"].ndim == 1:
             targets = batch["label"]
@@ -151,17 +151,19 @@ class Explainer(lightning.LightningModule):
         pixels = None
         if isinstance(self.target, SegmenterTarget):
             targets = self.target.foreground(images) if targets is None else targets.view(len(images), -1)
-            pixels = self.ask_pixels(self.target, images, targets, plain(batch["mask"]) if "mask" in batch else None)
-        return self.target.questions(images, targets, pixels)
+            pixels = self.ask_pixels(
+                self.target, images, targets, as_plain_tensor(batch["mask"]) if "mask" in batch else None
+            )
+        return self.target.queries(images, targets, pixels)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Log and return the loss.
 
         Raises:
-            NotFiniteError: If it is NaN or infinite; see :class:`~lightning_xai.finite.LossWatch`.
+            NotFiniteError: If it is NaN or infinite; see :class:`~lightning_xai.functional.finite.LossWatch`.
         """
         if "image" in batch:
-            batch = {**batch, "image": plain(batch["image"])}
+            batch = {**batch, "image": as_plain_tensor(batch["image"])}
         with naming_images(batch):
             losses = self.loss(batch)
         self.loss_watch(self, losses["loss"], batch)
@@ -176,7 +178,7 @@ class Explainer(lightning.LightningModule):
         """
         if self.learned:
             with naming_images(batch):
-                losses = self.loss({**batch, "image": plain(batch["image"])})
+                losses = self.loss({**batch, "image": as_plain_tensor(batch["image"])})
             check_loss(self, losses["loss"], batch, "validation")
             values = {f"val/{name}": value for name, value in losses.items()}
             self.log_dict(values, batch_size=len(batch["image"]), sync_dist=True)
@@ -198,17 +200,17 @@ class Explainer(lightning.LightningModule):
         """
         with naming_images(batch):
             with torch.inference_mode(False):
-                targets, pixels = self.questions(batch)
+                targets, pixels = self.queries(batch)
             maps = self.explain(batch["image"], targets, pixels)
             # An explainer may fail on an image, which the metrics count; that the target does is asked only then.
             if not maps.isfinite().all():
                 with torch.no_grad():
-                    check_outputs(self.target.logits(plain(batch["image"])))
+                    check_outputs(self.target.logits(as_plain_tensor(batch["image"])))
         return {"maps": maps, "targets": targets, "pixels": pixels, "side": self.side}
 
     def compared(self, answer: dict[str, Any], batch: dict[str, Any]) -> Tensor:
-        """Maps ``(B, T, *S)`` for the questions of another explainer's :meth:`answer`, to be judged beside its own."""
-        return self.explain(plain(batch["image"]), answer["targets"], answer["pixels"])
+        """Maps ``(B, T, *S)`` for the queries of another explainer's :meth:`answer`, to be judged with its own."""
+        return self.explain(as_plain_tensor(batch["image"]), answer["targets"], answer["pixels"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store which target these weights explain.
@@ -235,7 +237,7 @@ class Explainer(lightning.LightningModule):
             )
 
 
-def plain(images: Tensor) -> Tensor:
+def as_plain_tensor(images: Tensor) -> Tensor:
     """A plain tensor without metadata, history or inference flag, safe to differentiate through."""
     with torch.inference_mode(False):
         images = images.as_tensor() if hasattr(images, "as_tensor") else images

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai.explainers.base import Explainer
-from lightning_xai.fills import Fill, fill_images
-from lightning_xai.layers import named_layer, untouched
-from lightning_xai.masking import to_image
+from lightning_xai.perturbation.baselines import Fill, baseline_images
+from lightning_xai.perturbation.soft_masks import to_image
 from lightning_xai.targets import Answer, Target, asking
+from lightning_xai.targets.layers import hook_guard, named_layer
 
 #: Methods that draw random numbers.
 RANDOM = ("GradientShap", "KernelShap", "Lime", "ShapleyValueSampling")
@@ -23,7 +23,7 @@ UNSEEN = (
     "DeepLIFT cannot see through this model: an activation is a function, a module that is called twice, or unknown to "
     "Captum; use IntegratedGradients."
 )
-#: Share of the change of the score by which DeepLIFT's attributions may miss it.
+#: Fraction of the change of the score by which DeepLIFT's attributions may miss it.
 TOLERANCE = 0.02
 
 
@@ -37,11 +37,11 @@ class CaptumExplainer(Explainer):
         method: Name of the class in ``captum.attr``, such as ``"IntegratedGradients"``.
         layer: Name of a module inside the target's model, for Captum's ``Layer...`` methods. Their maps are upsampled
             linearly; ``"LayerGradientXActivation"`` is HiResCAM.
-        baseline: Captum's baseline as a fill (see :func:`lightning_xai.fills.fill_images`), where it takes one.
+        baseline: Captum's baseline as a fill (see :func:`lightning_xai.perturbation.baselines.baseline_images`), where it takes one.
         patch: Side, in pixels, of the squares that a method hides: of occlusion, which moves on by half of it, and of
             the grid whose cells feature ablation and kernel SHAP take as features.
         smooth: Noisy copies of the image that the attributions are averaged over (SmoothGrad); 0: none.
-        noise: Deviation of their noise, as a share of the image's range.
+        noise: Deviation of their noise, as a fraction of the image's range.
         chunk_size: Images per pass.
         answer: What is explained: the target's ``"score"`` (logits), its ``"probability"``, or a segmenter's ``"dice"``
             with the pixel set, which only methods that hide parts of the image can explain.
@@ -93,22 +93,22 @@ class CaptumExplainer(Explainer):
         """See :meth:`Explainer.attribute`."""
         size = 1 if self._draws else len(images)
         rows = []
-        with untouched(self.target.model), warnings.catch_warnings():
+        with hook_guard(self.target.model), warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="captum")
             for start in range(0, len(images), size):
                 part = slice(start, start + size)
                 sets = [None] * targets.shape[1] if pixels is None else torch.split(pixels[part], 1, dim=1)
-                questions = zip(torch.split(targets[part], 1, dim=1), sets, strict=True)
-                rows.append(torch.cat([self._one(images[part], *question) for question in questions], dim=1))
+                queries = zip(torch.split(targets[part], 1, dim=1), sets, strict=True)
+                rows.append(torch.cat([self._one(images[part], *query) for query in queries], dim=1))
         return torch.cat(rows)
 
     @property
     def _draws(self) -> bool:
-        """Whether the method draws random numbers: image by image then, so that none depends on those beside it."""
+        """Whether the method draws random numbers: image by image then, so that none depends on the others."""
         return self.smooth > 0 or self.method in RANDOM
 
     def _one(self, images: Tensor, asked: Tensor, pixels: Tensor | None) -> Tensor:
-        """The map ``(B, 1, *S)`` of one question per image."""
+        """The map ``(B, 1, *S)`` of one query per image."""
         score = Score(self.target.model, self.ask_target)
         method = getattr(captum.attr, self.method)(*((score,) if self.layer is None else (score, self.layer)))
         options = self._options(method, images)
@@ -139,7 +139,7 @@ class CaptumExplainer(Explainer):
         """Arguments of Captum's ``attribute`` for these images."""
         known, options = inspect.signature(method.attribute).parameters, dict(self.options)
         if self.baseline is not None:
-            options["baselines"] = fill_images(images, self.baseline)
+            options["baselines"] = baseline_images(images, self.baseline)
         if self.patch is not None:
             sides = [min(self.patch, side) for side in images.shape[2:]]
             if "sliding_window_shapes" in known:

@@ -1,4 +1,4 @@
-"""PCIM: one optimised blending weight per pixel."""
+"""PCIM: one optimized blending weight per pixel."""
 
 import logging
 from collections.abc import Callable
@@ -9,15 +9,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lightning_xai.explainers.base import Explainer
-from lightning_xai.masking import (
+from lightning_xai.perturbation.soft_masks import (
     Baseline,
-    area_share,
+    area_fraction,
     baselines,
     blend,
     distinct,
     resize,
     smooth_noise,
-    top_share,
+    top_fraction,
     total_variation,
     two_sided,
 )
@@ -45,7 +45,7 @@ class Preset:
         two_sided: Area-sampled keep-and-lose objective instead of cross-entropy.
         constraint: What alpha may be.
         start: Constant that alpha starts from (before the constraint's map).
-        steps: Optimiser steps at most.
+        steps: Optimizer steps at most.
         lr: Adam's learning rate.
         l1: Weight of ``mean |alpha|``.
         tv: Weight of the total variation.
@@ -72,15 +72,15 @@ PRESETS = {
 
 
 class PCIM(Explainer):
-    """Pixel-wise channel isolation mixing: optimises one blending weight per pixel of each image.
+    """Pixel-wise channel isolation mixing: optimizes one blending weight per pixel of each image.
 
     ``blend(x; alpha) = b + alpha (x - b)`` mixes the channels that isolate one pixel each. Siegismund et al.,
     arXiv 2412.02275. The paper gives no equations: the objective, the presets and their numbers are our reading.
 
-    * ``faithful``: at each step an area share ``s`` is drawn; the soft mask of the top ``s`` must keep the class and
+    * ``faithful``: at each step an area fraction ``s`` is drawn; the soft mask of the top ``s`` must keep the class and
       its complement must lose it, ``(1 - p(keep)) + p(rest)``, plus total variation. Every fill takes its turn.
       Smooth noise shifts the order that is asked about, less at every step: it averages out what only one mask feels.
-    * ``sparse``: start at 1, cross-entropy + ``l1 mean|alpha|``: localises.
+    * ``sparse``: start at 1, cross-entropy + ``l1 mean|alpha|``: localizes.
     * ``literal``: start at 0, cross-entropy alone: the paper's words.
 
     A pixel equal to the baseline gets no gradient and keeps its start: hence the ``alpha_x`` readout of ``sparse``.
@@ -88,8 +88,8 @@ class PCIM(Explainer):
     Args:
         target: The frozen target.
         preset: ``"faithful"``, ``"sparse"`` or ``"literal"``; ``None`` in the arguments below is the preset's value.
-        steps: Optimiser steps at most; an image that has settled stops earlier.
-        lr: The optimiser's learning rate.
+        steps: Optimizer steps at most; an image that has settled stops earlier.
+        lr: The optimizer's learning rate.
         baseline: What absent pixels show: ``"auto"`` (the preset's), a fill of :mod:`lightning_xai.reveal`, a tensor,
             or a list of fills that are drawn in turn.
         constraint: ``"unit"`` (sigmoid), ``"nonneg"`` (clamped each step), ``"softmax"`` (times N) or ``"signed"``.
@@ -148,16 +148,16 @@ class PCIM(Explainer):
             raise ValueError("The target is a plain callable without gradients; use PCIM(gradient='spsa').")
 
     def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
-        """See :meth:`Explainer.attribute`: every question is a row with an alpha of its own."""
+        """See :meth:`Explainer.attribute`: every query is a row with an alpha of its own."""
         rows, asked, sets = self.rows(images, targets, pixels)
         fills = baselines(rows, self.baseline)
         self.report_blank(fills, asked, sets, targets.shape)
         start = self.start_of(rows)
-        alpha = self.optimise(start, rows, fills, asked, sets)
+        alpha = self.optimize(start, rows, fills, asked, sets)
         return self.read(alpha, rows, fills, start).view(*targets.shape, *images.shape[2:])
 
     def rows(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """One row per question: images ``(R, C, *S)``, classes ``(R, 1)``, pixel sets ``(R, 1, *S)``."""
+        """One row per query: images ``(R, C, *S)``, classes ``(R, 1)``, pixel sets ``(R, 1, *S)``."""
         rows = images.repeat_interleave(targets.shape[1], dim=0)
         return rows, targets.reshape(-1, 1), None if pixels is None else pixels.flatten(0, 1).unsqueeze(1)
 
@@ -182,7 +182,7 @@ class PCIM(Explainer):
         alpha = self.weights(raw, images.shape[2:])
         if self.two_sided:
             order = resize(raw, images.shape[2:]) + self.exploration(step, images)
-            mask = top_share(order, area_share(step), SOFTNESS)
+            mask = top_fraction(order, area_fraction(step), SOFTNESS)
             loss = two_sided(self.target, images, baseline, mask, targets, pixels)
         else:
             loss = -self.target.log_probability(blend(images, baseline, alpha), targets, pixels)[:, 0]
@@ -196,10 +196,10 @@ class PCIM(Explainer):
         size = rows.shape[2:] if self.grid is None else [min(self.grid, side) for side in rows.shape[2:]]
         return rows.new_full((len(rows), channels, *size), self.start)
 
-    def optimise(
+    def optimize(
         self, start: Tensor, rows: Tensor, fills: list[Tensor], targets: Tensor, pixels: Tensor | None
     ) -> Tensor:
-        """Run the optimiser on every row until it has settled or the steps are used up.
+        """Run the optimizer on every row until it has settled or the steps are used up.
 
         A loss that stays the same function has settled when its mean over a window gains nothing. The two-sided one
         asks for another area, fill and softness at every step: there a row has settled when its weights stand still.
@@ -257,7 +257,7 @@ class PCIM(Explainer):
         return gradient, losses
 
     def read(self, alpha: Tensor, rows: Tensor, fills: list[Tensor], start: Tensor) -> Tensor:
-        """Maps ``(R, *S)`` of optimised weights."""
+        """Maps ``(R, *S)`` of optimized weights."""
         size = rows.shape[2:]
         maps = self.weights(alpha, size)
         if self.readout == "alpha_delta":
@@ -276,15 +276,15 @@ class PCIM(Explainer):
         if count and not self.warned:
             self.warned = True
             log.warning(
-                "%d of %d questions ask for a class that the blank image already has (p > 0.5): deletion and insertion "
-                "say little there, so judge with two fills and per class. (Said once; p_baseline is beside every map.)",
+                "%d of %d queries ask for a class that the blank image already has (p > 0.5): deletion and insertion "
+                "say little there, so judge with two fills and per class. (Said once; p_baseline stands with every map.)",
                 count,
                 len(targets),
             )
 
 
 def keep_rows(optimizer: torch.optim.Optimizer, going: Tensor) -> Tensor:
-    """Drop settled rows from an optimiser's one parameter and from its state; returns the smaller parameter."""
+    """Drop settled rows from an optimizer's one parameter and from its state; returns the smaller parameter."""
     group = optimizer.param_groups[0]
     old = group["params"][0]
     new: Tensor = old[going]

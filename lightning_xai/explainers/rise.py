@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from lightning_xai.explainers.base import Explainer
-from lightning_xai.fills import Fill, fill_images
-from lightning_xai.masking import blend, resize
+from lightning_xai.perturbation.baselines import Fill, baseline_images
+from lightning_xai.perturbation.soft_masks import blend, resize
 from lightning_xai.targets import Target, asking
 
 
@@ -13,14 +13,14 @@ class RISE(Explainer):
     """Random masks weighted by the probability of the image that they show; needs no gradient and no layer.
 
     Petsiuk et al. 2018, arXiv 1806.07421, eq. 6: coarse binary grids, enlarged linearly and shifted at random. All
-    questions share the passes, and the masks are the same for every image.
+    queries share the passes, and the masks are the same for every image.
 
     Args:
         target: The frozen target.
         masks: Number of masks, each a pass of the image.
         cells: Cells of the grid along the image's longest side.
         keep: Probability that a cell is shown.
-        baseline: What hidden pixels show; see :func:`lightning_xai.fills.fill_images`.
+        baseline: What hidden pixels show; see :func:`lightning_xai.perturbation.baselines.baseline_images`.
         seed: Another seed draws other masks.
         chunk_size: Images per pass.
         answer: What weighs a mask: the target's ``"probability"`` (of a segmenter, its mean over the pixel set), its
@@ -31,7 +31,7 @@ class RISE(Explainer):
 
     Example:
         >>> from lightning_xai import ClassifierTarget
-        >>> from lightning_xai.nets import SmallCNN
+        >>> from lightning_xai.networks.mask_net import SmallCNN
         >>> RISE(ClassifierTarget(SmallCNN(1, 3)), masks=20).explain(torch.rand(2, 1, 28, 28)).shape
         torch.Size([2, 1, 28, 28])
     """
@@ -61,7 +61,7 @@ class RISE(Explainer):
     @torch.no_grad()
     def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
         """See :meth:`Explainer.attribute`."""
-        fills, size = fill_images(images, self.baseline), images.shape[2:]
+        fills, size = baseline_images(images, self.baseline), images.shape[2:]
         grids, shifts, side = random_grids(self.masks, size, self.cells, self.keep, self.seed)
         maps = images.new_zeros(*targets.shape, *size)
         for part in torch.split(torch.arange(self.masks), self.chunk_size):
@@ -70,8 +70,8 @@ class RISE(Explainer):
             for row, (image, fill) in enumerate(zip(images, fills, strict=True)):
                 shown = blend(image.expand(count, *image.shape), fill.expand(count, *fill.shape), masks)
                 sets = None if pixels is None else pixels[row].expand(count, *pixels.shape[1:])
-                told = self.ask_target(shown, targets[row].expand(count, -1), sets)
-                maps[row] += torch.einsum("nt,n...->t...", told.to(masks), masks[:, 0])
+                outputs = self.ask_target(shown, targets[row].expand(count, -1), sets)
+                maps[row] += torch.einsum("nt,n...->t...", outputs.to(masks), masks[:, 0])
         return maps / (self.masks * self.keep)
 
 

@@ -12,21 +12,21 @@ from torch import Tensor, nn
 from lightning_xai.explainers.amortized_pcim import stratified
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.explainers.pcim import SOFTNESS
-from lightning_xai.frozen import evaluating
-from lightning_xai.masking import blend, standardise, top_share
-from lightning_xai.nets import UNet
-from lightning_xai.padding import cropped, padded
-from lightning_xai.pixels import asked_classes, class_labels
+from lightning_xai.functional.segmentation import class_labels, gather_classes
+from lightning_xai.networks.mask_net import UNet
+from lightning_xai.perturbation.soft_masks import blend, standardize, top_fraction
 from lightning_xai.targets import SegmenterTarget, Target
-from lightning_xai.weights import load_model, read_state
-from lightning_xai.windows import by_window
+from lightning_xai.targets.freezing import evaluating
+from lightning_xai.targets.padding import cropped, padded
+from lightning_xai.targets.sliding_window import by_window
+from lightning_xai.targets.weights import load_model, read_state
 
 #: Levels of the noise networks of 16 channels.
 SIZES = {"small": 2, "medium": 3, "large": 4}
 OBJECTIVES = ("noise", "visibility")
 REFERENCES = ("mask", "prediction")
-#: Area shares that the validation loss of the visibility objective averages over.
-VALIDATION_SHARES = (0.1, 0.3, 0.5)
+#: Area fractions that the validation loss of the visibility objective averages over.
+VALIDATION_FRACTIONS = (0.1, 0.3, 0.5)
 
 
 class UNoise(Explainer):
@@ -39,10 +39,10 @@ class UNoise(Explainer):
     Args:
         target: The frozen target: a segmenter, or a classifier.
         size: ``"small"``, ``"medium"`` or ``"large"``: 2, 3 or 4 levels of 16 channels.
-        min_scale: Deviation of the noise where ``B`` is 0, in the model's normalised input space.
+        min_scale: Deviation of the noise where ``B`` is 0, in the model's normalized input space.
         max_scale: Deviation of the noise where ``B`` is 1.
         noise_weight: ``lambda``.
-        objective: ``"noise"``, the paper's; or ``"visibility"``, ours: the most important share of the pixels, drawn at
+        objective: ``"noise"``, the paper's; or ``"visibility"``, ours: the most important fraction of the pixels, drawn at
             random, must be enough for the right answer.
         reference: The right answer: ``"mask"`` (a classifier: the label), as in the paper, or the model's own
             ``"prediction"`` on the whole image, which needs no labels.
@@ -106,7 +106,7 @@ class UNoise(Explainer):
 
     def raw(self, images: Tensor) -> Tensor:
         """``n(x)``, float32 ``(B, 1 or K, *S)``; sides that the network cannot halve are padded for it."""
-        values = self.target.normalise(images)
+        values = self.target.normalize(images)
         factor = 2 ** (SIZES[self.hparams["size"]] - 1)
         large = padded(values, [side + -side % factor for side in values.shape[2:]])
         out = cropped(self.net(large), images.shape[2:])
@@ -125,7 +125,7 @@ class UNoise(Explainer):
             return by_window(lambda part: self.raw(part).sigmoid(), images, self.target.window)
 
     def noised(self, images: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
-        """``x + eps (B (max - min) + min)`` in the model's normalised space, as images in natural units.
+        """``x + eps (B (max - min) + min)`` in the model's normalized space, as images in natural units.
 
         Args:
             images: ``(B, C, *S)``.
@@ -164,7 +164,7 @@ class UNoise(Explainer):
         with evaluating(self.net):  # whatever mode a training left it in
             importance = self.raw(images).neg().sigmoid()
         if self.per_class:
-            return asked_classes(importance, targets)
+            return gather_classes(importance, targets)
         return importance.expand(-1, targets.shape[1], *images.shape[2:])
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -174,15 +174,15 @@ class UNoise(Explainer):
         asked = None
         if self.per_class:
             asked = self._asked(len(images), raw.shape[1], images.device)
-            raw = asked_classes(raw, asked.unsqueeze(1))
+            raw = gather_classes(raw, asked.unsqueeze(1))
         mask = raw.sigmoid()
         if self.objective == "noise":
             seen = [self.noised(images, mask, self._noise(raw))]
         else:
             blank = self.target.input_zero(images)
-            shares = [stratified(len(raw), raw.device)] if self.training else VALIDATION_SHARES
-            order = -standardise(raw)
-            seen = [blend(images, blank, top_share(order, share, SOFTNESS)) for share in shares]
+            fractions = [stratified(len(raw), raw.device)] if self.training else VALIDATION_FRACTIONS
+            order = -standardize(raw)
+            seen = [blend(images, blank, top_fraction(order, fraction, SOFTNESS)) for fraction in fractions]
         utility = torch.stack([self.utility(self.target.logits(picture), answers, asked) for picture in seen]).mean()
         values = {"utility": utility, "mask_mean": mask.mean()}
         if self.objective == "visibility":
@@ -223,7 +223,7 @@ class UNoise(Explainer):
         if asked is not None:
             own = F.one_hot(asked, logits.shape[1]).bool().view(*logits.shape[:2], *(1,) * (logits.ndim - 2))
             rest = logits.masked_fill(own, -torch.inf).logsumexp(dim=1, keepdim=True)
-            logits = torch.cat([rest, asked_classes(logits, asked.unsqueeze(1))], dim=1)
+            logits = torch.cat([rest, gather_classes(logits, asked.unsqueeze(1))], dim=1)
             answers = (answers == asked.view(-1, *(1,) * (answers.ndim - 1))).long()
         entropy = F.cross_entropy(logits, answers)
         if self.objective == "noise" or not isinstance(self.target, SegmenterTarget):
@@ -252,7 +252,7 @@ def start_from_segmenter(net: nn.Module, weights: str | Path) -> None:
     """Start a noise network as a segmenter of the same U-Net; its head gives background against all objects.
 
     Args:
-        net: Changed; a :class:`~lightning_xai.nets.UNet` of one output.
+        net: Changed; a :class:`~lightning_xai.networks.mask_net.UNet` of one output.
         weights: Of a U-Net of the same size with one or more outputs.
 
     Raises:

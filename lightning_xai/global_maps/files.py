@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_xai.files import atomic_write, write_nifti
-from lightning_xai.global_maps.maps import GlobalMapsResult
-from lightning_xai.viz import save_png
-from lightning_xai.viz_global import global_figure
+from lightning_xai.functional.files import atomic_write, write_nifti
+from lightning_xai.global_maps.metric import GlobalMapsResult
+from lightning_xai.visualization.global_maps import global_figure
+from lightning_xai.visualization.grid import save_png
 
 
 def write_maps(
-    folder: Path, result: GlobalMapsResult, affine: NDArray[Any], normalisation: str, region: Tensor | None = None
+    folder: Path, result: GlobalMapsResult, affine: NDArray[Any], normalization: str, region: Tensor | None = None
 ) -> NDArray[np.uint8]:
     """Write ``maps.npz`` and ``maps.png``, and of volumes ``maps.nii.gz``: the overall map, then those of the labels.
 
@@ -26,7 +26,7 @@ def write_maps(
         folder: Where to.
         result: The maps; there must be one.
         affine: Voxel-to-world matrix ``(4, 4)`` of volumes.
-        normalisation: That of the maps, for the unit of the picture.
+        normalization: That of the maps, for the unit of the picture.
         region: Bool ``(*S)``, outlined in the picture.
 
     Returns:
@@ -48,7 +48,7 @@ def write_maps(
         arrays["mean_image"] = as_array(result.mean_image)
     with atomic_write(folder / "maps.npz", "wb") as file:
         np.savez_compressed(file, **arrays)
-    picture = maps_picture(result, normalisation, region)
+    picture = maps_picture(result, normalization, region)
     save_png(folder / "maps.png", picture)
     if overall.ndim == 3:
         data = np.stack([arrays["overall"], *arrays["label_wise"]], axis=-1)
@@ -56,14 +56,14 @@ def write_maps(
     return picture
 
 
-def maps_picture(result: GlobalMapsResult, normalisation: str, region: Tensor | None = None) -> NDArray[np.uint8]:
+def maps_picture(result: GlobalMapsResult, normalization: str, region: Tensor | None = None) -> NDArray[np.uint8]:
     """The overall map and those of the labels over the mean image."""
     assert result.overall is not None
     count = dict(zip(result.labels, result.count, strict=True))
     maps = {"overall": result.overall}
     maps |= {f"{name}, {count[name]} images": values for name, values in result.found().items()}
-    unit = normalisation if normalisation != "none" else "raw map"
-    if normalisation == "mass":
+    unit = normalization if normalization != "none" else "raw map"
+    if normalization == "mass":
         maps, unit = {name: values * values.numel() for name, values in maps.items()}, "times a uniform map"
     return global_figure(result.mean_image, maps, unit, region)
 

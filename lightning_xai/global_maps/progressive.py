@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_xai.explainers.base import plain
-from lightning_xai.files import atomic_write
-from lightning_xai.fills import blur_fill
-from lightning_xai.global_maps.aggregate import present_labels
-from lightning_xai.global_maps.orders import Survey, curves_of, data_fill, survey
+from lightning_xai.explainers.base import as_plain_tensor
+from lightning_xai.functional.files import atomic_write
+from lightning_xai.functional.segmentation import reference_pixels
+from lightning_xai.global_maps.aggregation import present_labels
+from lightning_xai.global_maps.pixel_orders import Survey, curves_of, data_baseline, survey
 from lightning_xai.global_maps.result import PEPPRResult
-from lightning_xai.pixels import reference_pixels
+from lightning_xai.perturbation.baselines import blur_baseline
 from lightning_xai.targets import SegmenterTarget, Target
 
 TENTHS = tuple(step / 10 for step in range(11))
@@ -34,7 +34,7 @@ def peppr(
     fractions: Sequence[float] = TENTHS,
     fill: str = "channel_mean",
     random_orders: int = 5,
-    grain: int = 1,
+    block_size: int = 1,
     seed: int = 0,
     chunk_size: int = 64,
     others: Mapping[str, Tensor] | None = None,
@@ -43,7 +43,7 @@ def peppr(
 ) -> PEPPRResult:
     """Progressive erasing plus progressive restoration: the same pixels of every image go, or come, in one order.
 
-    The data are read once, and once more for every step: a share of pixels in one order. Steps that show the same
+    The data are read once, and once more for every step: a fraction of pixels in one order. Steps that show the same
     pixels are one step, whichever curves they belong to.
 
     Args:
@@ -52,12 +52,12 @@ def peppr(
             ``mask (B, 1, *S)``. Iterated anew for every step, in the same order.
         ranking: A map ``(*S)`` on the target's device, high = important; equal pixels are ordered by a fixed random
             key.
-        fractions: Shares of pixels, from 0 to 1.
+        fractions: Fractions of pixels, from 0 to 1.
         fill: What hidden pixels show, one picture for all images: ``"channel_mean"`` or ``"mean_image"`` of the data,
             ``"noise"`` of the data's mean and deviation, ``"black"``; or ``"blur"``, each image's own.
         random_orders: Random orders for comparison.
-        grain: Side, in pixels, of the blocks that the random orders keep together. Holes of single pixels are noise
-            that no model has seen, and hurt more than one large hole: a fair comparison has about the map's own grain.
+        block_size: Side, in pixels, of the blocks that the random orders keep together. Holes of single pixels are noise
+            that no model has seen, and hurt more than one large hole: a fair comparison has about the map's own block_size.
         seed: Of the random orders and the noise.
         chunk_size: Largest number of pictures per forward pass.
         others: Further maps ``(*S)`` by name, for comparison: with one a label, :meth:`PEPPRResult.specificity` tells
@@ -74,17 +74,17 @@ def peppr(
         ValueError: If the fill is unknown, the fractions do not reach from 0 to 1, maps do not fit, or there is no
             label to score.
     """
-    shares = tuple(sorted(set(fractions)))
-    if shares[0] != 0 or shares[-1] != 1 or min(random_orders, grain) < 1:
+    fractions = tuple(sorted(set(fractions)))
+    if fractions[0] != 0 or fractions[-1] != 1 or min(random_orders, block_size) < 1:
         raise ValueError(
-            f"fractions are {tuple(fractions)}, random_orders {random_orders}, grain {grain}; reach from 0 to 1, with "
-            "at least one order and a grain of at least one pixel."
+            f"fractions are {tuple(fractions)}, random_orders {random_orders}, block_size {block_size}; reach from 0 to 1, with "
+            "at least one order and a block_size of at least one pixel."
         )
     found = survey(batches)
     if tuple(ranking.shape) != tuple(found.mean.shape[1:]):
         raise ValueError(f"The ranking is {tuple(ranking.shape)}, but the images are {tuple(found.mean.shape[1:])}.")
-    hiding = None if fill == "blur" else data_fill(found, fill, seed).to(ranking.device)
-    curves = curves_of(ranking, others or {}, shares, random_orders, seed, grain)
+    hiding = None if fill == "blur" else data_baseline(found, fill, seed).to(ranking.device)
+    curves = curves_of(ranking, others or {}, fractions, random_orders, seed, block_size)
     folder = None if cache_dir is None else Path(cache_dir) / cache_key(target, found, hiding, retrain is not None)
     answers: dict[bytes, Tensor] = {}
     for shown in (mask for masks in curves.values() for mask in masks):
@@ -105,12 +105,12 @@ def peppr(
     values = {
         name: torch.stack([answers[mask.numpy().tobytes()] for mask in masks], 2) for name, masks in curves.items()
     }
-    return judge(target, found, shares, values)
+    return judge(target, found, fractions, values)
 
 
 def hide_everywhere(images: Tensor, shown: Tensor, hiding: Tensor | None) -> Tensor:
     """Images ``(B, C, *S)`` that show the pixels ``shown (*S)``; the others show ``hiding``, ``None``: a blur."""
-    return torch.where(shown, images, blur_fill(images) if hiding is None else hiding)
+    return torch.where(shown, images, blur_baseline(images) if hiding is None else hiding)
 
 
 @torch.no_grad()
@@ -145,7 +145,7 @@ def ask(
         masks = [None] * len(batch["image"]) if "mask" not in batch else batch["mask"]
         for start in range(0, len(batch["image"]), chunk_size):
             part = slice(start, start + chunk_size)
-            pictures = hide(plain(batch["image"][part]).to(device))
+            pictures = hide(as_plain_tensor(batch["image"][part]).to(device))
             if isinstance(target, SegmenterTarget):
                 answers.append(class_dice(target, pictures, masks[part]).cpu())
             else:
@@ -162,7 +162,7 @@ def class_dice(target: SegmenterTarget, pictures: Tensor, masks: Any) -> Tensor:
     if not isinstance(masks, Tensor):
         raise ValueError("PEPPR judges a segmenter by its Dice, but the batches have no mask; give data with masks.")
     classes = target.every_class(pictures)
-    reference = reference_pixels(plain(masks).to(pictures.device), classes)
+    reference = reference_pixels(as_plain_tensor(masks).to(pictures.device), classes)
     return target.dice(pictures, classes, reference).masked_fill(~reference.flatten(2).any(dim=2), float("nan"))
 
 
@@ -173,7 +173,7 @@ def cache_key(target: Target, found: Survey, hiding: Tensor | None, retrained: b
     return hashlib.sha256("|".join(parts).encode() + fill).hexdigest()[:16]
 
 
-def judge(target: Target, found: Survey, shares: tuple[float, ...], values: Mapping[str, Tensor]) -> PEPPRResult:
+def judge(target: Target, found: Survey, fractions: tuple[float, ...], values: Mapping[str, Tensor]) -> PEPPRResult:
     """The result of the answers ``(N, K, P)`` of every curve, for the labels that can be judged.
 
     Raises:
@@ -187,14 +187,14 @@ def judge(target: Target, found: Survey, shares: tuple[float, ...], values: Mapp
         asked = [k for k in range(len(defined)) if k != target.background]
     else:
         if found.truth is None:
-            raise ValueError("PEPPR judges a classifier by its AUC, but the batches have no label; give labelled data.")
+            raise ValueError("PEPPR judges a classifier by its AUC, but the batches have no label; give labeled data.")
         truth = present_labels(found.truth, whole.shape[1])
         defined = truth.any(dim=0) & ~truth.all(dim=0)
         asked = list(range(len(defined)))
     if not defined.any():
         raise ValueError("No label has both positive and negative images, so no AUC is defined; give a mixed split.")
     return PEPPRResult(
-        fractions=shares,
+        fractions=fractions,
         labels=[k for k in asked if defined[k]],
         skipped={k: int(truth[:, k].sum()) for k in asked if not defined[k]},
         metric="dice" if isinstance(target, SegmenterTarget) else "auc",

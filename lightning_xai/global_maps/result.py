@@ -9,9 +9,9 @@ from torch import Tensor
 
 from lightning_xai.metrics.functional.curves import trapezoid
 from lightning_xai.metrics.functional.evidence import sort_evidence
-from lightning_xai.metrics.functional.localisation import pixel_auc
+from lightning_xai.metrics.functional.localization import pixel_auc
 
-#: Share of the full score that the restored one must reach for its pixels to be enough.
+#: Fraction of the full score that the restored one must reach for its pixels to be enough.
 ENOUGH = 0.99
 SCORES = {"auc": "AUC", "dice": "Dice"}
 
@@ -21,7 +21,7 @@ class PEPPRResult:
     """Score of every label while the same pixels of all images go, and come back.
 
     Attributes:
-        fractions: Shares of pixels ``P``.
+        fractions: Fractions of pixels ``P``.
         labels: The labels ``L`` that can be judged (both kinds of images; for Dice, any of the class).
         skipped: Label -> number of positive images, for the others.
         metric: ``"auc"`` of a classifier, ``"dice"`` of a segmenter.
@@ -66,7 +66,7 @@ class PEPPRResult:
 
     @property
     def others(self) -> list[str]:
-        """Names of the other maps, the distance to the centre first."""
+        """Names of the other maps, the distance to the center first."""
         return [name.removeprefix("erase:") for name in self.curves if name.startswith("erase:")]
 
     def summary(self) -> dict[str, float]:
@@ -75,7 +75,7 @@ class PEPPRResult:
         Returns:
             ``full``: the score of whole images; ``area_erase`` (low is good), ``area_restore`` (high is good), their
             ``difference``, ``area_random`` and ``area_reversed`` (erased), ``difference_center`` of the distance to the
-            centre, ``random_minus_erase``, ``reversed_minus_random``, and ``sufficient``: the smallest share of pixels
+            center, ``random_minus_erase``, ``reversed_minus_random``, and ``sufficient``: the smallest fraction of pixels
             whose restored score is 99 % of the full one.
         """
         return self._numbers({name: curve.mean(dim=0) for name, curve in self.curves.items()})
@@ -112,27 +112,27 @@ class PEPPRResult:
         return {name: torch.stack([curves[name] for curves in drawn]).quantile(tail, dim=0) for name in drawn[0]}
 
     def plot(self, samples: int = 200) -> Figure:
-        """The mean over labels: erased, restored, erased in reverse and from the centre, with bands.
+        """The mean over labels: erased, restored, erased in reverse and from the center, with bands.
 
         Args:
             samples: Resamples for the 95 % bands of the curves; that of the random orders is their range.
         """
         figure = Figure(figsize=(7.2, 4.4), layout="constrained")
         axes = figure.subplots()
-        percent, bands = [100 * share for share in self.fractions], self.bands(samples)
+        percent, bands = [100 * fraction for fraction in self.fractions], self.bands(samples)
         random = self.erase_random.mean(dim=1)
         low, high = random.amin(dim=0).tolist(), random.amax(dim=0).tolist()
-        axes.plot(percent, random.mean(dim=0).tolist(), color="tab:grey", label="erase random pixels")
-        axes.fill_between(percent, low, high, color="tab:grey", alpha=0.4, linewidth=0)
-        for name, label, colour, style in (
+        axes.plot(percent, random.mean(dim=0).tolist(), color="tab:gray", label="erase random pixels")
+        axes.fill_between(percent, low, high, color="tab:gray", alpha=0.4, linewidth=0)
+        for name, label, color, style in (
             ("erase", "erase most important first", "tab:red", "-"),
             ("erase_reversed", "erase least important first", "tab:blue", "-"),
             ("restore", "restore most important first", "tab:green", "-"),
-            ("erase:center", "erase from the centre", "tab:purple", ":"),
+            ("erase:center", "erase from the center", "tab:purple", ":"),
         ):
-            axes.plot(percent, self.curves[name].mean(dim=0).tolist(), color=colour, label=label, linestyle=style)
+            axes.plot(percent, self.curves[name].mean(dim=0).tolist(), color=color, label=label, linestyle=style)
             if style == "-":
-                axes.fill_between(percent, *bands[name].tolist(), color=colour, alpha=0.15, linewidth=0)
+                axes.fill_between(percent, *bands[name].tolist(), color=color, alpha=0.15, linewidth=0)
         if self.metric == "auc":
             axes.axhline(0.5, color="black", linewidth=0.5)
         axes.set(
@@ -171,7 +171,7 @@ class PEPPRResult:
         return {}
 
     def _resampled(self, samples: int, seed: int) -> list[dict[str, Tensor]]:
-        """Curves ``(P,)`` of the mean over labels for resampled images; other maps than the centre are left out."""
+        """Curves ``(P,)`` of the mean over labels for resampled images; other maps than the center are left out."""
         if (samples, seed) not in self._draws:
             self._draws[samples, seed] = self._drawn(samples, seed)
         return self._draws[samples, seed]

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_xai.global_maps import aggregate
-from lightning_xai.global_maps.aggregate import FREE
+from lightning_xai.global_maps import aggregation as aggregate
+from lightning_xai.global_maps.aggregation import FREE
 
 
 class Part(NamedTuple):

@@ -1,8 +1,8 @@
 """Metrics of maps: one family a file, all per image, all exact under DDP; ``functional`` holds their formulas."""
 
-from lightning_xai.metrics.ask import Ask
 from lightning_xai.metrics.base import MapMetric
 from lightning_xai.metrics.batch import Batch
+from lightning_xai.metrics.collection import MetricSuite
 from lightning_xai.metrics.curves import (
     ROAD,
     BlankProbability,
@@ -13,11 +13,11 @@ from lightning_xai.metrics.curves import (
     InsertionLeak,
     PixelFlipping,
 )
-from lightning_xai.metrics.localisation import (
+from lightning_xai.metrics.localization import (
     BestIoU,
     BoxEnergy,
     FixedIoU,
-    LocalisationMetric,
+    LocalizationMetric,
     PixelAUC,
     PixelAveragePrecision,
     PointingGame,
@@ -35,15 +35,15 @@ from lightning_xai.metrics.masking import (
     MaskingMetric,
     TopClassesIoU,
 )
+from lightning_xai.metrics.readout import Readout
 from lightning_xai.metrics.segmentation import BoundaryReliance, ContextReliance, DiceDrop, OffTargetLeakage
 from lightning_xai.metrics.stability import Infidelity, MaxSensitivity, NoiseStability, StabilityMetric
-from lightning_xai.metrics.suite import MetricSuite
 from lightning_xai.metrics.visibility import VisibilityCurve, VisibilityLeak
 
 __all__ = [
     "ADCC",
     "ROAD",
-    "Ask",
+    "Readout",
     "AverageDrop",
     "AverageDropInDeletion",
     "Batch",
@@ -63,7 +63,7 @@ __all__ = [
     "InsertionAUC",
     "InsertionDeletionGap",
     "InsertionLeak",
-    "LocalisationMetric",
+    "LocalizationMetric",
     "MapMetric",
     "MaskingMetric",
     "MaxSensitivity",

@@ -10,36 +10,36 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_xai.metrics.ask import Ask, answer, passes
 from lightning_xai.metrics.batch import Batch
+from lightning_xai.metrics.readout import Readout, answer, passes
 from lightning_xai.targets import SegmenterTarget
 
 ID_BYTES = 96
 
 
 class State(NamedTuple):
-    """The rows of a metric: values ``(R,)``, details ``(R, D)``, asked classes, number of the question, ids."""
+    """The rows of a metric: values ``(R,)``, references ``(R, D)``, asked classes, number of the query, ids."""
 
     values: Tensor
-    beside: Tensor
+    reference_values: Tensor
     classes: Tensor
     place: Tensor
     names: Tensor
 
 
 class MapMetric(Metric, ABC):
-    """A metric that scores maps and keeps one value per image and question.
+    """A metric that scores maps and keeps one value per image and query.
 
     Undefined values are NaN: they are left out of the mean and counted. State syncs by gathering, and an image that a
     sampler repeated to even out the ranks counts once (equal ids).
 
     Args:
-        chunk_size: Pictures per pass where the metric asks about pictures, and no suite asks for it.
+        chunk_size: Pictures per pass where the metric readouts about pictures, and no suite readouts for it.
     """
 
     is_differentiable = False
     full_state_update = False
-    #: "faithfulness", "localisation", "segmentation" or "stability".
+    #: "faithfulness", "localization", "segmentation" or "stability".
     family: ClassVar[str]
     #: Where the metric comes from.
     paper: ClassVar[str]
@@ -47,15 +47,15 @@ class MapMetric(Metric, ABC):
     needs_masks: ClassVar[bool] = False
     needs_explainer: ClassVar[bool] = False
     needs_segmenter: ClassVar[bool] = False
-    #: Explanations a question that the metric asks for itself, beside :meth:`asks`.
+    #: Explanations a query that the metric readouts for itself, beside :meth:`readouts`.
     own_explanations: ClassVar[int] = 0
     #: Constructor arguments that change the value, recorded with every result.
     options: ClassVar[tuple[str, ...]] = ()
-    #: Names of what is kept beside the value, per image and question.
-    details: tuple[str, ...] = ()
+    #: Names of what is kept beside the value, per image and query.
+    references: tuple[str, ...] = ()
 
     values: list[Tensor]
-    beside: list[Tensor]
+    reference_values: list[Tensor]
     classes: list[Tensor]
     place: list[Tensor]
     names: list[Tensor]
@@ -63,21 +63,21 @@ class MapMetric(Metric, ABC):
     def __init__(self, chunk_size: int = 64, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.chunk_size = chunk_size
-        for name in ("values", "beside", "classes", "place", "names"):
+        for name in ("values", "references", "classes", "place", "names"):
             # Persistent: a checkpoint in the middle of an epoch holds what was scored so far.
             self.add_state(name, default=[], dist_reduce_fx="cat", persistent=True)
 
-    def asks(self, target: Any = None) -> dict[str, Ask]:
-        """What the metric asks about pictures; its answers go to :meth:`score`."""
+    def readouts(self, target: Any = None) -> dict[str, Readout]:
+        """What the metric readouts about pictures; its answers go to :meth:`score`."""
         return {}
 
     @abstractmethod
     def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
-        """The values ``(B, T)`` of a batch, NaN where undefined, and the :attr:`details` ``(B, T, D)`` if there are.
+        """The values ``(B, T)`` of a batch, NaN where undefined, and the :attr:`references` ``(B, T, D)`` if there are.
 
         Args:
             batch: The maps, and what they were made for.
-            answers: ``(B, T, jobs)`` for each of :meth:`asks`.
+            answers: ``(B, T, steps)`` for each of :meth:`readouts`.
         """
 
     def lacks(self, batch: Batch) -> str | None:
@@ -111,13 +111,13 @@ class MapMetric(Metric, ABC):
             maps: ``(B, T, *S)``.
             target: The :class:`~lightning_xai.targets.Target` that the maps explain.
             images: ``(B, C, *S)``, natural units.
-            targets: ``(B,)`` or ``(B, T)`` asked classes; ``None``: the target's default questions.
+            targets: ``(B,)`` or ``(B, T)`` asked classes; ``None``: the target's default queries.
             masks: ``(B, 1 or T, *S)``, above 0 = evidence; see :meth:`lightning_xai.targets.Target.evidence`.
             ids: One unique id an image; numbered when left out.
-            pixels: ``(B, T, *S)`` pixel sets of a segmenter's questions.
+            pixels: ``(B, T, *S)`` pixel sets of a segmenter's queries.
             explainer: The explainer that made the maps, for metrics that explain again.
             batch: All of the above together, where a :class:`~lightning_xai.metrics.MetricSuite` made it.
-            answers: Likewise, the answers to :meth:`asks`.
+            answers: Likewise, the answers to :meth:`readouts`.
 
         Raises:
             ValueError: If masks are needed and missing, or shapes disagree.
@@ -128,15 +128,15 @@ class MapMetric(Metric, ABC):
         if reason := self.lacks(batch):
             raise ValueError(reason)
         told = self.score(
-            batch, answer(batch, self.asks(batch.target), self.chunk_size) if answers is None else answers
+            batch, answer(batch, self.readouts(batch.target), self.chunk_size) if answers is None else answers
         )
         values, beside = told if isinstance(told, tuple) else (told, told.new_zeros(*told.shape, 0))
         if ids is None:
             seen = sum(len(block) for block in self.values)
             ids = [f"{self._rank()}-{seen + index:08d}" for index in range(len(maps))]
         self.values.append(values.double().flatten())
-        self.beside.append(beside.double().flatten(0, 1))
-        self.classes.append(batch.questions.flatten())
+        self.reference_values.append(beside.double().flatten(0, 1))
+        self.classes.append(batch.queries.flatten())
         self.place.append(torch.arange(maps.shape[1], device=maps.device).repeat(len(maps)))
         self.names.append(encode_ids(ids).to(maps.device).repeat_interleave(maps.shape[1], dim=0))
 
@@ -144,15 +144,15 @@ class MapMetric(Metric, ABC):
         """Mean over the defined values, float64; NaN if there is none."""
         return self.unique().values.nanmean()
 
-    def per_image(self, detail: str | None = None) -> Tensor:
+    def per_image(self, reference: str | None = None) -> Tensor:
         """Values ``(N, T)``, images in the order of their first appearance, NaN where undefined or not asked.
 
         Args:
-            detail: One of :attr:`details`, instead of the value itself.
+            reference: One of :attr:`references`, instead of the value itself.
         """
         with self.sync_context():
             state = self.unique()
-        values = state.values if detail is None else state.beside[:, self.details.index(detail)]
+        values = state.values if reference is None else state.reference_values[:, self.references.index(reference)]
         if not len(values):
             return values.view(0, 0)
         _, image = _first_appearance(state.names)
@@ -166,36 +166,36 @@ class MapMetric(Metric, ABC):
             state = self.unique()
         return {int(k): state.values[state.classes == k].nanmean().item() for k in torch.unique(state.classes)}
 
-    def rows(self, detail: str | None = None) -> list[tuple[str, int, float]]:
-        """``(id, class, value)`` of every image and question; see :meth:`per_image`."""
+    def rows(self, reference: str | None = None) -> list[tuple[str, int, float]]:
+        """``(id, class, value)`` of every image and query; see :meth:`per_image`."""
         with self.sync_context():
             state = self.unique()
-        values = state.values if detail is None else state.beside[:, self.details.index(detail)]
+        values = state.values if reference is None else state.reference_values[:, self.references.index(reference)]
         return list(zip(decode_ids(state.names), state.classes.tolist(), values.tolist(), strict=True))
 
-    def beside_means(self) -> dict[str, float]:
-        """Mean over the defined values of each of :attr:`details`."""
+    def reference_means(self) -> dict[str, float]:
+        """Mean over the defined values of each of :attr:`references`."""
         with self.sync_context():
-            means = self.unique().beside.nanmean(dim=0)
-        return dict(zip(self.details, means.tolist(), strict=True))
+            means = self.unique().reference_values.nanmean(dim=0)
+        return dict(zip(self.references, means.tolist(), strict=True))
 
     def counts(self) -> tuple[int, int]:
-        """How many questions were asked, and for how many the metric is undefined."""
+        """How many queries were asked, and for how many the metric is undefined."""
         with self.sync_context():
             values = self.unique().values
         return len(values), int(values.isnan().sum())
 
     def metadata(self) -> dict[str, Any]:
         """What a reader of a result must know: family, direction, paper, needs, options, and passes an image."""
-        asks = self.asks()
+        readouts = self.readouts()
         settings = {name: getattr(self, name) for name in self.options}
         return {
             "family": self.family,
             "higher_is_better": self.higher_is_better,
             "needs_masks": self.needs_masks,
             "needs_segmenter": self.needs_segmenter,
-            "passes": sum(passes(asks, respondent) for respondent in ("target", "head")),
-            "explanations": passes(asks, "maps") + self.own_explanations,
+            "passes": sum(passes(readouts, source) for source in ("target", "head")),
+            "explanations": passes(readouts, "maps") + self.own_explanations,
             "paper": self.paper,
             "options": {
                 name: value if isinstance(value, str | int | float | tuple | None) else type(value).__name__
@@ -212,7 +212,7 @@ class MapMetric(Metric, ABC):
         """Give an empty state its types and shapes."""
         if isinstance(self.values, list) and not self.values:
             self.values.append(torch.zeros(0, dtype=torch.float64, device=self.device))
-            self.beside.append(torch.zeros(0, len(self.details), dtype=torch.float64, device=self.device))
+            self.reference_values.append(torch.zeros(0, len(self.references), dtype=torch.float64, device=self.device))
             self.classes.append(torch.zeros(0, dtype=torch.long, device=self.device))
             self.place.append(torch.zeros(0, dtype=torch.long, device=self.device))
             self.names.append(torch.zeros(0, ID_BYTES, dtype=torch.uint8, device=self.device))
@@ -225,7 +225,7 @@ class MapMetric(Metric, ABC):
         )
 
     def unique(self) -> State:
-        """The state as tensors, each image and question once."""
+        """The state as tensors, each image and query once."""
         self._fill_empty()
         state = State(*(dim_zero_cat(getattr(self, name)) for name in State._fields))
         key = torch.cat([state.names.long(), state.place.unsqueeze(1)], dim=1)
@@ -242,22 +242,22 @@ def make_batch(
     pixels: Tensor | None,
     explainer: Any,
 ) -> Batch:
-    """A batch whose questions are complete; see :meth:`MapMetric.update`."""
+    """A batch whose queries are complete; see :meth:`MapMetric.update`."""
     if targets is None and target is not None and images is not None:
-        targets, pixels = target.questions(images, None, pixels)
-    return Batch(maps, checked_questions(maps, images, targets), target, images, masks, pixels, explainer)
+        targets, pixels = target.queries(images, None, pixels)
+    return Batch(maps, checked_queries(maps, images, targets), target, images, masks, pixels, explainer)
 
 
-def checked_questions(maps: Tensor, images: Tensor | None, targets: Tensor | None) -> Tensor:
+def checked_queries(maps: Tensor, images: Tensor | None, targets: Tensor | None) -> Tensor:
     """Asked classes as ``(B, T)``, zeros where nothing says; raises a ``ValueError`` if the shapes disagree."""
     if images is not None and (len(maps) != len(images) or maps.shape[2:] != images.shape[2:]):
         raise ValueError(f"Maps {tuple(maps.shape)} do not fit images {tuple(images.shape)}; maps must be (B, T, *S).")
     if targets is None:
         return torch.zeros(maps.shape[:2], dtype=torch.long, device=maps.device)
-    questions = targets.unsqueeze(1) if targets.ndim == 1 else targets
-    if questions.shape != maps.shape[:2]:
-        raise ValueError(f"Maps {tuple(maps.shape)} do not fit questions {tuple(targets.shape)}; one map a question.")
-    return questions
+    queries = targets.unsqueeze(1) if targets.ndim == 1 else targets
+    if queries.shape != maps.shape[:2]:
+        raise ValueError(f"Maps {tuple(maps.shape)} do not fit queries {tuple(targets.shape)}; one map a query.")
+    return queries
 
 
 def _first_appearance(keys: Tensor) -> tuple[Tensor, Tensor]:

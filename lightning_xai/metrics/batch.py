@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_xai.explainers.controls import center_bump
-from lightning_xai.metrics.functional.chance import random_share
+from lightning_xai.explainers.reference import center_bump
+from lightning_xai.metrics.functional.chance import random_fraction
 from lightning_xai.metrics.functional.evidence import Sorted, sort_evidence
 from lightning_xai.metrics.functional.similarity import average_ranks
-from lightning_xai.pictures import Scene, order_of
+from lightning_xai.perturbation.perturbations import PerturbationContext, order_of
 from lightning_xai.targets import SegmenterTarget
 
 
@@ -18,11 +18,11 @@ class Batch:
 
     Args:
         maps: ``(B, T, *S)``.
-        questions: ``(B, T)`` asked classes.
-        target: The target that the maps explain, or ``None`` where no metric asks it.
+        queries: ``(B, T)`` asked classes.
+        target: The target that the maps explain, or ``None`` where no metric readouts it.
         images: ``(B, C, *S)``, or ``None`` likewise.
         masks: ``(B, 1 or T, *S)``, see :meth:`lightning_xai.targets.Target.evidence`, or ``None``.
-        pixels: ``(B, T, *S)`` pixel sets of a segmenter's questions, or ``None``.
+        pixels: ``(B, T, *S)`` pixel sets of a segmenter's queries, or ``None``.
         explainer: The explainer that made the maps, or ``None``.
 
     Raises:
@@ -32,7 +32,7 @@ class Batch:
     def __init__(
         self,
         maps: Tensor,
-        questions: Tensor,
+        queries: Tensor,
         target: Any = None,
         images: Tensor | None = None,
         masks: Tensor | None = None,
@@ -46,7 +46,7 @@ class Batch:
                 f"Masks {tuple(masks.shape)} do not fit maps {tuple(maps.shape)}; masks must be (B, 1 or T, *S)."
             )
         self.maps = maps
-        self.questions = questions
+        self.queries = queries
         self.target = target
         self.masks = masks
         self.pixels = pixels
@@ -63,13 +63,13 @@ class Batch:
             ValueError: If none were given.
         """
         if self._images is None or self.target is None:
-            raise ValueError("The metric asks the model about pictures: give target= and images= to update().")
+            raise ValueError("The metric readouts the model about pictures: give target= and images= to update().")
         return self._images
 
     @cached_property
-    def scene(self) -> Scene:
+    def context(self) -> PerturbationContext:
         """What pictures are made from."""
-        return Scene(self.images, self.maps)
+        return PerturbationContext(self.images, self.maps)
 
     @cached_property
     def unranked(self) -> Tensor:
@@ -80,14 +80,14 @@ class Batch:
 
     @cached_property
     def evidence(self) -> Tensor:
-        """The evidence of each question, boolean ``(B, T, *S)``.
+        """The evidence of each query, boolean ``(B, T, *S)``.
 
         Raises:
             ValueError: If no masks were given.
         """
         if self.masks is None:
             raise ValueError("The metric needs masks of the evidence: give masks= to update().")
-        shown = self.masks > 0 if self.target is None else self.target.evidence(self.masks, self.questions)
+        shown = self.masks > 0 if self.target is None else self.target.evidence(self.masks, self.queries)
         expanded: Tensor = shown.expand(-1, self.maps.shape[1], *self.maps.shape[2:])
         return expanded
 
@@ -99,12 +99,12 @@ class Batch:
     @cached_property
     def predicted(self) -> Tensor:
         """The pixels that a segmenter gives to each asked class, boolean ``(B, T, *S)``; one pass."""
-        predicted: Tensor = self.target.questions(self.images, self.questions, None)[1]
+        predicted: Tensor = self.target.queries(self.images, self.queries, None)[1]
         return predicted
 
     @cached_property
     def sets(self) -> Tensor | None:
-        """The pixel sets of a segmenter's questions, boolean ``(B, T, *S)``; ``None`` for a classifier."""
+        """The pixel sets of a segmenter's queries, boolean ``(B, T, *S)``; ``None`` for a classifier."""
         if not isinstance(self.target, SegmenterTarget):
             return None
         if self.pixels is None:
@@ -116,19 +116,19 @@ class Batch:
         """The evidence in the order of the map: one sort for all rankings, the pictures' if there was one."""
         order = self.order
         if order is None and self._images is not None:
-            order = self.scene.__dict__.get("order")
+            order = self.context.__dict__.get("order")
         return sort_evidence(self.maps.flatten(2), self.evidence.flatten(2), order)
 
     @cached_property
-    def area_share(self) -> Tensor:
-        """Share of the pixels that are evidence, ``(B, T)``: what a random map gets. NaN for an empty mask."""
-        return random_share(self.evidence.flatten(2))
+    def area_fraction(self) -> Tensor:
+        """Fraction of the pixels that are evidence, ``(B, T)``: what a random map gets. NaN for an empty mask."""
+        return random_fraction(self.evidence.flatten(2))
 
     @cached_property
     def center(self) -> "Batch":
-        """The same masks with the centre prior for maps."""
+        """The same masks with the center prior for maps."""
         prior = center_bump(self.maps.shape[2:], self.maps.device)[None, None]
-        center = Batch(prior.expand_as(self.maps), self.questions, self.target, masks=self.masks)
+        center = Batch(prior.expand_as(self.maps), self.queries, self.target, masks=self.masks)
         center.evidence = self.evidence
         center.order = order_of(prior).expand(*self.maps.shape[:2], -1)
         return center

@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_xai.fills import FILLS, NeighbourFill
-from lightning_xai.metrics.ask import Ask
 from lightning_xai.metrics.base import MapMetric
 from lightning_xai.metrics.batch import Batch
-from lightning_xai.metrics.functional.curves import normalised, trapezoid
-from lightning_xai.pictures import AnyFill, Curve, other_content
+from lightning_xai.metrics.functional.curves import normalized, trapezoid
+from lightning_xai.metrics.readout import Readout
+from lightning_xai.perturbation.baselines import BASELINES, NeighborBaseline
+from lightning_xai.perturbation.perturbations import AnyBaseline, Curve, other_content
 
-READINGS = ("probability", "score", "dice")
+OUTPUTS = ("probability", "score", "dice")
 RISE = "Petsiuk et al. 2018, RISE, arXiv 1806.07421"
 #: Stands for a fill that only a target can name, where passes are counted without one.
 INPUT_ZERO = torch.zeros(())
@@ -28,51 +28,51 @@ class CurveMetric(MapMetric):
 
     Args:
         steps: Equal steps from no pixel to all.
-        fill: What stands where pixels are hidden; see :func:`~lightning_xai.fills.hide_pixels`. ``"input_zero"``: what
+        fill: What stands where pixels are hidden; see :func:`~lightning_xai.perturbation.baselines.hide_pixels`. ``"input_zero"``: what
             the model receives as zero, the mean that the target subtracts.
-        normalise: Report ``(p - p_blank) / (p_full - p_blank)`` instead of ``p``; undefined where the two are equal.
-        reading: What is followed: ``"probability"`` of the class (a segmenter's mean over the pixel set), its logit or
+        normalize: Report ``(p - p_blank) / (p_full - p_blank)`` instead of ``p``; undefined where the two are equal.
+        output: What is followed: ``"probability"`` of the class (a segmenter's mean over the pixel set), its logit or
             logit mass (``"score"``), or, for segmenters, the ``"dice"`` of the class against the mask, or against the
             whole image's own prediction where there is none.
         chunk_size: Pictures per forward pass.
 
     Raises:
-        ValueError: If the reading or the fill is unknown, or there are no steps.
+        ValueError: If the output or the fill is unknown, or there are no steps.
     """
 
     family = "faithfulness"
     paper = RISE
-    options: ClassVar[tuple[str, ...]] = ("steps", "fill", "normalise", "reading")
-    details = ("full", "blank")
+    options: ClassVar[tuple[str, ...]] = ("steps", "fill", "normalize", "output")
+    references = ("full", "blank")
     #: The direction and order of each curve, by name.
     ways: Mapping[str, tuple[str, str]]
 
     def __init__(
         self,
         steps: int = 20,
-        fill: AnyFill = "zero",
-        normalise: bool = False,
-        reading: str = "probability",
+        fill: AnyBaseline = "zero",
+        normalize: bool = False,
+        output: str = "probability",
         chunk_size: int = 64,
         **kwargs: Any,
     ) -> None:
         super().__init__(chunk_size, **kwargs)
         if steps < 1:
             raise ValueError(f"steps is {steps}; a curve needs at least 1.")
-        if reading not in READINGS:
-            raise ValueError(f"reading is {reading!r}; use one of {', '.join(READINGS)}.")
+        if output not in OUTPUTS:
+            raise ValueError(f"output is {output!r}; use one of {', '.join(OUTPUTS)}.")
         self.steps = steps
         self.fractions = tuple(step / steps for step in range(steps + 1))
-        self.fill = checked_fill(fill)
-        self.normalise = normalise
-        self.reading = reading
+        self.fill = checked_baseline(fill)
+        self.normalize = normalize
+        self.output = output
 
-    def asks(self, target: Any = None) -> dict[str, Ask]:
-        """See :meth:`MapMetric.asks`: the curves, and their ends."""
-        fill = input_fill(self.fill, target)
+    def readouts(self, target: Any = None) -> dict[str, Readout]:
+        """See :meth:`MapMetric.readouts`: the curves, and their ends."""
+        fill = input_baseline(self.fill, target)
         curves = {name: Curve(self.fractions, way, fill, order) for name, (way, order) in self.ways.items()}
         ends = {"full": Curve((1.0,), "reveal", fill), "blank": Curve((1.0,), "erase", fill)}
-        return {name: Ask(curve, self.reading) for name, curve in (curves | ends).items()}
+        return {name: Readout(curve, self.output) for name, curve in (curves | ends).items()}
 
     @abstractmethod
     def area(self, curves: Mapping[str, Tensor]) -> Tensor:
@@ -81,21 +81,21 @@ class CurveMetric(MapMetric):
     @property
     def needs_segmenter(self) -> bool:  # type: ignore[override]
         """A Dice is for segmenters only."""
-        return self.reading == "dice"
+        return self.output == "dice"
 
     def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """See :meth:`MapMetric.score`; a constant map, or one with NaN, ranks nothing and is undefined."""
         full, blank = (answers[end][..., 0] for end in ("full", "blank"))
         curves = {name: answers[name] for name in self.ways}
-        if self.normalise:
-            curves = {name: normalised(curve, full, blank) for name, curve in curves.items()}
+        if self.normalize:
+            curves = {name: normalized(curve, full, blank) for name, curve in curves.items()}
         return batch.where_defined(self.area(curves)), torch.stack([full, blank], dim=2)
 
 
 class DeletionAUC(CurveMetric):
     """Area under the answer while the most important pixels are erased first; low is good.
 
-    Petsiuk et al. 2018 (RISE). For a segmenter with ``reading="dice"`` or ``"score"``: segmentation deletion.
+    Petsiuk et al. 2018 (RISE). For a segmenter with ``output="dice"`` or ``"score"``: segmentation deletion.
 
     Example:
         >>> from lightning_xai import ClassifierTarget
@@ -117,7 +117,7 @@ class DeletionAUC(CurveMetric):
 class InsertionAUC(CurveMetric):
     """Area under the answer while the most important pixels are revealed first; high is good.
 
-    Petsiuk et al. 2018 (RISE). For a segmenter with ``reading="dice"`` or ``"score"``: segmentation insertion.
+    Petsiuk et al. 2018 (RISE). For a segmenter with ``output="dice"`` or ``"score"``: segmentation insertion.
     """
 
     higher_is_better = True
@@ -131,7 +131,7 @@ class InsertionAUC(CurveMetric):
 class InsertionLeak(InsertionAUC):
     """The insertion AUC that the mask itself draws: the same revealed pixels, but of another content; low is good.
 
-    A learned mask may tell the class by its shape; what survives another content under it was told by the mask, or by
+    A learned mask may tell the class by its shape; what survives another content under it was said by the mask, or by
     its position alone where images are aligned.
 
     Args:
@@ -152,10 +152,10 @@ class InsertionLeak(InsertionAUC):
         super().__init__(**settings)
         self.content = other_content(content)
 
-    def asks(self, target: Any = None) -> dict[str, Ask]:
-        """See :meth:`MapMetric.asks`."""
-        curve = Curve(self.fractions, "reveal", input_fill(self.fill, target), content=self.content)
-        return super().asks(target) | {"reveal": Ask(curve, self.reading)}
+    def readouts(self, target: Any = None) -> dict[str, Readout]:
+        """See :meth:`MapMetric.readouts`."""
+        curve = Curve(self.fractions, "reveal", input_baseline(self.fill, target), content=self.content)
+        return super().readouts(target) | {"reveal": Readout(curve, self.output)}
 
     def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """See :meth:`MapMetric.score`; one image alone has nothing to be swapped with."""
@@ -187,13 +187,13 @@ class BlankProbability(MapMetric):
     higher_is_better = None
     options = ("fill",)
 
-    def __init__(self, fill: AnyFill = "zero", chunk_size: int = 64, **kwargs: Any) -> None:
+    def __init__(self, fill: AnyBaseline = "zero", chunk_size: int = 64, **kwargs: Any) -> None:
         super().__init__(chunk_size, **kwargs)
-        self.fill = checked_fill(fill)
+        self.fill = checked_baseline(fill)
 
-    def asks(self, target: Any = None) -> dict[str, Ask]:
-        """See :meth:`MapMetric.asks`."""
-        return {"blank": Ask(Curve((1.0,), "erase", input_fill(self.fill, target)))}
+    def readouts(self, target: Any = None) -> dict[str, Readout]:
+        """See :meth:`MapMetric.readouts`."""
+        return {"blank": Readout(Curve((1.0,), "erase", input_baseline(self.fill, target)))}
 
     def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MapMetric.score`."""
@@ -203,7 +203,7 @@ class BlankProbability(MapMetric):
 class PixelFlipping(CurveMetric):
     """Area under the answer while pixels are erased: most relevant first, least relevant first, or the gap of the two.
 
-    Bach et al. 2015, Samek et al. 2017. With the same fill and steps it costs no pass beside deletion and insertion.
+    Bach et al. 2015, Samek et al. 2017. With the same fill and steps it costs no pass on top of deletion and insertion.
 
     Args:
         order: ``"most_first"`` (MoRF, low is good), ``"least_first"`` (LeRF, high is good), or ``"gap"``: LeRF - MoRF.
@@ -240,20 +240,20 @@ class PixelFlipping(CurveMetric):
 
 
 class ROAD(PixelFlipping):
-    """Remove and debias: the mean answer while pixels become what their neighbours suggest, plus a little noise.
+    """Remove and debias: the mean answer while pixels become what their neighbors suggest, plus a little noise.
 
     Rong et al. 2022, arXiv 2202.00449. A linear interpolation hides where something was hidden, so the model cannot
     read the mask. ``"gap"`` is twice the "combined" score of pytorch-grad-cam.
 
     Args:
         order: See :class:`PixelFlipping`.
-        fractions: Shares of pixels to remove.
-        noise: Standard deviation of the noise, as a share of the image's own.
-        settings: ``normalise``, ``reading`` and ``chunk_size`` of :class:`CurveMetric`.
+        fractions: Fractions of pixels to remove.
+        noise: Standard deviation of the noise, as a fraction of the image's own.
+        settings: ``normalize``, ``output`` and ``chunk_size`` of :class:`CurveMetric`.
     """
 
     paper = "Rong et al. 2022, ROAD, arXiv 2202.00449"
-    options = ("order", "fractions", "noise", "normalise", "reading")
+    options = ("order", "fractions", "noise", "normalize", "output")
 
     def __init__(
         self,
@@ -264,7 +264,7 @@ class ROAD(PixelFlipping):
     ) -> None:
         if "steps" in settings:
             raise ValueError("ROAD has fractions of removed pixels instead of steps; give fractions=(0.2, 0.4, ...).")
-        super().__init__(order, fill=NeighbourFill(noise), **settings)
+        super().__init__(order, fill=NeighborBaseline(noise), **settings)
         self.fractions = Curve(tuple(fractions)).fractions
         self.noise = noise
 
@@ -273,19 +273,19 @@ class ROAD(PixelFlipping):
         return curve.mean(dim=2)
 
 
-def checked_fill(fill: AnyFill) -> AnyFill:
+def checked_baseline(fill: AnyBaseline) -> AnyBaseline:
     """The fill itself, if there is one of its name.
 
     Raises:
         ValueError: If there is none.
     """
-    if isinstance(fill, str) and fill not in (*FILLS, "input_zero"):
-        known = ", ".join((*FILLS, "input_zero"))
+    if isinstance(fill, str) and fill not in (*BASELINES, "input_zero"):
+        known = ", ".join((*BASELINES, "input_zero"))
         raise ValueError(f"Unknown fill {fill!r}; use one of {known}, a tensor, or a function of the images.")
     return fill
 
 
-def input_fill(fill: AnyFill, target: Any) -> AnyFill:
+def input_baseline(fill: AnyBaseline, target: Any) -> AnyBaseline:
     """The fill, where ``"input_zero"`` is what the target's model receives as zero: black, if it subtracts no mean."""
     if not isinstance(fill, str) or fill != "input_zero":
         return fill

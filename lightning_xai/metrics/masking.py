@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_xai.metrics.ask import Ask
 from lightning_xai.metrics.base import MapMetric
 from lightning_xai.metrics.batch import Batch
-from lightning_xai.metrics.curves import checked_fill, input_fill
+from lightning_xai.metrics.curves import checked_baseline, input_baseline
 from lightning_xai.metrics.functional import masking
-from lightning_xai.pictures import AnyFill, Blend, Curve, min_max
+from lightning_xai.metrics.readout import Readout
+from lightning_xai.perturbation.perturbations import AnyBaseline, Blend, Curve, min_max
 
 ADCC_PAPER = "Poppi et al. 2021, Revisiting the evaluation of class activation mapping, arXiv 2104.10252"
 WHOLE = Curve((1.0,), "reveal")
@@ -42,7 +42,7 @@ class MaskingMetric(MapMetric):
         self,
         head: str = "target",
         scaled: str = "after",
-        fill: AnyFill = "input_zero",
+        fill: AnyBaseline = "input_zero",
         chunk_size: int = 64,
         **kwargs: Any,
     ) -> None:
@@ -53,15 +53,15 @@ class MaskingMetric(MapMetric):
             )
         self.head = head
         self.scaled = scaled
-        self.fill = checked_fill(fill)
+        self.fill = checked_baseline(fill)
 
     def blend(self, part: str, target: Any) -> Blend:
         """The image times the map (``"map"``), or times the rest."""
-        return Blend(part, input_fill(self.fill, target), given=self.scaled == "before")
+        return Blend(part, input_baseline(self.fill, target), given=self.scaled == "before")
 
     @property
     def confidence(self) -> str:
-        """The reading of the class's probability."""
+        """The output of the class's probability."""
         return "probability" if self.head == "target" else "head"
 
     @property
@@ -92,14 +92,14 @@ class MaskingMetric(MapMetric):
 
 
 class AverageDrop(MaskingMetric):
-    """Share of the confidence that the image times its map loses; low is good."""
+    """Fraction of the confidence that the image times its map loses; low is good."""
 
     higher_is_better = False
     paper = "Chattopadhay et al. 2018, Grad-CAM++, arXiv 1710.11063"
 
-    def asks(self, target: Any = None) -> dict[str, Ask]:
-        """See :meth:`MapMetric.asks`."""
-        return {"whole": Ask(WHOLE, self.confidence), "kept": Ask(self.blend("map", target), self.confidence)}
+    def readouts(self, target: Any = None) -> dict[str, Readout]:
+        """See :meth:`MapMetric.readouts`."""
+        return {"whole": Readout(WHOLE, self.confidence), "kept": Readout(self.blend("map", target), self.confidence)}
 
     def value(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MaskingMetric.value`."""
@@ -117,14 +117,14 @@ class IncreaseInConfidence(AverageDrop):
 
 
 class AverageDropInDeletion(MaskingMetric):
-    """Share of the confidence that the image loses without what its map keeps; high is good."""
+    """Fraction of the confidence that the image loses without what its map keeps; high is good."""
 
     higher_is_better = True
     paper = "Jung & Oh 2021, LIFT-CAM, arXiv 2102.05228"
 
-    def asks(self, target: Any = None) -> dict[str, Ask]:
-        """See :meth:`MapMetric.asks`."""
-        return {"whole": Ask(WHOLE, self.confidence), "rest": Ask(self.blend("rest", target), self.confidence)}
+    def readouts(self, target: Any = None) -> dict[str, Readout]:
+        """See :meth:`MapMetric.readouts`."""
+        return {"whole": Readout(WHOLE, self.confidence), "rest": Readout(self.blend("rest", target), self.confidence)}
 
     def value(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MaskingMetric.value`."""
@@ -151,9 +151,9 @@ class Coherency(MaskingMetric):
     needs_explainer = True
     options = ("scaled", "fill")
 
-    def asks(self, target: Any = None) -> dict[str, Ask]:
-        """See :meth:`MapMetric.asks`."""
-        return {"coherence": Ask(self.blend("map", target), "coherence")}
+    def readouts(self, target: Any = None) -> dict[str, Readout]:
+        """See :meth:`MapMetric.readouts`."""
+        return {"coherence": Readout(self.blend("map", target), "coherence")}
 
     def value(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MaskingMetric.value`."""
@@ -167,9 +167,9 @@ class ADCC(AverageDrop):
     paper = ADCC_PAPER
     needs_explainer = True
 
-    def asks(self, target: Any = None) -> dict[str, Ask]:
-        """See :meth:`MapMetric.asks`."""
-        return super().asks(target) | {"coherence": Ask(self.blend("map", target), "coherence")}
+    def readouts(self, target: Any = None) -> dict[str, Readout]:
+        """See :meth:`MapMetric.readouts`."""
+        return super().readouts(target) | {"coherence": Readout(self.blend("map", target), "coherence")}
 
     def value(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MaskingMetric.value`."""
@@ -184,7 +184,7 @@ class TopClassesIoU(MapMetric):
     explanation.
 
     Args:
-        threshold: Share of each map's maximum, above which a pixel counts.
+        threshold: Fraction of each map's maximum, above which a pixel counts.
         scaled: ``"raw"``: maps as they are, evidence against a class never counts; ``"min_max"``: as the paper does,
             brought to [0, 1] first, which lets a map with much evidence against a class count almost everywhere.
         chunk_size: Pictures per pass.
@@ -200,15 +200,15 @@ class TopClassesIoU(MapMetric):
     def __init__(self, threshold: float = 0.2, scaled: str = "raw", chunk_size: int = 64, **kwargs: Any) -> None:
         super().__init__(chunk_size, **kwargs)
         if not 0 <= threshold < 1:
-            raise ValueError(f"threshold is {threshold}; give a share of the maximum, at least 0 and below 1.")
+            raise ValueError(f"threshold is {threshold}; give a fraction of the maximum, at least 0 and below 1.")
         if scaled not in ("raw", "min_max"):
             raise ValueError(f"scaled is {scaled!r}; use raw or min_max.")
         self.threshold = threshold
         self.scaled = scaled
 
-    def asks(self, target: Any = None) -> dict[str, Ask]:
-        """See :meth:`MapMetric.asks`."""
-        return {"rival": Ask(WHOLE, "rival")}
+    def readouts(self, target: Any = None) -> dict[str, Readout]:
+        """See :meth:`MapMetric.readouts`."""
+        return {"rival": Readout(WHOLE, "rival")}
 
     def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MapMetric.score`; a constant map is undefined."""

@@ -9,44 +9,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_xai.metrics.ask import Ask
 from lightning_xai.metrics.base import MapMetric
 from lightning_xai.metrics.batch import Batch
-from lightning_xai.metrics.curves import checked_fill, input_fill
-from lightning_xai.metrics.functional.localisation import relevance_mass
+from lightning_xai.metrics.curves import checked_baseline, input_baseline
+from lightning_xai.metrics.functional.localization import relevance_mass
 from lightning_xai.metrics.functional.segmentation import boundary_reliance
-from lightning_xai.pictures import AnyFill, Curve
+from lightning_xai.metrics.readout import Readout
+from lightning_xai.perturbation.perturbations import AnyBaseline, Curve
 
 
 class DiceDrop(MapMetric):
     """Dice that the class loses when its most important pixels are hidden; high is good.
 
     Args:
-        share: Share of pixels to hide.
+        fraction: Fraction of pixels to hide.
         fill: See :class:`~lightning_xai.metrics.curves.CurveMetric`.
         chunk_size: Pictures per forward pass.
 
     Raises:
-        ValueError: If the share is not between 0 and 1.
+        ValueError: If the fraction is not between 0 and 1.
     """
 
     family = "segmentation"
     higher_is_better: bool | None = True
     needs_segmenter = True
     paper = "lightning_xai"
-    options = ("share", "fill")
+    options = ("fraction", "fill")
 
-    def __init__(self, share: float = 0.2, fill: AnyFill = "input_zero", chunk_size: int = 64, **kwargs: Any) -> None:
+    def __init__(
+        self, fraction: float = 0.2, fill: AnyBaseline = "input_zero", chunk_size: int = 64, **kwargs: Any
+    ) -> None:
         super().__init__(chunk_size, **kwargs)
-        if not 0 < share < 1:
-            raise ValueError(f"share is {share}; give a share of pixels between 0 and 1.")
-        self.share = share
-        self.fill = checked_fill(fill)
+        if not 0 < fraction < 1:
+            raise ValueError(f"fraction is {fraction}; give a fraction of pixels between 0 and 1.")
+        self.fraction = fraction
+        self.fill = checked_baseline(fill)
 
-    def asks(self, target: Any = None) -> dict[str, Ask]:
-        """See :meth:`MapMetric.asks`."""
-        whole, hidden = Curve((1.0,), "reveal"), Curve((self.share,), "erase", input_fill(self.fill, target))
-        return {"whole": Ask(whole, "dice"), "hidden": Ask(hidden, "dice")}
+    def readouts(self, target: Any = None) -> dict[str, Readout]:
+        """See :meth:`MapMetric.readouts`."""
+        whole, hidden = Curve((1.0,), "reveal"), Curve((self.fraction,), "erase", input_baseline(self.fill, target))
+        return {"whole": Readout(whole, "dice"), "hidden": Readout(hidden, "dice")}
 
     def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
         """See :meth:`MapMetric.score`."""
@@ -54,19 +56,19 @@ class DiceDrop(MapMetric):
 
 
 class OffTargetLeakage(DiceDrop):
-    """Share of the damage that hiding a class's most important pixels does to other classes; low is good.
+    """Fraction of the damage that hiding a class's most important pixels does to other classes; low is good.
 
     Mean Dice that the other asked classes lose, over that plus what this class loses. Undefined where nothing is lost,
-    or no other class is there. Beside it: ``outside``, the share of the relevance outside of the class's own pixels.
+    or no other class is there. Beside it: ``outside``, the fraction of the relevance outside of the class's own pixels.
     """
 
     higher_is_better = False
-    details = ("outside",)
+    references = ("outside",)
 
-    def asks(self, target: Any = None) -> dict[str, Ask]:
-        """See :meth:`MapMetric.asks`."""
-        own = super().asks(target)
-        return own | {f"{name} others": Ask(ask.pictures, "other_dice") for name, ask in own.items()}
+    def readouts(self, target: Any = None) -> dict[str, Readout]:
+        """See :meth:`MapMetric.readouts`."""
+        own = super().readouts(target)
+        return own | {f"{name} others": Readout(readout.perturbations, "other_dice") for name, readout in own.items()}
 
     def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """See :meth:`MapMetric.score`."""
@@ -79,7 +81,7 @@ class OffTargetLeakage(DiceDrop):
 
 
 class ContextReliance(MapMetric):
-    """Share of the positive relevance outside of the object: how much the class is told from its surroundings."""
+    """Fraction of the positive relevance outside of the object: how much the class is recognized by its surroundings."""
 
     family = "segmentation"
     higher_is_better = None
@@ -119,5 +121,5 @@ class BoundaryReliance(MapMetric):
 
 
 def outside(batch: Batch) -> Tensor:
-    """Share of the positive relevance outside of each question's object, ``(B, T)``."""
+    """Fraction of the positive relevance outside of each query's object, ``(B, T)``."""
     return 1 - relevance_mass(batch.maps.flatten(2), batch.reference.flatten(2))

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_xai.metrics.ask import Ask
 from lightning_xai.metrics.base import MapMetric
 from lightning_xai.metrics.batch import Batch
 from lightning_xai.metrics.functional.stability import infidelity
-from lightning_xai.pictures import Curve, Noisy
+from lightning_xai.metrics.readout import Readout
+from lightning_xai.perturbation.perturbations import Curve, Noisy
 
 
 class StabilityMetric(MapMetric):
@@ -18,7 +18,7 @@ class StabilityMetric(MapMetric):
 
     Args:
         samples: Noisy copies.
-        radius: Largest noise of a pixel and channel, uniform, as a share of the image's range.
+        radius: Largest noise of a pixel and channel, uniform, as a fraction of the image's range.
         seed: Another seed gives other noise. The noise is the same for every image.
         chunk_size: Pictures per explanation.
     """
@@ -45,9 +45,9 @@ class MaxSensitivity(StabilityMetric):
     higher_is_better = False
     paper = "Yeh et al. 2019, On the (in)fidelity and sensitivity of explanations, arXiv 1901.09392"
 
-    def asks(self, target: Any = None) -> dict[str, Ask]:
-        """See :meth:`MapMetric.asks`."""
-        return {"distance": Ask(self.noise, "distance")}
+    def readouts(self, target: Any = None) -> dict[str, Readout]:
+        """See :meth:`MapMetric.readouts`."""
+        return {"distance": Readout(self.noise, "distance")}
 
     def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MapMetric.score`."""
@@ -64,9 +64,9 @@ class NoiseStability(StabilityMetric):
     higher_is_better = True
     paper = "lightning_xai"
 
-    def asks(self, target: Any = None) -> dict[str, Ask]:
-        """See :meth:`MapMetric.asks`."""
-        return {"spearman": Ask(self.noise, "spearman")}
+    def readouts(self, target: Any = None) -> dict[str, Readout]:
+        """See :meth:`MapMetric.readouts`."""
+        return {"spearman": Readout(self.noise, "spearman")}
 
     def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MapMetric.score`."""
@@ -81,47 +81,47 @@ class Infidelity(MapMetric):
 
     Args:
         samples: Noisy copies.
-        level: Standard deviation of the noise, as a share of the image's own.
+        level: Standard deviation of the noise, as a fraction of the image's own.
         scale: Multiply the map by the factor that fits best (Yeh et al. 2019, section 3): without it only maps in units
             of the answer can be compared.
-        reading: The answer: ``"score"`` (the logit; a segmenter's logit mass) or ``"probability"``.
+        output: The answer: ``"score"`` (the logit; a segmenter's logit mass) or ``"probability"``.
         seed: Another seed gives other noise. The noise is the same for every image.
         chunk_size: Pictures per forward pass.
 
     Raises:
-        ValueError: If the reading is unknown.
+        ValueError: If the output is unknown.
     """
 
     family = "stability"
     higher_is_better = False
     paper = MaxSensitivity.paper
-    options = ("samples", "level", "scale", "reading", "seed")
+    options = ("samples", "level", "scale", "output", "seed")
 
     def __init__(
         self,
         samples: int = 50,
         level: float = 0.2,
         scale: bool = True,
-        reading: str = "score",
+        output: str = "score",
         seed: int = 0,
         chunk_size: int = 64,
         **kwargs: Any,
     ) -> None:
         super().__init__(chunk_size, **kwargs)
-        if reading not in ("score", "probability"):
-            raise ValueError(f"reading is {reading!r}; use score | probability.")
+        if output not in ("score", "probability"):
+            raise ValueError(f"output is {output!r}; use score | probability.")
         self.noise = Noisy(samples, level, "gaussian", per_channel=False, seed=seed)
         self.samples, self.level, self.seed = samples, level, seed
-        self.scale, self.reading = scale, reading
+        self.scale, self.output = scale, output
 
-    def asks(self, target: Any = None) -> dict[str, Ask]:
-        """See :meth:`MapMetric.asks`."""
-        return {"whole": Ask(Curve((1.0,), "reveal"), self.reading), "noisy": Ask(self.noise, self.reading)}
+    def readouts(self, target: Any = None) -> dict[str, Readout]:
+        """See :meth:`MapMetric.readouts`."""
+        return {"whole": Readout(Curve((1.0,), "reveal"), self.output), "noisy": Readout(self.noise, self.output)}
 
     def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MapMetric.score`; a constant map is undefined."""
-        fields, size = batch.scene.noise(self.noise)
-        told = torch.einsum("btn,jn->btj", batch.maps.flatten(2).double(), fields.flatten(1).double())
-        told = told * size.view(-1, 1, 1)
+        fields, size = batch.context.noise(self.noise)
+        predicted = torch.einsum("btn,jn->btj", batch.maps.flatten(2).double(), fields.flatten(1).double())
+        predicted = predicted * size.view(-1, 1, 1)
         change = answers["noisy"] - answers["whole"]
-        return batch.where_defined(infidelity(told, change, self.scale))
+        return batch.where_defined(infidelity(predicted, change, self.scale))

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-#: ``(id, question, value)`` per image and question.
+#: ``(id, query, value)`` per image and query.
 Rows = list[tuple[str, int, float]]
 
 
@@ -66,7 +66,7 @@ def bootstrap(values: Tensor, samples: int = 2000, level: float = 0.95, seed: in
 
 
 def paired_bootstrap(first: Rows, second: Rows, samples: int = 2000, level: float = 0.95, seed: int = 0) -> Interval:
-    """Bootstrap of the mean difference ``first - second`` over the images that both have, question by question.
+    """Bootstrap of the mean difference ``first - second`` over the images that both have, query by query.
 
     Args:
         first: Rows of one explainer.
@@ -75,15 +75,13 @@ def paired_bootstrap(first: Rows, second: Rows, samples: int = 2000, level: floa
         level: Coverage.
         seed: See :func:`bootstrap`.
     """
-    other = {(name, question): value for name, question, value in second}
-    gaps = [
-        (name, question, value - other[name, question]) for name, question, value in first if (name, question) in other
-    ]
+    other = {(name, query): value for name, query, value in second}
+    gaps = [(name, query, value - other[name, query]) for name, query, value in first if (name, query) in other]
     return bootstrap(torch.tensor(list(per_image_means(gaps).values()), dtype=torch.float64), samples, level, seed)
 
 
 def per_image_means(rows: Rows) -> dict[str, float]:
-    """Mean over the defined questions of each image: images, not questions, are independent."""
+    """Mean over the defined queries of each image: images, not queries, are independent."""
     values: dict[str, list[float]] = {}
     for name, _, value in rows:
         values.setdefault(name, []).append(value)

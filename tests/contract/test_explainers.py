@@ -102,17 +102,17 @@ def test_there_are_explainers_to_check():
 
 
 @each_case
-def test_any_question_gets_a_map_and_nothing_is_left_behind(name, kind, dims):
+def test_any_query_gets_a_map_and_nothing_is_left_behind(name, kind, dims):
     explainer, images = explainer_of(name, kind, dims), images_of(dims)
     before, copy = state_of(explainer.target), images.clone()
     default = 1 if kind == "classifier" else CLASSES - 1
     pairs = torch.tensor([[0, 1], [2, 0]])
-    for targets, questions in ((None, default), (pairs[:, 0], 1), (pairs, 2)):
+    for targets, queries in ((None, default), (pairs[:, 0], 1), (pairs, 2)):
         maps = explainer.explain(images, targets)
-        assert_maps(maps, (2, questions, *SIZES[dims]))
-        assert all(value.shape == (2, questions) for value in explainer.side.values())
-        assert torch.equal(maps, explainer.explain(images, targets)), "the same question got another map"
-    # The last maps are of all pairs: a question must not depend on those beside it.
+        assert_maps(maps, (2, queries, *SIZES[dims]))
+        assert all(value.shape == (2, queries) for value in explainer.side.values())
+        assert torch.equal(maps, explainer.explain(images, targets)), "the same query got another map"
+    # The last maps are of all pairs: a query must not depend on those beside it.
     alone = explainer.explain(images, pairs[:, 1])
     assert torch.allclose(alone, maps[:, 1:], atol=1e-3 * float(maps.abs().max()) + 1e-6)
     assert_untouched(before, state_of(explainer.target))

@@ -18,7 +18,7 @@ SIZES = {2: (14, 12), 3: (6, 7, 8)}
 KINDS = {"classifier": (ClassifierTarget, cnn), "segmenter": (SegmenterTarget, segmenter)}
 CASES = [(name, kind, dims) for name in SETS for kind in KINDS for dims in SIZES]
 each_case = pytest.mark.parametrize(("name", "kind", "dims"), CASES, ids=["-".join(map(str, case)) for case in CASES])
-#: Not shares: differences, and squared logits.
+#: Not fractions: differences, and squared logits.
 OTHER_RANGES = {
     "gap": (-1, 1), "gap_zero": (-1, 1), "gap_median": (-1, 1), "gap_blur": (-1, 1), "flip_gap": (-1, 1),
     "road": (-1, 1), "dice_drop": (-1, 1), "noise_stability": (-1, 1), "infidelity": (0, float("inf")),
@@ -55,7 +55,7 @@ def batch_of(kind, dims, count=3):
     masks = torch.ones(count, 1, *SIZES[dims], dtype=torch.long)
     masks[..., SIZES[dims][-1] // 2 :] = 2  # halves: each class has a boundary and an interior
     masks[:, :, 0] = 0
-    targets, pixels = target.questions(images, torch.tensor([[1, 2]] * count), None)
+    targets, pixels = target.queries(images, torch.tensor([[1, 2]] * count), None)
     maps = explainer.explain(images, targets, pixels)
     batch = {"target": target, "explainer": explainer, "images": images, "maps": maps, "masks": masks}
     return batch | {"targets": targets, "pixels": pixels, "ids": [f"image {number}" for number in range(count)]}
@@ -98,7 +98,7 @@ def scored():
 
 
 @each_case
-def test_every_metric_that_applies_has_a_value_in_its_range_for_each_question(scored, name, kind, dims):
+def test_every_metric_that_applies_has_a_value_in_its_range_for_each_query(scored, name, kind, dims):
     _, suite = scored(name, kind, dims)
     for key, metric in suite.members().items():
         if metric.needs_segmenter and kind == "classifier":
@@ -138,7 +138,7 @@ def test_the_cost_is_what_the_suite_says(name, kind, dims):
     )
     counting = Counting(batch["target"])
     suite.update(**batch)
-    assert counting.images == 3 * suite.passes(questions=2)["passes"]
+    assert counting.images == 3 * suite.passes(queries=2)["passes"]
 
 
 @each_case
@@ -209,7 +209,7 @@ def test_constant_maps_and_empty_masks_are_undefined_where_they_say_nothing(kind
 def test_every_metric_says_what_it_is(name):
     for key, metric in suite_of(name).members().items():
         facts = metric.metadata()
-        assert facts["family"] in ("faithfulness", "masking", "localisation", "segmentation", "stability"), key
+        assert facts["family"] in ("faithfulness", "masking", "localization", "segmentation", "stability"), key
         assert facts["higher_is_better"] in (True, False, None) and len(facts["paper"]) > 5, key
         assert facts["passes"] >= 0 and facts["explanations"] >= 0 and isinstance(facts["options"], dict), key
 

@@ -114,12 +114,12 @@ def images_of(side=16):
 
 
 def maps_and_scores(target, make, images):
-    """Maps of two questions an image, and the DeletionAUC of them."""
+    """Maps of two queries an image, and the DeletionAUC of them."""
     torch.manual_seed(0)
     targets = torch.tensor([[0, 1], [1, 0]])
     explainer = make(target).eval()
     maps = explainer.explain(images, targets)
-    pixels = target.questions(images, targets, None)[1]
+    pixels = target.queries(images, targets, None)[1]
     metric = DeletionAUC()
     metric.update(target=target, images=images, maps=maps, targets=targets, pixels=pixels)
     return maps, metric.per_image()

@@ -39,7 +39,7 @@ def of_images(numbers, **options):
     return metric
 
 
-def plain(result):
+def as_plain_tensor(result):
     return {name: value for name, value in vars(result).items()}
 
 
@@ -50,7 +50,7 @@ def work(rank, folder):
     for shards, numbers in SHARDS.items():
         for name, options in OPTIONS.items():
             metric = of_images(numbers[rank], **options)
-            answers[shards, name] = plain(metric.compute())
+            answers[shards, name] = as_plain_tensor(metric.compute())
     metric = of_images([1, 2, 3])
     try:
         metric.compute()
@@ -73,7 +73,7 @@ def ranks(tmp_path_factory):
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("shards", SHARDS)
 def test_two_ranks_equal_one_process(ranks, shards, name):
-    expected = plain(of_images(sorted({*SHARDS[shards][0], *SHARDS[shards][1]}), **OPTIONS[name]).compute())
+    expected = as_plain_tensor(of_images(sorted({*SHARDS[shards][0], *SHARDS[shards][1]}), **OPTIONS[name]).compute())
     for answers in ranks:
         told = answers[shards, name]
         for field in ("count", "skipped", "images", "labels"):

@@ -46,7 +46,7 @@ FAMILIES = {
 }
 
 
-def scene():
+def case():
     generator = torch.Generator().manual_seed(0)
     images, maps = torch.rand(COUNT, 1, 8, 8, generator=generator), torch.rand(COUNT, 2, 8, 8, generator=generator)
     masks = (torch.rand(COUNT, 1, 8, 8, generator=generator) > 0.6).long()
@@ -57,7 +57,7 @@ def scene():
 
 def metrics_of(which, target, kinds=METRICS):
     """Metrics over some of the images, one by one, as batches of any size must agree."""
-    batch, ids = scene()
+    batch, ids = case()
     metrics = {name: kind() for name, kind in kinds.items()}
     for metric in metrics.values():
         asked = SegmenterTarget(segmenter()) if metric.needs_segmenter else target
@@ -91,10 +91,12 @@ def work(rank, folder):
     for name, shards in SHARDS.items():
         metrics = metrics_of(shards[rank], target)
         answers[name] = {metric: read(value) for metric, value in metrics.items()}
-        # Gathering must leave this rank's own share as it was: it goes on accumulating.
+        # Gathering must leave this rank's own fraction as it was: it goes on accumulating.
         answers[name]["again"] = metrics["mass"].counts()
     families = metrics_of(SHARDS["padded"][rank], target, FAMILIES)
-    answers["families"] = {name: read(metric) | {"beside": metric.beside_means()} for name, metric in families.items()}
+    answers["families"] = {
+        name: read(metric) | {"references": metric.reference_means()} for name, metric in families.items()
+    }
     answers["faithfulness"] = faithfulness(rank, folder)
     torch.save(answers, f"{folder}/rank{rank}.pt")
     dist.barrier()
@@ -112,7 +114,7 @@ def ranks(tmp_path_factory):
 @mark.parametrize("shards", SHARDS)
 def test_two_ranks_equal_one_process(ranks, shards, metric):
     alone = metrics_of([] if shards == "nothing" else range(COUNT), ClassifierTarget(cnn()))[metric]
-    expected = {name: (question, value) for name, question, value in alone.rows()}
+    expected = {name: (query, value) for name, query, value in alone.rows()}
     for answers in ranks[1]:
         answer = answers[shards][metric]
         if shards == "nothing":
@@ -121,29 +123,29 @@ def test_two_ranks_equal_one_process(ranks, shards, metric):
             continue
         assert answer["value"].item() == approx(alone.compute().item(), abs=1e-12)
         assert answer["counts"] == alone.counts() == (2 * COUNT, 4 if metric == "pointing" else 2)
-        asked = [(name, question) for name, question, _ in answer["rows"]]
+        asked = [(name, query) for name, query, _ in answer["rows"]]
         assert len(set(asked)) == len(asked) == 2 * COUNT, "an image was counted twice, or lost"
-        gathered = {(name, question): value for name, question, value in answer["rows"]}
-        for name, question, value in alone.rows():
-            assert gathered[name, question] == approx(value, abs=1e-12, nan_ok=True), (name, question)
+        gathered = {(name, query): value for name, query, value in answer["rows"]}
+        for name, query, value in alone.rows():
+            assert gathered[name, query] == approx(value, abs=1e-12, nan_ok=True), (name, query)
         assert answer["table"].shape == (COUNT, 2) and set(expected) == {name for name, _ in gathered}
 
 
 @mark.parametrize("metric", FAMILIES)
 def test_every_family_is_exact_on_two_ranks(ranks, metric):
     alone = metrics_of(range(COUNT), ClassifierTarget(cnn()), {metric: FAMILIES[metric]})[metric]
-    expected = {(name, question): value for name, question, value in alone.rows()}
+    expected = {(name, query): value for name, query, value in alone.rows()}
     for answers in ranks[1]:
         answer = answers["families"][metric]
         assert answer["value"].item() == approx(alone.compute().item(), abs=1e-12)
         assert answer["counts"] == alone.counts()
         if metric != "sensitivity":  # a constant map has a distance
-            assert 0 < alone.counts()[1] < 2 * COUNT, "nothing undefined travelled"
+            assert 0 < alone.counts()[1] < 2 * COUNT, "nothing undefined traveled"
         assert len(answer["rows"]) == 2 * COUNT, "an image was counted twice, or lost"
-        assert {(name, question): value for name, question, value in answer["rows"]} == approx(
+        assert {(name, query): value for name, query, value in answer["rows"]} == approx(
             expected, abs=1e-12, nan_ok=True
         )
-        assert answer["beside"] == approx(alone.beside_means(), abs=1e-12, nan_ok=True)
+        assert answer["references"] == approx(alone.reference_means(), abs=1e-12, nan_ok=True)
 
 
 @mark.parametrize("shards", SHARDS)
@@ -159,7 +161,7 @@ def test_a_rank_without_batches_does_not_hold_up_the_callback(ranks):
     first, second = (answer["faithfulness"] for answer in answers)
     assert repr(first) == repr(second)
     assert list(first) == ["CenterPrior", "random"] and list(first["CenterPrior"]) == ["gap"], (
-        "no masks, no localisation"
+        "no masks, no localization"
     )
     assert len(first["CenterPrior"]["gap"]) == 6
     assert len((folder / "per_image.csv").read_text().splitlines()) == 1 + 6

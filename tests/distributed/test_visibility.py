@@ -41,7 +41,7 @@ def test_the_curves_of_two_ranks_are_those_of_one_process(tmp_path):
     assert "MEMBER: 2/2" in done.stderr
     one, two = (
         {
-            (row["scope"], row["content"], row["explainer"], row["share"]): (float(row["dice"]), int(row["images"]))
+            (row["scope"], row["content"], row["explainer"], row["fraction"]): (float(row["dice"]), int(row["images"]))
             for row in rows(folder / "visibility.csv")
         }
         for folder in (alone, shared)

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 import train
-from lightning_xai import runs
+from lightning_xai.cli import runs
 from lightning_xai.explainers import CAPE
 from tests.running import CONFIGS, bars_npz, configure
 

@@ -60,7 +60,7 @@ def test_typos_elsewhere_name_the_nearest(word, sentence, monkeypatch):
 def test_a_sweep_makes_a_folder_a_run(tmp_path):
     quick = (*bars_npz(tmp_path / "bars.npz").split(), *TINY, "explainer=random_map", "trainer.limit_test_batches=1")
     folders = (f"hydra.sweep.dir={tmp_path}/sweep", f"target_dir={tmp_path}/targets")
-    # The words that all runs share would make the folders' names too long.
+    # The words that all runs fraction would make the folders' names too long.
     named = "hydra.sweep.subdir=${hydra.job.num}_seed_${seed}"
     done = call("-m", "seed=0,1", *quick, *folders, named, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]

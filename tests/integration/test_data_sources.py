@@ -12,7 +12,7 @@ from omegaconf.errors import MissingMandatoryValue
 from PIL import Image
 
 import train
-from lightning_xai import runs
+from lightning_xai.cli import runs
 from tests.running import bars, bars_folder, bars_npz, configure, rows
 
 PCIM = ("explainer=pcim", "explainer.steps=3")
@@ -40,7 +40,7 @@ def test_a_folder_of_pictures_with_masks(tmp_path, capsys):
     assert len(ids) == 4 and all(name.startswith(("bar_0/", "bar_1/")) for name in ids)
 
 
-def test_without_masks_there_is_no_localisation(tmp_path, capsys):
+def test_without_masks_there_is_no_localization(tmp_path, capsys):
     bars_folder(tmp_path / "photos")
     given = ("data=folder", f"data.root={tmp_path}/photos/images", "data.splits=[0.5,0.25,0.25]")
     result = train.main(configure(tmp_path / "run", *given, *PCIM))
@@ -98,7 +98,7 @@ def test_several_labels_and_five_channels(tmp_path):
     np.savez(tmp_path / "cells.npz", images=images, labels=several)
     given = ("data=npz", f"data.path={tmp_path}/cells.npz", "ask=all")
     result = train.main(configure(tmp_path / "run", *given))
-    asked = {(row["id"], row["question"]) for row in rows(tmp_path / "run" / "per_image.csv")}
+    asked = {(row["id"], row["query"]) for row in rows(tmp_path / "run" / "per_image.csv")}
     assert len(asked) == 2 * len({name for name, _ in asked}), "all classes of every image were asked for"
     assert np.isfinite(result["test/gap"])
 
@@ -196,14 +196,14 @@ def test_bad_choices_get_one_sentence(settings, sentence, tmp_path):
 
 
 def test_a_channel_count_that_the_target_does_not_take(tmp_path):
-    grey, colour = (bars_npz(tmp_path / f"{count}.npz", channels=count).split() for count in (1, 3))
-    train.main(configure(tmp_path / "run", *colour, "task=target"))
+    gray, color = (bars_npz(tmp_path / f"{count}.npz", channels=count).split() for count in (1, 3))
+    train.main(configure(tmp_path / "run", *color, "task=target"))
     weights = next((tmp_path / "targets").glob("*.ckpt"))
     with pytest.raises(ValueError, match=r"images have 1 channels, but the target takes 3 \(trained with mean \["):
         given = (f"target.weights={weights}", "target.model.in_channels=3", *PCIM)
-        train.main(configure(tmp_path / "other", *grey, *given))
+        train.main(configure(tmp_path / "other", *gray, *given))
     with pytest.raises(InstantiationException, match=r"does not fit SmallCNN .* is \(4, 3, 3, 3\) in the file"):
-        train.main(configure(tmp_path / "other", *grey, f"target.weights={weights}", *PCIM))
+        train.main(configure(tmp_path / "other", *gray, f"target.weights={weights}", *PCIM))
 
 
 def test_a_segmenter_without_weights_is_not_trained_here(tmp_path):

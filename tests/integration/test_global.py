@@ -110,11 +110,11 @@ def test_retraining_fits_a_model_for_every_step(shared, bars, monkeypatch):
         fitted.append(trainer)
         return fit(module, trainer, data)
 
-    monkeypatch.setattr("lightning_xai.global_task.fit_target", noted)
+    monkeypatch.setattr("lightning_xai.cli.tasks.global_maps.fit_target", noted)
     one = ("global.fractions=[0,0.5,1]", "global.random_orders=1", "target_trainer.trainer.max_epochs=1")
     folder = shared / "retrained"
     result = train.main(configure(folder, *bars, *one, "explainer=center_prior", "global.retrain=true"))
-    # Half erased and half restored, of which the centre prior's are also those of the labels; a random half; nothing.
+    # Half erased and half restored, of which the center prior's are also those of the labels; a random half; nothing.
     assert len(fitted) == len({id(trainer) for trainer in fitted}) >= 4
     assert 0 <= result["global/area_erase"] <= 1
     assert "information in the pixels" in (folder / "global.html").read_text()

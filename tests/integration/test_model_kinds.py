@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 import train
-from lightning_xai.nets import SmallCNN
+from lightning_xai.networks.mask_net import SmallCNN
 from tests.running import CONFIGS, bars_npz, configure, tiny
 
 

@@ -10,7 +10,7 @@ from hydra.errors import InstantiationException
 from torch import nn
 
 import train
-from lightning_xai.finite import NotFiniteError
+from lightning_xai.functional.finite import NotFiniteError
 from tests.running import CONFIGS, bars_npz, configure, tiny
 
 

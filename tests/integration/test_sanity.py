@@ -95,7 +95,7 @@ def test_a_model_without_layers_is_refused(shared, bars, tmp_path):
         "weights": str(tmp_path / "model.pt"),
         "allow_code": True,
     }
-    with pytest.raises(ValueError, match="layers cannot be randomised"):
+    with pytest.raises(ValueError, match="layers cannot be randomized"):
         train.main(config)
 
 

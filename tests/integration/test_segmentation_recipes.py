@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 import train
 from tests.running import CONFIGS, tiny
 
-CURVES = ("visibility", *(f"visible_{share}" for share in (10, 20, 50, 70)))
+CURVES = ("visibility", *(f"visible_{fraction}" for fraction in (10, 20, 50, 70)))
 STEPS = [f"metrics.{name}.steps=2" for name in CURVES]
 STEPS += [f"metrics.{name}.steps=1" for name in ("leak_shifted", "leak_noise")]
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import train
-from lightning_xai import runs
+from lightning_xai.cli import runs
 from tests.running import bars_npz, configure, rows
 
 
@@ -71,7 +71,7 @@ def test_summary_is_what_main_returned(digits):
 def test_per_image_values_are_those_behind_the_means(digits):
     folder, result, _ = digits
     table = rows(folder / "per_image.csv")
-    assert list(table[0]) == ["id", "question", "metric", "value"]
+    assert list(table[0]) == ["id", "query", "metric", "value"]
     for metric in METRICS:
         values = {row["id"]: float(row["value"]) for row in table if row["metric"] == metric}
         assert len(values) == 16, f"{metric}: two batches of eight test images were asked for"
@@ -139,7 +139,7 @@ def test_the_paper_set_is_recorded_with_its_options(tmp_path, bars, capsys):
     assert summary["metrics"]["average_drop"]["options"] == {"head": "target", "scaled": "after", "fill": "input_zero"}
     assert summary["metrics"]["road"]["options"]["fractions"] == [0.2, 0.4, 0.6, 0.8]
     assert set(summary["borda"]) == {"CaptumExplainer", "random", "center", "edge"}
-    assert 0 < summary["beside"]["CaptumExplainer"]["pointing_game"]["random"] < 0.5
+    assert 0 < summary["references"]["CaptumExplainer"]["pointing_game"]["random"] < 0.5
     assert any(line.startswith("adcc (high)") for line in shown.splitlines()), "many metrics have a row each"
 
 

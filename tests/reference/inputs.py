@@ -147,11 +147,11 @@ class ConvNet(nn.Module):
 
 
 def models() -> dict[str, tuple[nn.Module, Tensor]]:
-    """Every model with its images: linear_grey, linear_rgb, conv_grey, conv_rgb."""
+    """Every model with its images: linear_gray, linear_rgb, conv_gray, conv_rgb."""
     kinds = {"linear": LinearModel, "conv": ConvNet}
-    colours = {"grey": 1, "rgb": 3}
+    colors = {"gray": 1, "rgb": 3}
     return {
-        f"{kind}_{colour}": (net(channels), images(channels))
+        f"{kind}_{color}": (net(channels), images(channels))
         for kind, net in kinds.items()
-        for colour, channels in colours.items()
+        for color, channels in colors.items()
     }

@@ -32,7 +32,7 @@ LIBRARIES = ("torch", "numpy", "quantus", "scikit-learn", "scikit-image", "scipy
 FILE = Path(__file__).with_name("peer_values.json")
 STEP = 12  # 144 pixels in 12 steps
 ROAD_PERCENTAGES = (25, 50, 75)
-PLAIN: dict[str, Any] = {"abs": False, "normalise": False, "disable_warnings": True}
+PLAIN: dict[str, Any] = {"abs": False, "normalize": False, "disable_warnings": True}
 MAPS: dict[str, Callable[[], Tensor]] = {
     "maps": inputs.maps,
     "signed_maps": inputs.signed_maps,
@@ -40,14 +40,14 @@ MAPS: dict[str, Callable[[], Tensor]] = {
 }
 
 
-def plain(value: Any) -> Any:
+def as_plain_tensor(value: Any) -> Any:
     """Numbers, lists and dicts for JSON, at full precision; NaN as None."""
     if isinstance(value, dict):
-        return {str(key): plain(entry) for key, entry in value.items()}
+        return {str(key): as_plain_tensor(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
+        return [as_plain_tensor(entry) for entry in value]
     if hasattr(value, "tolist"):  # tensors, arrays and numpy's numbers
-        return plain(value.detach().tolist() if isinstance(value, Tensor) else value.tolist())
+        return as_plain_tensor(value.detach().tolist() if isinstance(value, Tensor) else value.tolist())
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
@@ -83,19 +83,19 @@ def probabilities(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def pixel_flipping() -> dict[str, Any]:
-    """Curves of Quantus PixelFlipping on grey images, for two baselines and both orders."""
+    """Curves of Quantus PixelFlipping on gray images, for two baselines and both orders."""
     import quantus
 
     values: dict[str, Any] = {
-        "call": f"PixelFlipping(features_in_step={STEP}, abs=False, normalise=False, perturb_baseline=baseline)",
-        "points": "12 a curve: point i has the (i + 1) * 12 top pixels replaced; the untouched image is not a point, "
+        "call": f"PixelFlipping(features_in_step={STEP}, abs=False, normalize=False, perturb_baseline=baseline)",
+        "points": "12 a curve: point i has the (i + 1) * 12 top pixels replaced; the hook_guard image is not a point, "
         "the last point is the blank image",
         "score": "softmax probability of the target",
         "baselines": "black: each image's own minimum; 0.0: zero",
         "auc": "return_auc_per_sample=True: trapezoid over the 12 points with dx = 1, not divided by the width",
-        "full": "probability of the untouched image, by torch",
+        "full": "probability of the hook_guard image, by torch",
     }
-    for name in ("linear_grey", "conv_grey"):
+    for name in ("linear_gray", "conv_gray"):
         model, images = inputs.models()[name]
         values[name] = {"full": probabilities(model, images), "minimum": images.flatten(1).amin(dim=1)}
         for label, baseline in (("black", "black"), ("zero", 0.0)):
@@ -109,8 +109,8 @@ def pixel_flipping() -> dict[str, Any]:
     return values
 
 
-def localisation() -> dict[str, Any]:
-    """Quantus' localisation metrics; the order of ties is numpy's own, so rank metrics skip the tied maps."""
+def localization() -> dict[str, Any]:
+    """Quantus' localization metrics; the order of ties is numpy's own, so rank metrics skip the tied maps."""
     import quantus
 
     metrics = {
@@ -191,7 +191,7 @@ def deletion_insertion() -> dict[str, Any]:
 
     values: dict[str, Any] = {
         "call": "DeletionInsertionMetric(maps, softmax, steps=12, baseline=zero or the minimum), one image each",
-        "points": "13 a curve at 0/12, 1/12, ... 12/12: the untouched and the blank image are both points",
+        "points": "13 a curve at 0/12, 1/12, ... 12/12: the hook_guard and the blank image are both points",
         "auc": "trapezoid over the fractions, so within [0, 1]",
         "ties": "pixels that tie keep their scan order (stable sort)",
         "steps_20": "steps is a maximum: of 144 pixels, steps=20 makes intervals of ceil(144 / 20) = 8 pixels, so 18",
@@ -213,10 +213,10 @@ def deletion_insertion() -> dict[str, Any]:
                 if which == "tied_maps":
                     del areas["deletion"], areas["insertion"]
                 values[name][f"{label}_{which}"] = areas
-    model, images = inputs.models()["linear_grey"]
+    model, images = inputs.models()["linear_gray"]
     metric = Recorder(GivenMaps(model, inputs.maps()), softmax, steps=20)
     metric.update(images, inputs.targets().tolist())
-    values["linear_grey"]["zero_maps_steps_20"] = {"fractions": metric.curves[0], **metric.summary()}
+    values["linear_gray"]["zero_maps_steps_20"] = {"fractions": metric.curves[0], **metric.summary()}
     return values
 
 
@@ -234,22 +234,22 @@ def quantus_faults() -> dict[str, Any]:
     from quantus.functions.similarity_func import ssim
 
     faults: dict[str, Any] = {}
-    grey, rgb, maps = inputs.LinearModel(1), inputs.LinearModel(3), inputs.maps()
+    gray, rgb, maps = inputs.LinearModel(1), inputs.LinearModel(3), inputs.maps()
     lib = "quantus"
 
     with torch.no_grad():
-        asked = grey(inputs.images(1)).argmax(dim=1)
+        asked = gray(inputs.images(1)).argmax(dim=1)
     asked[2:] = (asked[2:] + 1) % inputs.CLASSES  # right for the first two images, wrong for the others
     road = {"percentages": list(ROAD_PERCENTAGES), "noise": 0.0, **PLAIN}
     split, first, whole = (
-        ask(quantus.ROAD(**road), grey, 1, maps, y_batch=asked.numpy(), batch_size=2),
+        ask(quantus.ROAD(**road), gray, 1, maps, y_batch=asked.numpy(), batch_size=2),
         quantus.ROAD(**road)(
-            model=grey,
+            model=gray,
             **{key: value[:2] for key, value in quantus_batch(1, maps).items() if key in ("x_batch", "a_batch")},
             y_batch=asked[:2].numpy(),
             channel_first=True,
         ),
-        ask(quantus.ROAD(**road), grey, 1, maps, y_batch=asked.numpy(), batch_size=4),
+        ask(quantus.ROAD(**road), gray, 1, maps, y_batch=asked.numpy(), batch_size=4),
     )
     faults["quantus_road_first_batch"] = fault(
         lib,
@@ -260,7 +260,7 @@ def quantus_faults() -> dict[str, Any]:
         split == first and split != whole,
         classes=asked,
         right=whole,
-        right_by="one batch of 4; share of images still given the asked class, by percentage removed",
+        right_by="one batch of 4; fraction of images still given the asked class, by percentage removed",
     )
     message = raised(lambda: ask(quantus.ROAD(**road), rgb, 3, maps))
     faults["quantus_road_rgb"] = fault(
@@ -274,16 +274,16 @@ def quantus_faults() -> dict[str, Any]:
 
     steps = {"features_in_step": STEP, **PLAIN}
     answers = {
-        "maps": ask(quantus.Monotonicity(**steps), grey, 1, maps),
-        "reversed": ask(quantus.Monotonicity(**steps), grey, 1, inputs.reversed_maps()),
+        "maps": ask(quantus.Monotonicity(**steps), gray, 1, maps),
+        "reversed": ask(quantus.Monotonicity(**steps), gray, 1, inputs.reversed_maps()),
     }
     rising = {
-        "maps": (monotone_curve(grey, inputs.images(1), maps).diff(dim=1) >= 0).all(dim=1),
-        "reversed": (monotone_curve(grey, inputs.images(1), inputs.reversed_maps()).diff(dim=1) >= 0).all(dim=1),
+        "maps": (monotone_curve(gray, inputs.images(1), maps).diff(dim=1) >= 0).all(dim=1),
+        "reversed": (monotone_curve(gray, inputs.images(1), inputs.reversed_maps()).diff(dim=1) >= 0).all(dim=1),
     }
     faults["quantus_monotonicity"] = fault(
         lib,
-        f"Monotonicity(features_in_step={STEP}, abs=False, normalise=False)",
+        f"Monotonicity(features_in_step={STEP}, abs=False, normalize=False)",
         "LinearModel(1), images(1), maps() and reversed_maps(), targets()",
         answers,
         "it starts from an image full of the baseline and then writes the baseline into it: the image never changes, "
@@ -298,7 +298,7 @@ def quantus_faults() -> dict[str, Any]:
     all_empty = ask(quantus.PointingGame(**PLAIN), None, 1, maps, s_batch=none)
     faults["quantus_pointing_game_empty_mask"] = fault(
         lib,
-        "PointingGame(abs=False, normalise=False)",
+        "PointingGame(abs=False, normalize=False)",
         "maps(), masks() of which the last is empty; then four empty masks",
         {"masks": pointing, "empty": all_empty},
         "NaN is written into a boolean array and becomes True: an empty mask is a hit",
@@ -307,7 +307,7 @@ def quantus_faults() -> dict[str, Any]:
     message = raised(lambda: ask(quantus.PointingGame(weighted=True, **PLAIN), None, 1, maps))
     faults["quantus_pointing_game_weighted"] = fault(
         lib,
-        "PointingGame(weighted=True, abs=False, normalise=False)",
+        "PointingGame(weighted=True, abs=False, normalize=False)",
         "maps(), masks()",
         message,
         "a column is written into a row; were its shape right, the weight 1 - area would become True (booleans)",
@@ -336,18 +336,18 @@ def quantus_faults() -> dict[str, Any]:
         "RandomLogit and MPRT with similarity_func=ssim; RandomLogit's own default",
         "maps() against other_maps(); random_logit: maps()[0] explains class 0 and other_maps()[0] class 1",
         {"ssim": flat, "random_logit": through},
-        "maps are flattened to a row before the similarity, so the window is 7 neighbours in scan order, wrapping from "
+        "maps are flattened to a row before the similarity, so the window is 7 neighbors in scan order, wrapping from "
         "one row to the next, not 7 x 7",
         bool(np.allclose(through, flat[:1])) and not np.allclose(flat, square),
         right=square,
         right_by="the same ssim on 2-D maps: scikit-image, 7 x 7 uniform window, data_range = joint max - joint min",
     )
 
-    drifting = ask(quantus.PixelFlipping(perturb_baseline="mean", **steps), grey, 1, maps)
+    drifting = ask(quantus.PixelFlipping(perturb_baseline="mean", **steps), gray, 1, maps)
     means = inputs.images(1).mean(dim=(1, 2, 3))
     constant = [
         quantus.PixelFlipping(perturb_baseline=float(mean), **steps)(
-            model=grey,
+            model=gray,
             x_batch=inputs.images(1)[row : row + 1].numpy(),
             y_batch=inputs.targets()[row : row + 1].numpy(),
             a_batch=maps[row : row + 1].unsqueeze(1).numpy(),
@@ -360,14 +360,14 @@ def quantus_faults() -> dict[str, Any]:
     )
     faults["quantus_pixel_flipping_mean"] = fault(
         lib,
-        f"PixelFlipping(features_in_step={STEP}, perturb_baseline='mean', abs=False, normalise=False)",
+        f"PixelFlipping(features_in_step={STEP}, perturb_baseline='mean', abs=False, normalize=False)",
         "LinearModel(1), images(1), maps(), targets()",
         drifting,
         "the mean is taken anew of the image as it stands at each step, so the fill drifts "
         f"(e.g. [0, 1, 5] fills with 2, and the next step with {later.mean()})",
         not np.allclose(drifting, constant),
         right=constant,
-        right_by="PixelFlipping with perturb_baseline = the untouched image's mean, as a number, an image at a time",
+        right_by="PixelFlipping with perturb_baseline = the hook_guard image's mean, as a number, an image at a time",
     )
     return faults
 
@@ -400,7 +400,7 @@ def monai_faults() -> dict[str, Any]:
     faults["monai_gradcam_mixed_classes"] = fault(
         lib,
         "GradCAM(model, 'relu2').compute_map(images, class_idx=None)",
-        "ConvNet(3), images(3); raw 6 x 6 maps, before upsampling and the default normaliser, which also inverts them",
+        "ConvNet(3), images(3); raw 6 x 6 maps, before upsampling and the default normalizer, which also inverts them",
         mixed[:, 0],
         "logits[:, argmax] of a (B,) argmax is a (B, B) table, and its sum is differentiated: every image is explained "
         "for the predicted classes of the whole batch at once",
@@ -429,19 +429,19 @@ def monai_faults() -> dict[str, Any]:
         message is not None and not torch.allclose(ratio, torch.ones(6), atol=0.01),
     )
 
-    grey = inputs.ConvNet(1)
+    gray = inputs.ConvNet(1)
     image = inputs.images(1)[:1]
     setup = {"mask_size": 4, "overlap": 0.0, "mode": 0.0, "verbose": False}
-    wrong, _ = OcclusionSensitivity(grey, **setup)(image)
-    right, _ = OcclusionSensitivity(grey, activate=partial(torch.softmax, dim=1), **setup)(image)
-    logits, _ = OcclusionSensitivity(grey, activate=False, **setup)(image)
+    wrong, _ = OcclusionSensitivity(gray, **setup)(image)
+    right, _ = OcclusionSensitivity(gray, activate=partial(torch.softmax, dim=1), **setup)(image)
+    logits, _ = OcclusionSensitivity(gray, activate=False, **setup)(image)
     coarse = (slice(None), slice(1, None, 4), slice(1, None, 4))
-    faults["monai_occlusion_grey"] = fault(
+    faults["monai_occlusion_gray"] = fault(
         lib,
         "OcclusionSensitivity(model, mask_size=4, overlap=0.0, mode=0.0)(image)",
         "ConvNet(1), images(1)[:1]; (classes, 3, 3), one value for each of the 3 x 3 blocks of 4 x 4 pixels",
         torch.as_tensor(wrong)[0][coarse],
-        "activate=True means out.sigmoid() if x.shape[1] == 1 else out.softmax(1), and x is the input image: a grey "
+        "activate=True means out.sigmoid() if x.shape[1] == 1 else out.softmax(1), and x is the input image: a gray "
         "image makes sigmoids of a 3-class head, an RGB image a softmax of any head",
         bool(torch.allclose(torch.as_tensor(wrong), torch.as_tensor(logits).sigmoid()))
         and not torch.allclose(torch.as_tensor(wrong), torch.as_tensor(right)),
@@ -500,7 +500,7 @@ def torchcam_faults() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Ask every peer and write the file."""
+    """Readout every peer and write the file."""
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
     values = {
@@ -508,13 +508,13 @@ def main() -> None:
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
         "quantus": {
             "pixel_flipping": pixel_flipping(),
-            **localisation(),
+            **localization(),
             "road_imputation": road_imputation(),
         },
         "torchcam": {"deletion_insertion": deletion_insertion()},
         "faults": {**quantus_faults(), **monai_faults(), **torchcam_faults()},
     }
-    text = json.dumps(plain(values), indent=1, allow_nan=False)
+    text = json.dumps(as_plain_tensor(values), indent=1, allow_nan=False)
     FILE.write_text(compact(text) + "\n")
     for name, entry in values["faults"].items():
         print(f"{name}: {'reproduced' if entry['reproduced'] else 'NOT reproduced'}")

@@ -1,4 +1,4 @@
-"""Infidelity, sensitivity and layer maps against Captum, given the very same noise and questions."""
+"""Infidelity, sensitivity and layer maps against Captum, given the very same noise and queries."""
 
 import captum.attr
 import captum.metrics
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from lightning_xai import ClassifierTarget, SegmenterTarget
 from lightning_xai.explainers import CaptumExplainer
 from lightning_xai.metrics import Infidelity, MaxSensitivity
-from lightning_xai.pictures import Noisy
+from lightning_xai.perturbation.perturbations import Noisy
 from tests.helpers import cnn, linear_net, segmenter
 from tests.reference import inputs
 
@@ -18,13 +18,13 @@ SETTINGS = [(2, 1), (2, 3), (3, 1)]
 SAMPLES = 13
 # Relative; probabilities are float32, and the squares of what noise changes in them, of some thousandths, know less.
 EXACT, SINGLE, SQUARED = 1e-9, 1e-6, 1e-3
-# So are an explainer's maps: how far one moves is known to this share of the map.
+# So are an explainer's maps: how far one moves is known to this fraction of the map.
 MOVED = 1e-7
 
 
-@pytest.fixture(params=SETTINGS, ids=["grey", "rgb", "volume"])
-def scene(request):
-    """A float64 classifier that normalises its images, and images of unlike contrast and range."""
+@pytest.fixture(params=SETTINGS, ids=["gray", "rgb", "volume"])
+def case(request):
+    """A float64 classifier that normalizes its images, and images of unlike contrast and range."""
     dims, channels = request.param
     mean, std = [0.2, 0.4, 0.3][:channels], [0.5, 0.3, 0.8][:channels]
     target = ClassifierTarget(cnn(dims, channels).double(), mean=mean, std=std)
@@ -32,9 +32,9 @@ def scene(request):
     return target, contrast * torch.rand(3, channels, *(8, 6, 5)[:dims], dtype=torch.float64)
 
 
-def score_of(reading, target):
+def score_of(output, target):
     """``(images, asked (B, 1)) -> (B,)`` for Captum; float64, because Captum adds up squares of differences."""
-    ask = {"score": target.score, "probability": target.probability}[reading]
+    ask = {"score": target.score, "probability": target.probability}[output]
     return lambda images, *asked: ask(images, *asked)[:, 0].double()
 
 
@@ -83,14 +83,14 @@ def assert_close(ours, theirs, tolerance, least=0.0):
 
 
 @pytest.mark.parametrize("method", ["InputXGradient", "Saliency"])
-@pytest.mark.parametrize("reading", ["score", "probability"])
+@pytest.mark.parametrize("output", ["score", "probability"])
 @pytest.mark.parametrize("scale", [False, True])
-def test_infidelity(scene, scale, reading, method):
-    target, images = scene
-    forward = score_of(reading, target)
+def test_infidelity(case, scale, output, method):
+    target, images = case
+    forward = score_of(output, target)
     columns = list(ASKED.split(1, dim=1))
     maps = [attributions(forward, images, method, asked) for asked in columns]
-    metric = Infidelity(samples=SAMPLES, level=0.3, scale=scale, reading=reading, seed=4, chunk_size=7)
+    metric = Infidelity(samples=SAMPLES, level=0.3, scale=scale, output=output, seed=4, chunk_size=7)
     noise = Noisy(SAMPLES, 0.3, "gaussian", per_channel=False, seed=4)
     metric.update(target=target, images=images, maps=torch.stack([map.sum(1) for map in maps], 1), targets=ASKED)
     ours = metric.per_image()
@@ -98,8 +98,8 @@ def test_infidelity(scene, scale, reading, method):
         captums_infidelity(noise, forward, images, map, (asked,), scale)
         for asked, map in zip(columns, maps, strict=True)
     ]
-    assert_close(ours, torch.stack(theirs, dim=1), EXACT if reading == "score" else SQUARED)
-    other = Infidelity(samples=SAMPLES, level=0.3, scale=scale, reading=reading, seed=5)
+    assert_close(ours, torch.stack(theirs, dim=1), EXACT if output == "score" else SQUARED)
+    other = Infidelity(samples=SAMPLES, level=0.3, scale=scale, output=output, seed=5)
     other.update(target=target, images=images, maps=torch.stack([map.sum(1) for map in maps], 1), targets=ASKED)
     assert (other.per_image() / ours - 1).abs().max() > 0.01, "another seed gives other noise"
 
@@ -146,8 +146,8 @@ def test_the_gradient_of_a_linear_model_is_faithful():
 
 
 @pytest.mark.parametrize("method", ["InputXGradient", "Saliency"])
-def test_max_sensitivity(scene, method):
-    target, images = scene
+def test_max_sensitivity(case, method):
+    target, images = case
     options = {"abs": False} if method == "Saliency" else {}
     explainer = CaptumExplainer(target, method, **options)
     metric = MaxSensitivity(samples=SAMPLES, radius=0.05, seed=2, chunk_size=7)

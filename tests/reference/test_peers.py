@@ -24,8 +24,8 @@ from lightning_xai.metrics import (
     TopKIntersection,
 )
 from lightning_xai.metrics.functional.similarity import ssim
-from lightning_xai.neighbours import neighbour_fill
-from lightning_xai.pictures import Curve
+from lightning_xai.perturbation.imputation import neighbor_imputation
+from lightning_xai.perturbation.perturbations import Curve
 from lightning_xai.reveal import reveal_curve, reveal_curves
 from tests.reference import inputs
 
@@ -41,7 +41,7 @@ QUARTERS = (0.25, 0.5, 0.75)
 PROBABILITY = 1e-6
 AREA = 1e-6
 SUM_OF_12 = 1e-5  # Quantus' areas are sums of 12 probabilities
-SHARE = 1e-7  # localisation: pixels are counted, their mass is added up
+SHARE = 1e-7  # localization: pixels are counted, their mass is added up
 WEIGHT = 1e-5  # Grad-CAM++: a peer adds 1e-8 to a denominator of 2 g^2
 IMPUTED = 2e-6  # two solvers of one linear system
 SIMILARITY = 3e-6  # ours is MONAI's, in float32
@@ -58,10 +58,10 @@ def minimum(images):
     return images.flatten(1).amin(dim=1).view(-1, 1, 1, 1).expand_as(images)
 
 
-FILLS = {"zero": "zero", "black": minimum, "minimum": minimum}
+BASELINES = {"zero": "zero", "black": minimum, "minimum": minimum}
 
 
-def question(name, maps="maps"):
+def query(name, maps="maps"):
     model, images = inputs.models()[name]
     return {"target": ClassifierTarget(model), "images": images, "maps": MAPS[maps], "targets": inputs.targets()}
 
@@ -72,7 +72,7 @@ def scored(metric, **batch):
     return metric.per_image()[:, 0]
 
 
-def localised(metric, maps, masks=None):
+def localized(metric, maps, masks=None):
     return scored(metric, maps=MAPS[maps], masks=(inputs.masks() if masks is None else masks).unsqueeze(1))
 
 
@@ -99,42 +99,42 @@ def assert_apart(ours, wrong, margin):
 
 @pytest.mark.parametrize("order", ["most_first", "least_first"])
 @pytest.mark.parametrize("fill", ["black", "zero"])
-@pytest.mark.parametrize("name", ["linear_grey", "conv_grey"])
+@pytest.mark.parametrize("name", ["linear_gray", "conv_gray"])
 def test_pixel_flipping(name, fill, order):
     stored = QUANTUS["pixel_flipping"][name]
     peer, full = stored[f"{fill}_{order}"], table(stored["full"])
-    metric = PixelFlipping(order, steps=STEPS, fill=FILLS[fill])
-    area = scored(metric, **question(name))
+    metric = PixelFlipping(order, steps=STEPS, fill=BASELINES[fill])
+    area = scored(metric, **query(name))
     curve = torch.tensor(peer["curve"], dtype=torch.float64)
     # Quantus leaves out the whole image, and with it the first half step.
     assert_close(STEPS * area - (full + curve[:, 0]) / 2, peer["auc"], SUM_OF_12, "area")
     assert_close(metric.per_image("full")[:, 0], full, PROBABILITY, "whole image")
     assert_close(metric.per_image("blank")[:, 0], curve[:, -1], PROBABILITY, "blank image")
-    asked = question(name)
+    asked = query(name)
     score = asked["target"].scorer(asked["images"], asked["targets"].unsqueeze(1))
-    request = Curve(tuple(TWELFTHS), "erase", FILLS[fill], order)
+    request = Curve(tuple(TWELFTHS), "erase", BASELINES[fill], order)
     points = reveal_curves(score, asked["images"], asked["maps"], {"curve": request})["curve"][:, 0]
     assert_close(points, torch.cat([full.unsqueeze(1), curve], dim=1), PROBABILITY, "points")
 
 
 @pytest.mark.parametrize("fill", ["black", "zero"])
-@pytest.mark.parametrize("name", ["linear_grey", "conv_grey"])
+@pytest.mark.parametrize("name", ["linear_gray", "conv_gray"])
 def test_the_gap_of_pixel_flipping(name, fill):
     stored = QUANTUS["pixel_flipping"][name]
     most, least = (stored[f"{fill}_{order}"] for order in ("most_first", "least_first"))
     ends = (table([row[0] for row in least["curve"]]) - table([row[0] for row in most["curve"]])) / 2
     expected = (table(least["auc"]) - table(most["auc"]) + ends) / STEPS
     assert expected.abs().min() > 1e-3
-    assert_close(scored(PixelFlipping("gap", steps=STEPS, fill=FILLS[fill]), **question(name)), expected, AREA)
+    assert_close(scored(PixelFlipping("gap", steps=STEPS, fill=BASELINES[fill]), **query(name)), expected, AREA)
 
 
-@pytest.mark.parametrize("name", ["linear_grey", "conv_grey"])
+@pytest.mark.parametrize("name", ["linear_gray", "conv_gray"])
 def test_the_black_of_quantus_is_each_images_minimum(name):
     images = inputs.models()[name][1]
     assert_close(minimum(images)[:, 0, 0, 0], QUANTUS["pixel_flipping"][name]["minimum"], 0)
 
 
-# ------------------------------------------------------------------ Quantus: localisation
+# ------------------------------------------------------------------ Quantus: localization
 
 
 @pytest.mark.parametrize(
@@ -148,35 +148,35 @@ def test_the_black_of_quantus_is_each_images_minimum(name):
     ],
     ids=["mass", "rank", "top_k", "auc", "pointing"],
 )
-def test_localisation(metric, peer, maps):
+def test_localization(metric, peer, maps):
     for name in maps:
-        assert_close(localised(metric(), name), table(QUANTUS[peer][name]), SHARE, name)
+        assert_close(localized(metric(), name), table(QUANTUS[peer][name]), SHARE, name)
 
 
-def test_the_mass_of_a_signed_map_is_its_positive_share():
-    """Quantus adds up signed values, so that its share can leave [0, 1]."""
+def test_the_mass_of_a_signed_map_is_its_positive_fraction():
+    """Quantus adds up signed values, so that its fraction can leave [0, 1]."""
     maps, masks = MAPS["signed_maps"].squeeze(1).double(), inputs.masks()
     peer = table(QUANTUS["relevance_mass_accuracy"]["signed_maps"])
     inside = torch.where(masks, maps, 0.0)
-    shares = [
+    fractions = [
         part.sum(dim=(1, 2)) / whole.sum(dim=(1, 2))
         for part, whole in ((inside, maps), (inside.clamp(min=0), maps.clamp(min=0)))
     ]
-    signed, positive = (share.where(masks.any(dim=2).any(dim=1), math.nan) for share in shares)
+    signed, positive = (fraction.where(masks.any(dim=2).any(dim=1), math.nan) for fraction in fractions)
     assert_close(signed, peer, SHARE, "Quantus' sum")
-    ours = localised(RelevanceMass(), "signed_maps")
+    ours = localized(RelevanceMass(), "signed_maps")
     assert_close(ours, positive, SHARE)
     assert ((ours - peer).abs()[:3] > 1e-3).all()
 
 
-def test_the_pointing_game_counts_the_share_of_tied_maxima():
+def test_the_pointing_game_counts_the_fraction_of_tied_maxima():
     """Quantus counts a hit where any of them lies on the evidence."""
     maps, masks = MAPS["tied_maps"].squeeze(1), inputs.masks()
     top = maps == maps.amax(dim=(1, 2), keepdim=True)
     assert (top.sum(dim=(1, 2)) == 18).all()
-    share = (top & masks).sum(dim=(1, 2)) / top.sum(dim=(1, 2))
-    ours, peer = localised(PointingGame(), "tied_maps"), table(QUANTUS["pointing_game"]["tied_maps"])
-    assert_close(ours[:3], share[:3], SHARE)
+    fraction = (top & masks).sum(dim=(1, 2)) / top.sum(dim=(1, 2))
+    ours, peer = localized(PointingGame(), "tied_maps"), table(QUANTUS["pointing_game"]["tied_maps"])
+    assert_close(ours[:3], fraction[:3], SHARE)
     assert ours[3].isnan() and peer[3].isnan()
     assert_close(ours[:3].ceil(), peer[:3], 0, "any of the maxima")
     assert ((ours > 0) & (ours < 1)).any(), "without a split tie nothing is told apart"
@@ -188,21 +188,21 @@ def test_the_pointing_game_counts_the_share_of_tied_maxima():
 @pytest.mark.parametrize("name", MODELS)
 def test_road(name):
     peer = torch.tensor(QUANTUS["road_imputation"][name]["probability"], dtype=torch.float64)
-    for share, expected in zip(QUARTERS, peer, strict=True):
-        ours = scored(ROAD("most_first", fractions=(share,), noise=0.0), **question(name))
-        assert_close(ours, expected, IMPUTED, f"{share:.0%} removed")
-    assert_close(scored(ROAD("most_first", fractions=QUARTERS, noise=0.0), **question(name)), peer.mean(dim=0), IMPUTED)
-    assert_apart(scored(ROAD("least_first", fractions=QUARTERS, noise=0.0), **question(name)), peer.mean(dim=0), 1e-3)
+    for fraction, expected in zip(QUARTERS, peer, strict=True):
+        ours = scored(ROAD("most_first", fractions=(fraction,), noise=0.0), **query(name))
+        assert_close(ours, expected, IMPUTED, f"{fraction:.0%} removed")
+    assert_close(scored(ROAD("most_first", fractions=QUARTERS, noise=0.0), **query(name)), peer.mean(dim=0), IMPUTED)
+    assert_apart(scored(ROAD("least_first", fractions=QUARTERS, noise=0.0), **query(name)), peer.mean(dim=0), 1e-3)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_imputed_pixels(channels):
-    name = {1: "linear_grey", 3: "linear_rgb"}[channels]
+    name = {1: "linear_gray", 3: "linear_rgb"}[channels]
     order = inputs.maps()[0].flatten().argsort(descending=True)[: inputs.PIXELS // 2]
     visible = torch.ones(inputs.PIXELS, dtype=torch.bool)
     visible[order] = False
     image = inputs.images(channels)[:1]
-    ours = neighbour_fill(image, visible.view(1, 1, inputs.SIZE, inputs.SIZE))[0].flatten(1)
+    ours = neighbor_imputation(image, visible.view(1, 1, inputs.SIZE, inputs.SIZE))[0].flatten(1)
     assert_close(ours[:, order], QUANTUS["road_imputation"][name]["first_image"], IMPUTED)
     assert torch.equal(ours[:, visible], image[0].flatten(1)[:, visible])
 
@@ -216,21 +216,21 @@ def test_imputed_pixels(channels):
 def test_deletion_and_insertion(name, fill, maps):
     peer = TORCHCAM[name][f"{fill}_{maps}"]
     deletion, insertion = (table(peer[f"{kind}_auc"]) for kind in ("deletion", "insertion"))
-    settings, asked = {"steps": STEPS, "fill": FILLS[fill]}, question(name, maps)
+    settings, asked = {"steps": STEPS, "fill": BASELINES[fill]}, query(name, maps)
     assert_close(scored(DeletionAUC(**settings), **asked), deletion, AREA, "deletion")
     assert_close(scored(InsertionAUC(**settings), **asked), insertion, AREA, "insertion")
     assert_close(scored(InsertionDeletionGap(**settings), **asked), insertion - deletion, AREA, "gap")
     if maps == "maps":
         blank = table([curve[-1] for curve in peer["deletion"]])
-        assert_close(scored(BlankProbability(FILLS[fill]), **asked), blank, PROBABILITY, "blank")
+        assert_close(scored(BlankProbability(BASELINES[fill]), **asked), blank, PROBABILITY, "blank")
         score = asked["target"].scorer(asked["images"], asked["targets"].unsqueeze(1))
         for direction, kind in (("erase", "deletion"), ("reveal", "insertion")):
-            points = reveal_curve(score, asked["images"], asked["maps"], TWELFTHS, FILLS[fill], direction)[:, 0]
+            points = reveal_curve(score, asked["images"], asked["maps"], TWELFTHS, BASELINES[fill], direction)[:, 0]
             assert_close(points, peer[kind], PROBABILITY, kind)
 
 
 def test_torchcams_20_steps_are_18():
-    peer, asked = TORCHCAM["linear_grey"]["zero_maps_steps_20"], question("linear_grey")
+    peer, asked = TORCHCAM["linear_gray"]["zero_maps_steps_20"], query("linear_gray")
     for metric, kind in ((DeletionAUC, "deletion_auc"), (InsertionAUC, "insertion_auc")):
         ours = metric(steps=18)
         assert_close(torch.tensor(ours.fractions), peer["fractions"], 1e-6, "fractions")
@@ -252,9 +252,9 @@ def test_road_counts_every_batch():
     found = fault("quantus_road_first_batch")
     images, maps, classes = inputs.images(1), MAPS["maps"], torch.tensor(found["classes"])
     target = Accuracy(inputs.LinearModel(1))
-    for share in QUARTERS:
-        wrong, right = (found[kind][f"{100 * share:.0f}"] for kind in ("wrong", "right"))
-        metric = ROAD("most_first", fractions=(share,), noise=0.0)
+    for fraction in QUARTERS:
+        wrong, right = (found[kind][f"{100 * fraction:.0f}"] for kind in ("wrong", "right"))
+        metric = ROAD("most_first", fractions=(fraction,), noise=0.0)
         for number, part in enumerate((slice(0, 2), slice(2, 4))):
             metric.update(target=target, images=images[part], maps=maps[part], targets=classes[part])
             # The first batch alone is what Quantus reports.
@@ -265,7 +265,7 @@ def test_road_counts_every_batch():
 def test_road_takes_rgb():
     wrong = fault("quantus_road_rgb")["wrong"]
     assert wrong.startswith("IndexError")
-    ours = scored(ROAD("most_first", fractions=QUARTERS, noise=0.0), **question("linear_rgb"))
+    ours = scored(ROAD("most_first", fractions=QUARTERS, noise=0.0), **query("linear_rgb"))
     peer = torch.tensor(QUANTUS["road_imputation"]["linear_rgb"]["probability"], dtype=torch.float64)
     assert_close(ours, peer.mean(dim=0), IMPUTED)
 
@@ -274,7 +274,7 @@ def test_pixel_flipping_tells_a_map_from_its_opposite():
     """Quantus' Monotonicity calls both monotone, whatever they are."""
     found = fault("quantus_monotonicity")
     assert found["wrong"]["maps"] == found["wrong"]["reversed"] == [True] * inputs.IMAGES
-    asked, opposite = question("linear_grey"), inputs.reversed_maps().unsqueeze(1)
+    asked, opposite = query("linear_gray"), inputs.reversed_maps().unsqueeze(1)
     rising = Curve(tuple(TWELFTHS), "reveal", minimum, "least_first")
     score = asked["target"].scorer(asked["images"], asked["targets"].unsqueeze(1))
     gaps = {}
@@ -289,11 +289,11 @@ def test_pixel_flipping_tells_a_map_from_its_opposite():
 def test_pixel_flipping_tells_with_the_model_from_against_it():
     """What each pixel of a linear model adds to the logit: no order of the pixels beats it."""
     fault("quantus_monotonicity")
-    asked = question("linear_grey")
+    asked = query("linear_gray")
     weight = asked["target"].model.head.weight[inputs.targets()].view(inputs.IMAGES, 1, inputs.SIZE, inputs.SIZE)
     gain = (asked["images"] - minimum(asked["images"])) * weight
     values = {
-        name: scored(PixelFlipping(steps=STEPS, fill=minimum, reading="score"), **{**asked, "maps": maps})
+        name: scored(PixelFlipping(steps=STEPS, fill=minimum, output="score"), **{**asked, "maps": maps})
         for name, maps in (("with", gain), ("against", -gain), ("neither", asked["maps"]))
     }
     assert (values["with"] > 1).all() and (values["against"] < -1).all(), values
@@ -302,11 +302,11 @@ def test_pixel_flipping_tells_with_the_model_from_against_it():
 
 def test_the_pointing_game_of_an_empty_mask_is_undefined():
     found = fault("quantus_pointing_game_empty_mask")
-    ours, wrong = localised(PointingGame(), "maps"), found["wrong"]["masks"]
+    ours, wrong = localized(PointingGame(), "maps"), found["wrong"]["masks"]
     assert ours[:3].tolist() == [float(hit) for hit in wrong[:3]]
     assert wrong[3] is True and ours[3].isnan()
     metric = PointingGame()
-    assert localised(metric, "maps", torch.zeros_like(inputs.masks())).isnan().all() and all(found["wrong"]["empty"])
+    assert localized(metric, "maps", torch.zeros_like(inputs.masks())).isnan().all() and all(found["wrong"]["empty"])
     assert metric.counts() == (4, 4) and metric.compute().isnan()
 
 
@@ -314,7 +314,7 @@ def test_the_pointing_game_comes_with_the_area_to_weight_it():
     """Quantus multiplies a hit with 1 - area, or would: it raises."""
     assert fault("quantus_pointing_game_weighted")["wrong"].startswith("TypeError")
     metric = PointingGame()
-    hits = localised(metric, "maps")
+    hits = localized(metric, "maps")
     weighted = hits * (1 - metric.per_image("random")[:, 0])
     area = inputs.masks().double().mean(dim=(1, 2))
     assert_close(weighted[:3], table([0, 0, 1 - area[2]]), SHARE)
@@ -367,7 +367,7 @@ def test_ssim_looks_at_two_dimensions():
 
 def test_a_mean_fill_does_not_drift():
     found = fault("quantus_pixel_flipping_mean")
-    asked = question("linear_grey")
+    asked = query("linear_gray")
     wrong, right = (torch.tensor(found[kind], dtype=torch.float64) for kind in ("wrong", "right"))
     score = asked["target"].scorer(asked["images"], asked["targets"].unsqueeze(1))
     curve = reveal_curve(score, asked["images"], asked["maps"], TWELFTHS, "channel_mean")[:, 0]
@@ -392,7 +392,7 @@ def test_a_batch_of_several_classes_is_explained_image_by_image():
         ClassifierTarget(inputs.ConvNet(3)), "LayerGradCam", layer="relu2", relu_attributions=True
     )
     maps = explainer.explain(images)
-    assert explainer.target.questions(images, None, None)[0][:, 0].tolist() == found["predicted"]
+    assert explainer.target.queries(images, None, None)[0][:, 0].tolist() == found["predicted"]
     wrong, right = (
         F.interpolate(torch.tensor(found[kind]).unsqueeze(1), size=(12, 12), mode="bilinear", align_corners=False)
         for kind in ("wrong", "right")
@@ -414,9 +414,9 @@ def occluded(images):
     return pictures
 
 
-def test_occlusion_of_a_grey_image_keeps_the_softmax():
+def test_occlusion_of_a_gray_image_keeps_the_softmax():
     """The maps are drops of the logit, so the image's logits minus all of them are those of the occluded images."""
-    found = fault("monai_occlusion_grey")
+    found = fault("monai_occlusion_gray")
     wrong, right = (torch.tensor(found[kind]) for kind in ("wrong", "right"))
     target, image = ClassifierTarget(inputs.ConvNet(1)), inputs.images(1)[:1]
     explainer = CaptumExplainer(target, "Occlusion", sliding_window_shapes=(1, 4, 4), strides=(1, 4, 4))
@@ -488,16 +488,16 @@ def test_grad_cam_plus_plus_divides_its_alphas():
     hidden = net.relu1(net.conv1(images)).detach().requires_grad_(True)
     last = net.relu2(net.conv2(hidden))
     score = net.head(last.mean(dim=(2, 3))).gather(1, targets.unsqueeze(1)).sum()
-    slopes = torch.autograd.grad(score, [hidden, last])
+    gradients = torch.autograd.grad(score, [hidden, last])
     explainers = {layer: GradCAMPlusPlus(ClassifierTarget(net), layer) for layer in inputs.CONV_LAYERS}
-    for layer, features, slope in zip(inputs.CONV_LAYERS, (hidden.detach(), last.detach()), slopes, strict=True):
+    for layer, features, gradient in zip(inputs.CONV_LAYERS, (hidden.detach(), last.detach()), gradients, strict=True):
         maps = explainers[layer].explain(images, targets)
         sums = {
-            "paper": slope**3 * features.sum(dim=(2, 3), keepdim=True),
-            "peer": (slope**3 * features).sum(dim=(2, 3), keepdim=True),
+            "paper": gradient**3 * features.sum(dim=(2, 3), keepdim=True),
+            "peer": (gradient**3 * features).sum(dim=(2, 3), keepdim=True),
         }
         weights = {
-            name: (slope**2 / (2 * slope**2 + below + 1e-8) * slope.relu()).sum(dim=(2, 3))
+            name: (gradient**2 / (2 * gradient**2 + below + 1e-8) * gradient.relu()).sum(dim=(2, 3))
             for name, below in sums.items()
         }
         assert_close(weights["peer"], torch.tensor(found["right"][layer]), WEIGHT, f"TorchCAM's formula, {layer}")

@@ -11,14 +11,15 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_xai import ClassifierTarget, Explainer, SegmenterTarget, finite
+from lightning_xai import ClassifierTarget, Explainer, SegmenterTarget
 from lightning_xai.callbacks import Faithfulness
 from lightning_xai.explainers import RandomMap
-from lightning_xai.finite import TOLERATED, LossWatch, NotFiniteError, NotFiniteOutputError, check_outputs
+from lightning_xai.functional import finite
+from lightning_xai.functional.finite import TOLERATED, LossWatch, NotFiniteError, NotFiniteOutputError, check_outputs
 from lightning_xai.metrics import DeletionAUC
-from lightning_xai.pixel_sets import predicted, probable
-from lightning_xai.segmenter_training import SegmenterTrainer
-from lightning_xai.training import TargetTrainer
+from lightning_xai.targets.regions import predicted, probable
+from lightning_xai.targets.training.classifier import ClassifierTask
+from lightning_xai.targets.training.segmenter import SegmenterTask
 from tests.helpers import Blobs, GradientMap, LearnedMap, cnn, segmenter
 
 NAN, INF = float("nan"), float("inf")
@@ -201,7 +202,7 @@ def test_it_is_found_in_training(tmp_path):
         trainer_of(tmp_path, num_sanity_val_steps=0).fit(LearnedMap(broken("classifier")), OneBad())
 
 
-def test_it_is_found_in_the_metrics_where_no_question_needs_the_model(tmp_path):
+def test_it_is_found_in_the_metrics_where_no_query_needs_the_model(tmp_path):
     explainer = RandomMap(broken("classifier"))
     explainer.ask = "label"
     with pytest.raises(NotFiniteError, match="NaN or infinite for image blob_3:"):
@@ -234,7 +235,7 @@ def test_an_explainer_that_fails_on_an_image_is_counted(tmp_path):
 def test_a_target_may_fail_where_pixels_are_hidden(tmp_path):
     """Division by the deviation of an image is a number for every image that is not blank."""
 
-    class Standardising(nn.Module):
+    class Standardizing(nn.Module):
         def __init__(self):
             super().__init__()
             self.net = cnn()
@@ -243,7 +244,7 @@ def test_a_target_may_fail_where_pixels_are_hidden(tmp_path):
             return self.net(images / images.std(dim=(1, 2, 3), keepdim=True))
 
     scored = Faithfulness({"deletion": DeletionAUC(steps=2, fill="zero")})
-    trainer_of(tmp_path, scored).test(RandomMap(ClassifierTarget(Standardising())), Blobs())
+    trainer_of(tmp_path, scored).test(RandomMap(ClassifierTarget(Standardizing())), Blobs())
     assert all(math.isnan(value) for *_, value in scored.results["RandomMap"]["deletion"])
 
 
@@ -255,7 +256,7 @@ def test_direct_calls_name_the_rows():
         with pytest.raises(NotFiniteOutputError, match="images number 1, 2 of the batch"):
             ask(target, images, torch.ones(4, 1).long())
     with pytest.raises(NotFiniteOutputError, match="images number 1, 2 of the batch"):
-        broken("classifier").questions(images, None, None)
+        broken("classifier").queries(images, None, None)
     check_outputs(target.logits(images[:1]))
 
 
@@ -268,7 +269,7 @@ def samples():
 
 @pytest.mark.parametrize("kind", ["classifier", "segmenter"])
 def test_training_a_target_stops_at_nan(tmp_path, kind):
-    module = TargetTrainer(cnn(), 3) if kind == "classifier" else SegmenterTrainer(segmenter(classes=2), 2)
+    module = ClassifierTask(cnn(), 3) if kind == "classifier" else SegmenterTask(segmenter(classes=2), 2)
     module.hparams["lr"] = 1e30
     trainer = trainer_of(tmp_path, num_sanity_val_steps=0)
     with pytest.raises(
@@ -279,13 +280,13 @@ def test_training_a_target_stops_at_nan(tmp_path, kind):
 
 @pytest.mark.parametrize("stage", ["validate", "test"])
 def test_judging_a_target_stops_at_nan(tmp_path, stage):
-    module = TargetTrainer(Answers(cnn()), 3)
+    module = ClassifierTask(Answers(cnn()), 3)
     with pytest.raises(NotFiniteError, match=r"(validation|test) loss is NaN .*\(images blob_2, blob_3\)"):
         getattr(trainer_of(tmp_path), stage)(module, DataLoader(OneBad().items, batch_size=2))
 
 
 def test_a_target_of_nan_weights_is_not_kept(tmp_path):
-    class LastStep(TargetTrainer):
+    class LastStep(ClassifierTask):
         def on_train_batch_end(self, *args):
             self.model[0].weight.data.fill_(NAN if self.global_step == 3 else 0)
 

@@ -27,9 +27,9 @@ class Keeps(nn.Module):
 
 
 @pytest.mark.parametrize("statistics", [{}, {"mean": [0.5], "std": [0.2]}])
-def test_normalised_images_are_a_tensor_of_their_own(statistics):
+def test_normalized_images_are_a_tensor_of_their_own(statistics):
     target, copy = ClassifierTarget(cnn(), **statistics), IMAGES.clone()
-    target.normalise(IMAGES).zero_()
+    target.normalize(IMAGES).zero_()
     assert torch.equal(IMAGES, copy)
 
 
@@ -57,7 +57,7 @@ def test_a_leaf_that_requires_a_gradient_can_be_written_into_and_gets_it():
     assert torch.equal(leaf.detach(), IMAGES)
 
 
-def test_blank_images_that_share_their_memory_can_be_written_into():
+def test_blank_images_that_fraction_their_memory_can_be_written_into():
     blank = torch.tensor(0.5).expand(2, 1, 8, 8)
     net = nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(64, 2))
     assert ClassifierTarget(net).logits(blank).shape == (2, 2)
@@ -88,7 +88,7 @@ def test_images_that_a_model_does_not_take(wrap, net, change, words, known):
     target = wrap(net())
     if known:
         target.logits(IMAGES)
-    for ask in (target.logits, lambda images: target.questions(images, torch.tensor([0, 1]), None)):
+    for ask in (target.logits, lambda images: target.queries(images, torch.tensor([0, 1]), None)):
         with pytest.raises(ValueError, match=words) as caught:
             ask(change(IMAGES))
         assert "\n" not in str(caught.value)

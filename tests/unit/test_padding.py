@@ -9,12 +9,12 @@ from torch import nn
 
 from lightning_xai import ClassifierTarget, SegmenterTarget
 from lightning_xai.explainers import CaptumExplainer, GradCAM, HiResCAM, ScoreCAM
-from lightning_xai.explainers.channel_cam import AblationCAM
-from lightning_xai.masking import resize, to_image
-from lightning_xai.nets import UNet
-from lightning_xai.padding import cropped, larger_sizes, padded
-from lightning_xai.segmenter_training import SegmenterTrainer
-from lightning_xai.wnet import LittleWNet
+from lightning_xai.explainers.cam.channel import AblationCAM
+from lightning_xai.networks.mask_net import UNet
+from lightning_xai.networks.wnet import LittleWNet
+from lightning_xai.perturbation.soft_masks import resize, to_image
+from lightning_xai.targets.padding import cropped, larger_sizes, padded
+from lightning_xai.targets.training.segmenter import SegmenterTask
 from tests.helpers import cnn, segmenter
 
 BOTH = {"in_channels": 1, "out_channels": 3}
@@ -96,7 +96,7 @@ def test_logits_are_those_of_the_padded_image_cropped(name):
 @each_net
 def test_training_and_explaining_pad_alike(name):
     net, images, reached = made(name, training=True)
-    trainer = SegmenterTrainer(net, 3, mean=[0.4], std=[0.3]).train()
+    trainer = SegmenterTask(net, 3, mean=[0.4], std=[0.3]).train()
     twin, _, _ = made(name, training=True)
     expected = cropped(twin(padded((images - 0.4) / 0.3, reached)), images.shape[2:])
     logits = trainer(images)
@@ -180,7 +180,7 @@ def test_a_window_that_cannot_be_halved_is_padded_too(dims):
     alone = cropped(net(padded(corner, (12,) * dims)), corner.shape[2:])
     first = (..., *(slice(0, 2),) * dims)  # no other window sees it
     assert torch.allclose(logits[first], alone[first], atol=1e-5)
-    trainer = SegmenterTrainer(net, 3, window=10).eval()
+    trainer = SegmenterTask(net, 3, window=10).eval()
     assert torch.allclose(trainer(images), logits, atol=1e-6)
     maps = GradCAM(target, layer="model.0").explain(images, torch.tensor([1]))
     assert maps.shape == (1, 1, *images.shape[2:])

@@ -10,9 +10,8 @@ from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from lightning_xai import tables
-from lightning_xai.loggers import ResilientWandbLogger, RunCSVLogger, finish_loggers
-from lightning_xai.tables import log_files, log_table, sample_rows
+from lightning_xai.loggers import ResilientWandbLogger, RunCSVLogger, finish_loggers, tables
+from lightning_xai.loggers.tables import log_files, log_table, sample_rows
 from tests.wandb_files import wandb_records
 
 COLUMNS = ("explainer", "id", "metric", "value")

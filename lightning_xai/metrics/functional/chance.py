@@ -1,4 +1,4 @@
-"""What a random map gets in the metrics of localisation: a map that does not beat it locates nothing."""
+"""What a random map gets in the metrics of localization: a map that does not beat it locates nothing."""
 
 import torch
 from torch import Tensor
@@ -8,23 +8,23 @@ from lightning_xai.metrics.functional.evidence import box_spans, positives_of
 NAN = float("nan")
 
 
-def random_share(inside: Tensor) -> Tensor:
-    """Area share of the evidence: what a random map gets on average wherever pixels or their mass are counted.
+def random_fraction(inside: Tensor) -> Tensor:
+    """Area fraction of the evidence: what a random map gets on average wherever pixels or their mass are counted.
 
     That is the expected pointing game, relevance mass, relevance rank and top-k intersection. It is also the value of
     :func:`best_iou` that no map falls below, because the lowest threshold shows everything, and the one that a random
-    map tends to as ``N`` grows: showing the share ``s`` of the pixels gives :func:`random_fixed_iou`, which rises with
+    map tends to as ``N`` grows: showing the fraction ``s`` of the pixels gives :func:`random_fixed_iou`, which rises with
     ``s``.
 
     Args:
         inside: ``(B, T, N)`` bool, the evidence.
 
     Example:
-        >>> random_share(torch.tensor([[[True, False, False, False]]])).item()
+        >>> random_fraction(torch.tensor([[[True, False, False, False]]])).item()
         0.25
     """
-    share = positives_of(inside).double() / inside.shape[2]
-    return share.where(share > 0, NAN)
+    fraction = positives_of(inside).double() / inside.shape[2]
+    return fraction.where(fraction > 0, NAN)
 
 
 def random_auc(inside: Tensor) -> Tensor:
@@ -37,8 +37,8 @@ def random_auc(inside: Tensor) -> Tensor:
         >>> random_auc(torch.tensor([[[True, False], [True, True]]]))
         tensor([[0.5000,    nan]], dtype=torch.float64)
     """
-    share = random_share(inside)
-    return torch.full_like(share, 0.5).where(share < 1, NAN)
+    fraction = random_fraction(inside)
+    return torch.full_like(fraction, 0.5).where(fraction < 1, NAN)
 
 
 def random_average_precision(inside: Tensor) -> Tensor:
@@ -64,12 +64,12 @@ def random_average_precision(inside: Tensor) -> Tensor:
 def random_fixed_iou(inside: Tensor, threshold: float) -> Tensor:
     """What :func:`fixed_iou` of a map of uniformly random values tends to as ``N`` grows.
 
-    Such a map shows the share ``s = 1 - threshold`` of the evidence (area share ``a``) and of the rest alike:
+    Such a map shows the fraction ``s = 1 - threshold`` of the evidence (area fraction ``a``) and of the rest alike:
     ``a s / (a + s - a s)``.
 
     Args:
         inside: ``(B, T, N)`` bool, the evidence.
-        threshold: Share of the map's range, 0 to 1.
+        threshold: Fraction of the map's range, 0 to 1.
 
     Raises:
         ValueError: If the threshold is outside [0, 1].
@@ -79,12 +79,12 @@ def random_fixed_iou(inside: Tensor, threshold: float) -> Tensor:
         0.33...
     """
     check_threshold(threshold)
-    area, shown = random_share(inside), 1 - threshold
+    area, shown = random_fraction(inside), 1 - threshold
     return area * shown / (area + shown - area * shown)
 
 
 def random_box_energy(masks: Tensor) -> Tensor:
-    """Expected :func:`box_energy` of a random map: the area share of the evidence's bounding box.
+    """Expected :func:`box_energy` of a random map: the area fraction of the evidence's bounding box.
 
     Args:
         masks: ``(B, T, *S)`` bool.
@@ -93,11 +93,11 @@ def random_box_energy(masks: Tensor) -> Tensor:
         >>> random_box_energy(torch.eye(4, dtype=torch.bool)[None, None, 1:3]).item()
         0.5
     """
-    share = torch.stack([span.mean(dim=2) for span in box_spans(masks)]).prod(dim=0)
-    return share.where(share > 0, NAN)
+    fraction = torch.stack([span.mean(dim=2) for span in box_spans(masks)]).prod(dim=0)
+    return fraction.where(fraction > 0, NAN)
 
 
 def check_threshold(threshold: float) -> None:
-    """Refuse a threshold that is no share."""
+    """Refuse a threshold that is no fraction."""
     if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold is {threshold}, but must be from 0 to 1, a share of the map's range.")
+        raise ValueError(f"threshold is {threshold}, but must be from 0 to 1, a fraction of the map's range.")

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 
-def trapezoid(curve: Tensor, shares: Sequence[float] | None = None) -> Tensor:
-    """Area under the points of a curve over the shares, divided by their span, float64.
+def trapezoid(curve: Tensor, fractions: Sequence[float] | None = None) -> Tensor:
+    """Area under the points of a curve over the fractions, divided by their span, float64.
 
     Args:
         curve: ``(..., P)``.
-        shares: Where the points are, ``P`` of them; ``None``: equally spaced.
+        fractions: Where the points are, ``P`` of them; ``None``: equally spaced.
 
     Returns:
         ``(...)``.
@@ -21,12 +21,12 @@ def trapezoid(curve: Tensor, shares: Sequence[float] | None = None) -> Tensor:
         0.5
     """
     places = torch.linspace(0, 1, curve.shape[-1], dtype=torch.float64, device=curve.device)
-    if shares is not None:
-        places = torch.tensor(list(shares), dtype=torch.float64, device=curve.device)
+    if fractions is not None:
+        places = torch.tensor(list(fractions), dtype=torch.float64, device=curve.device)
     return torch.trapezoid(curve.double(), places, dim=-1) / (places[-1] - places[0])
 
 
-def normalised(curve: Tensor, full: Tensor, blank: Tensor) -> Tensor:
+def normalized(curve: Tensor, full: Tensor, blank: Tensor) -> Tensor:
     """``(p - p_blank) / (p_full - p_blank)``, NaN where both are equal.
 
     Args:
@@ -35,7 +35,7 @@ def normalised(curve: Tensor, full: Tensor, blank: Tensor) -> Tensor:
         blank: ``(...)``, the answer for the image with every pixel hidden.
 
     Example:
-        >>> normalised(torch.tensor([0.25, 0.5]), torch.tensor(0.75), torch.tensor(0.25)).tolist()
+        >>> normalized(torch.tensor([0.25, 0.5]), torch.tensor(0.75), torch.tensor(0.25)).tolist()
         [0.0, 0.5]
     """
     span = (full - blank).unsqueeze(-1)

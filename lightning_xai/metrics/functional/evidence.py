@@ -1,4 +1,4 @@
-"""Evidence among the sorted pixels of a map, and its bounding box: what all localisation metrics share."""
+"""Evidence among the sorted pixels of a map, and its bounding box: what all localization metrics share."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

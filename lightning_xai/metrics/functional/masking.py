@@ -11,7 +11,7 @@ from lightning_xai.metrics.functional.similarity import pearson
 
 
 def average_drop(whole: Tensor, kept: Tensor) -> Tensor:
-    """``max(0, y - o) / y``: the share of the confidence that the map alone loses (Chattopadhay et al. 2018).
+    """``max(0, y - o) / y``: the fraction of the confidence that the map alone loses (Chattopadhay et al. 2018).
 
     Also the average drop in deletion (Jung & Oh 2021), with ``d`` for ``o``.
 
@@ -69,12 +69,12 @@ def adcc(coherency: Tensor, complexity: Tensor, drop: Tensor) -> Tensor:
 
 
 def top_iou(first: Tensor, second: Tensor, threshold: float = 0.2) -> Tensor:
-    """Overlap of two maps, each cut at a share of its own maximum: low where they tell classes apart.
+    """Overlap of two maps, each cut at a fraction of its own maximum: low where they tell classes apart.
 
     Args:
         first: ``(B, T, *S)``.
         second: ``(B, T, *S)``.
-        threshold: Share of the maximum, above which a pixel counts.
+        threshold: Fraction of the maximum, above which a pixel counts.
 
     Returns:
         ``(B, T)`` in [0, 1]; NaN where neither map has a positive value.

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 
-def infidelity(told: Tensor, change: Tensor, scale: bool = False) -> Tensor:
+def infidelity(predicted: Tensor, change: Tensor, scale: bool = False) -> Tensor:
     """Mean squared difference of the change that a map tells and the change that happens (Yeh et al. 2019, eq. 1).
 
     Args:
-        told: ``(..., J)``: perturbation times map, summed over the pixels, for ``J`` perturbations.
+        predicted: ``(..., J)``: perturbation times map, summed over the pixels, for ``J`` perturbations.
         change: ``(..., J)``: the answer to the perturbed image minus that to the image.
-        scale: Multiply ``told`` by the factor that fits best.
+        scale: Multiply ``predicted`` by the factor that fits best.
 
     Returns:
         ``(...)`` in squared units of the answer.
@@ -22,7 +22,7 @@ def infidelity(told: Tensor, change: Tensor, scale: bool = False) -> Tensor:
         0.0
     """
     if scale:
-        square = told.square().sum(dim=-1, keepdim=True)
-        factor = (told * change).sum(dim=-1, keepdim=True) / square
-        told = told * torch.where(square > 0, factor, 0.0)
-    return (told - change).square().mean(dim=-1)
+        square = predicted.square().sum(dim=-1, keepdim=True)
+        factor = (predicted * change).sum(dim=-1, keepdim=True) / square
+        predicted = predicted * torch.where(square > 0, factor, 0.0)
+    return (predicted - change).square().mean(dim=-1)

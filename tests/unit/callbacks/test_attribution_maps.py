@@ -74,7 +74,7 @@ def classifier():
 
 @pytest.fixture
 def grids(monkeypatch):
-    """What the callback asks to be drawn."""
+    """What the callback readouts to be drawn."""
     seen = []
 
     def keep(images, maps, masks=None, titles=None, labels=None):
@@ -100,7 +100,7 @@ def test_same_images_every_second_epoch_and_on_test(tmp_path, classifier, grids)
     assert torch.allclose(grids[0]["maps"], explainer.explain(grids[0]["images"]), atol=1e-6), "in batches of 4 and 1"
 
 
-def test_titles_say_label_prediction_question_and_probabilities(tmp_path, classifier, grids):
+def test_titles_say_label_prediction_query_and_probabilities(tmp_path, classifier, grids):
     data = DataLoader(Samples(), batch_size=4)
     make_trainer(tmp_path, AttributionMaps(num_images=2)).validate(Gradient(classifier), data, verbose=False)
     (p, q), (first, second) = classifier.predict(grids[0]["images"]).max(dim=1)
@@ -120,11 +120,11 @@ def test_multilabel_names_every_predicted_class(tmp_path, grids):
     assert grids[0]["labels"] == ["image_0\npredicted a, c"]
 
 
-def test_segmenter_shows_its_questions_and_masks(tmp_path, grids):
+def test_segmenter_shows_its_queries_and_masks(tmp_path, grids):
     target = SegmenterTarget(nn.Conv2d(1, 7, 1))
     data = DataLoader(Samples(mask=True), batch_size=4)
     make_trainer(tmp_path, AttributionMaps(num_images=2)).test(Gradient(target), data, verbose=False)
-    assert grids[0]["maps"].shape == (2, attribution_maps.MAX_QUESTIONS, 8, 8)
+    assert grids[0]["maps"].shape == (2, attribution_maps.MAX_QUERIES, 8, 8)
     assert grids[0]["masks"].shape == (2, 1, 8, 8)
     assert grids[0]["labels"] == ["image_0", "image_1"] and grids[0]["titles"][0][0].startswith("asked 1\np ")
 

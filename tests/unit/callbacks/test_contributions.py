@@ -33,10 +33,10 @@ def test_the_two_most_probable_classes_are_shown_with_their_sums(monkeypatch):
     monkeypatch.setattr(module, "contribution_figure", lambda *args: calls.append(args))
     cape, images = CAPE(ClassifierTarget(cnn(), class_names=["a", "b", "c"])), torch.rand(2, 1, 8, 8)
     assert len(module.figures(cape, {"image": images}, 2)) == 2
-    for (image, shares, titles, versus), own, p in zip(calls, images, cape.probabilities(images), strict=True):
+    for (image, fractions, titles, versus), own, p in zip(calls, images, cape.probabilities(images), strict=True):
         first, second = p.topk(2).indices.tolist()
         assert torch.equal(image, own)
-        assert shares.flatten(1).sum(dim=1).tolist() == pytest.approx([float(p[first]), float(p[second])])
+        assert fractions.flatten(1).sum(dim=1).tolist() == pytest.approx([float(p[first]), float(p[second])])
         assert titles == [f"{'abc'[k]}: {100 * p[k]:.1f} %" for k in (first, second)]
         assert versus == f"{'abc'[first]} - {'abc'[second]}: {100 * (p[first] - p[second]):+.1f} %"
 

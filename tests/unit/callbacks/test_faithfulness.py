@@ -9,7 +9,7 @@ from lightning import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from monai.data import MetaTensor
 
-from lightning_xai import ClassifierTarget, SegmenterTarget, pixel_sets
+from lightning_xai import ClassifierTarget, SegmenterTarget
 from lightning_xai.callbacks import Faithfulness
 from lightning_xai.explainers import CenterPrior, RandomMap
 from lightning_xai.metrics import (
@@ -20,6 +20,7 @@ from lightning_xai.metrics import (
     PointingGame,
     RelevanceMass,
 )
+from lightning_xai.targets import regions as pixel_sets
 from tests.helpers import Blobs, CountingTarget, GradientMap, LearnedMap, cnn, segmenter
 
 
@@ -52,22 +53,22 @@ def test_each_explainer_is_explained_again_by_itself(tmp_path):
     assert all(value > 1e-3 for _, _, value in own["sensitivity"])
     assert {value for _, _, value in control["sensitivity"]} == {0}
     assert [value for _, _, value in control["coherency"]] == pytest.approx([1] * 6)
-    beside = callback.beside["GradientMap"]["mass"]
+    beside = callback.reference_values["GradientMap"]["mass"]
     masses = [value for _, _, value in control["mass"]]
-    assert beside["center"] == pytest.approx(sum(masses) / 6), "the centre prior beside every localisation"
-    assert beside["random"] == pytest.approx(9 / 64), "the area share of a 3 x 3 blob"
+    assert beside["center"] == pytest.approx(sum(masses) / 6), "the center prior beside every localization"
+    assert beside["random"] == pytest.approx(9 / 64), "the area fraction of a 3 x 3 blob"
 
 
-def test_a_test_writes_every_image_question_and_metric(tmp_path):
+def test_a_test_writes_every_image_query_and_metric(tmp_path):
     callback = Faithfulness(metrics(), {"random": RandomMap, "center": CenterPrior})
     explainer, data = GradientMap(ClassifierTarget(cnn())), Blobs()
     (logged,) = run(tmp_path, callback).test(explainer, data)
     head, *rows = table(tmp_path / "per_image.csv")
-    assert head == ["id", "question", "metric", "value"]
+    assert head == ["id", "query", "metric", "value"]
     assert len(rows) == 6 * 3 and {row[0] for row in rows} == {item["id"] for item in data.items}
     expected = {name: metric.clone() for name, metric in metrics().items()}
     for batch in data.loader():
-        asked = explainer.target.questions(batch["image"], None, None)[0]
+        asked = explainer.target.queries(batch["image"], None, None)[0]
         maps = explainer.explain(batch["image"], asked)
         for metric in expected.values():
             metric.update(
@@ -80,18 +81,18 @@ def test_a_test_writes_every_image_question_and_metric(tmp_path):
             )
     for name, metric in expected.items():
         written = {(row[0], int(row[1])): float(row[3]) for row in rows if row[2] == name}
-        for image, question, value in metric.rows():
-            assert written[image, question] == pytest.approx(value, abs=1e-6), (name, image)
+        for image, query, value in metric.rows():
+            assert written[image, query] == pytest.approx(value, abs=1e-6), (name, image)
         assert logged[f"test/{name}"] == pytest.approx(metric.compute().item(), abs=1e-6)
         mean = sum(written.values()) / len(written)
         assert logged[f"test/{name}"] == pytest.approx(mean, abs=1e-6)
 
 
-def test_controls_are_scored_on_the_same_questions(tmp_path):
+def test_controls_are_scored_on_the_same_queries(tmp_path):
     callback = Faithfulness(metrics(), {"random": RandomMap, "center": CenterPrior})
     run(tmp_path, callback).test(GradientMap(ClassifierTarget(cnn())), Blobs())
     head, *rows = table(tmp_path / "controls.csv")
-    assert head == ["explainer", "id", "question", "metric", "value"]
+    assert head == ["explainer", "id", "query", "metric", "value"]
     own = {tuple(row[:3]) for row in table(tmp_path / "per_image.csv")[1:]}
     for name in ("random", "center"):
         assert {tuple(row[1:4]) for row in rows if row[0] == name} == own
@@ -116,7 +117,7 @@ def test_a_control_under_test_keeps_its_own_values(tmp_path):
     run(tmp_path, callback).test(explainer, data)
     (batch,) = data.loader()
     alone = DeletionAUC(steps=6)
-    asked = explainer.target.questions(batch["image"], None, None)[0]
+    asked = explainer.target.queries(batch["image"], None, None)[0]
     maps = explainer.explain(batch["image"], asked)
     alone.update(target=explainer.target, images=batch["image"], maps=maps, targets=asked, ids=batch["id"])
     assert list(callback.results) == ["RandomMap", "center"]
@@ -153,7 +154,7 @@ def test_a_metric_without_any_value_is_not_logged(tmp_path):
 
 
 @pytest.mark.filterwarnings("error:The ``compute`` method")
-def test_without_masks_localisation_sits_out(tmp_path):
+def test_without_masks_localization_sits_out(tmp_path):
     callback = Faithfulness(metrics())
     (logged,) = run(tmp_path, callback).test(GradientMap(ClassifierTarget(cnn())), Blobs(masks=False))
     assert set(logged) == {"test/gap", "test/deletion"}
@@ -208,12 +209,12 @@ def test_a_second_test_starts_from_nothing(tmp_path):
     assert len(callback.results["GradientMap"]["gap"]) == 4 == len(table(tmp_path / "per_image.csv")) - 1
 
 
-def test_all_questions_of_a_step_are_scored(tmp_path):
+def test_all_queries_of_a_step_are_scored(tmp_path):
     callback, explainer = Faithfulness(metrics(), {"random": RandomMap}), GradientMap(ClassifierTarget(cnn()))
     explainer.ask = "all"
     run(tmp_path, callback).test(explainer, Blobs(2))
     rows = [row[:2] for row in table(tmp_path / "per_image.csv")[1:] if row[2] == "gap"]
-    assert rows == [[f"blob_{image}", str(question)] for image in range(2) for question in range(3)]
+    assert rows == [[f"blob_{image}", str(query)] for image in range(2) for query in range(3)]
 
 
 def test_segmenters_are_scored_over_the_sets_of_the_step(tmp_path):
@@ -244,13 +245,13 @@ def test_metadata_tensors(tmp_path):
     assert callback.results == expected.results
 
 
-def test_cost_of_a_test_is_the_questions_and_the_distinct_images(tmp_path):
+def test_cost_of_a_test_is_the_queries_and_the_distinct_images(tmp_path):
     target = CountingTarget(cnn())
     callback = Faithfulness(metrics(), {"random": RandomMap}, chunk_size=16)
     run(tmp_path, callback).test(GradientMap(target), Blobs(2))
-    jobs = 2 * (2 * 5 + 2)
-    assert [chunk for chunk in target.chunks if chunk > 2].count(16) == 2 * (jobs // 16)
-    assert sum(chunk for chunk in target.chunks if chunk > 2) == 2 * jobs
+    steps = 2 * (2 * 5 + 2)
+    assert [chunk for chunk in target.chunks if chunk > 2].count(16) == 2 * (steps // 16)
+    assert sum(chunk for chunk in target.chunks if chunk > 2) == 2 * steps
 
 
 def test_values_reach_the_loggers_as_a_table(tmp_path, monkeypatch):
@@ -258,6 +259,6 @@ def test_values_reach_the_loggers_as_a_table(tmp_path, monkeypatch):
     monkeypatch.setattr("lightning_xai.callbacks.faithfulness.log_table", lambda *args: sent.append(args))
     run(tmp_path, Faithfulness(metrics(), {"random": RandomMap})).test(GradientMap(ClassifierTarget(cnn())), Blobs())
     ((_, key, columns, rows, files),) = sent
-    assert key == "test/per_image" and columns == ["explainer", "id", "question", "metric", "value"]
+    assert key == "test/per_image" and columns == ["explainer", "id", "query", "metric", "value"]
     assert files == [tmp_path / "per_image.csv", tmp_path / "controls.csv"] and all(path.is_file() for path in files)
     assert len(rows) == 2 * 6 * 3 and {row[0] for row in rows} == {"GradientMap", "random"}

@@ -56,7 +56,7 @@ def test_the_predicted_class_leaves_the_true_positives(tmp_path):
 def test_a_segmenter_has_a_map_for_every_foreground_class(tmp_path):
     explainer = HiResCAM(SegmenterTarget(segmenter(), class_names=["rest", "first", "second"]), layer="0")
     result = run(explainer, tmp_path, Blobs(side=16)).result
-    assert result.count[0] == 0 and result.label_wise[0] is None, "nobody asks about the background"
+    assert result.count[0] == 0 and result.label_wise[0] is None, "nobody readouts about the background"
     assert result.count[1] + result.skipped[1] == 6 and result.count[2] == 0, "the masks show the first class alone"
     free = run(explainer, tmp_path / "free", Blobs(side=16, masks=False), subset="all").result
     assert free.count[2] + free.skipped[2] == 6
@@ -86,12 +86,12 @@ def test_what_lies_outside_of_a_region_is_measured_per_image_and_label(tmp_path)
     for bias in callback.biases:
         values = callback.result.found()[bias.label]
         assert bias.outside == pytest.approx(float(values[:, 4:].sum() / values.sum())) and bias.chance == 0.5
-        # With mass 1 the label's share is the mean of its images'.
+        # With mass 1 the label's fraction is the mean of its images'.
         assert len(bias.images) == 2
-        assert np.mean([share for _, share in bias.images]) == pytest.approx(bias.outside, abs=1e-6)
+        assert np.mean([fraction for _, fraction in bias.images]) == pytest.approx(bias.outside, abs=1e-6)
         assert bias.images[0][1] >= bias.images[1][1]
 
 
 def test_a_wrong_option_stops_before_the_test():
     with pytest.raises(ValueError, match="was given 'sum'"):
-        SaveGlobalMaps(normalisation="sum")
+        SaveGlobalMaps(normalization="sum")

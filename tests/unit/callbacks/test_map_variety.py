@@ -43,7 +43,7 @@ def test_it_is_the_correlation_with_the_mean_map_of_the_class(noise, classes):
     assert measured.compute() == pytest.approx(np.mean(expected), abs=0.01)
 
 
-def test_few_maps_that_share_nothing_are_not_alike():
+def test_few_maps_that_fraction_nothing_are_not_alike():
     values = [likeness(*noisy(5, 1e6, seed=seed)).compute() for seed in range(20)]
     assert np.mean(values) < 0.15
 
@@ -54,7 +54,7 @@ def test_one_map_a_class_is_alike_within_it_alone():
     assert likeness(maps, torch.zeros(40, 1, dtype=torch.long)).compute() < 0.6
 
 
-def test_questions_volumes_and_sizes():
+def test_queries_volumes_and_sizes():
     maps = torch.rand(6, 1, 100, 30).repeat(1, 2, 1, 1)
     maps[:, 1] = maps[0, 0]
     asked = torch.tensor([[0, 1]]).repeat(6, 1)

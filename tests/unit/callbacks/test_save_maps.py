@@ -30,14 +30,14 @@ def test_pictures_become_npy_and_png(tmp_path):
     assert Image.open(tmp_path / "predictions" / "a.png").size == (8, 6)
 
 
-def test_one_png_a_question(tmp_path):
+def test_one_png_a_query(tmp_path):
     callback = SaveMaps("png", tmp_path / "x")
     assert save(tmp_path, torch.randn(1, 2, 6, 8), ["a"], callback=callback) == ["x/a_0.png", "x/a_1.png"]
 
 
 @pytest.mark.parametrize("given", ["metatensor", "affine", None])
-@pytest.mark.parametrize("questions", [1, 3])
-def test_volumes_become_nifti_with_the_affine(tmp_path, questions, given):
+@pytest.mark.parametrize("queries", [1, 3])
+def test_volumes_become_nifti_with_the_affine(tmp_path, queries, given):
     affine = torch.diag(torch.tensor([2.0, 3.0, 4.0, 1.0])).double()
     affine[:3, 3] = torch.tensor([-5.0, 6.0, 7.0])
     affines, images = torch.stack([torch.eye(4).double(), affine]), torch.rand(2, 1, 4, 5, 6)
@@ -45,12 +45,12 @@ def test_volumes_become_nifti_with_the_affine(tmp_path, questions, given):
     if given == "metatensor":
         images = MetaTensor(images, affine=affines)
         images.is_batch = True
-    maps = torch.randn(2, questions, 4, 5, 6)
+    maps = torch.randn(2, queries, 4, 5, 6)
     assert save(tmp_path, maps, ["a", "b"], images, **extra) == ["predictions/a.nii.gz", "predictions/b.nii.gz"]
     stored = nibabel.load(tmp_path / "predictions" / "b.nii.gz")
     assert np.allclose(stored.affine, affine if given else np.eye(4))
     data = torch.from_numpy(stored.get_fdata(dtype=np.float32))
-    assert torch.equal(data, maps[1, 0] if questions == 1 else maps[1].movedim(0, -1))
+    assert torch.equal(data, maps[1, 0] if queries == 1 else maps[1].movedim(0, -1))
 
 
 def test_nifti_of_a_picture_is_refused(tmp_path):

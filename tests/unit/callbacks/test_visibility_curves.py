@@ -12,7 +12,7 @@ from lightning_xai.callbacks import Faithfulness, VisibilityCurves
 from lightning_xai.explainers import CenterPrior
 from lightning_xai.metrics import InsertionAUC, VisibilityCurve, VisibilityLeak
 from lightning_xai.report.statistics import bootstrap
-from lightning_xai.viz_curves import visibility_figure
+from lightning_xai.visualization.curves import visibility_figure
 from tests.helpers import Blobs, GradientMap, cnn, pixel_segmenter
 from tests.unit.callbacks.test_faithfulness import run
 
@@ -57,13 +57,13 @@ def test_the_numbers_of_the_picture_are_written(tested):
     contents = {(row["scope"], row["content"]) for row in table}
     assert contents == {("split", "own"), ("image", "own"), ("image", "noise")}
     assert len(table) == 3 * 5 * (STEPS + 1)
-    rows = scored.suites["center"]["image"].rows_at_shares()[0.4]
+    rows = scored.suites["center"]["image"].rows_at_fractions()[0.4]
     values = torch.tensor([value for _, _, value in rows], dtype=torch.float64)
     expected = bootstrap(values)
     (line,) = [
         row
         for row in table
-        if (row["scope"], row["content"], row["explainer"], row["share"]) == ("image", "own", "center", "0.4")
+        if (row["scope"], row["content"], row["explainer"], row["fraction"]) == ("image", "own", "center", "0.4")
     ]
     assert float(line["dice"]) == pytest.approx(float(scored.suites["center"]["image"].curve()["dice"][2]))
     assert [float(line[end]) for end in ("dice", "low", "high")] == pytest.approx(
@@ -80,8 +80,8 @@ def test_nothing_is_drawn_of_classifiers_or_without_scores(tmp_path):
     assert not (tmp_path / "visibility.csv").exists() and not (tmp_path / "maps").exists()
 
 
-def test_a_leak_is_drawn_in_its_explainers_colour_and_bounds_have_none():
-    curve = {share: bootstrap(torch.rand(9)) for share in (0.0, 0.5, 1.0)}
+def test_a_leak_is_drawn_in_its_explainers_color_and_bounds_have_none():
+    curve = {fraction: bootstrap(torch.rand(9)) for fraction in (0.0, 0.5, 1.0)}
     axes = visibility_figure({"own": curve, "oracle": curve}, {"own": curve, "oracle": curve}, "title").axes[0]
     dotted = [line for line in axes.lines if line.get_linestyle() == ":" and len(line.get_xdata())]
     (own,) = [line for line in axes.lines if line.get_label() == "own"]

@@ -30,7 +30,7 @@ def array_data() -> Callable[..., ArrayData]:
 
 @pytest.fixture
 def digits_like() -> list[Item]:
-    """40 random grey images of two classes, with masks."""
+    """40 random gray images of two classes, with masks."""
     rng = np.random.default_rng(0)
     return [
         Item(f"im{i:02d}", rng.integers(0, 256, (12, 10), np.uint8), i % 2, mask=rng.integers(0, 3, (12, 10), np.uint8))

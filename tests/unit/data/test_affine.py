@@ -19,7 +19,7 @@ def volume(tmp_path):
 
 
 def corners(affine, size):
-    """World coordinates of two opposite corners: half a voxel beyond the outermost centres."""
+    """World coordinates of two opposite corners: half a voxel beyond the outermost centers."""
     places = np.array([[-0.5, -0.5, -0.5, 1.0], [*(np.array(size) - 0.5), 1.0]])
     return places @ affine.T
 

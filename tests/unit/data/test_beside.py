@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from lightning_xai.data import FolderData
-from lightning_xai.data.beside import sort_files
+from lightning_xai.data.side_files import sort_files
 
 
 def sorted_names(*names: str) -> tuple[list[str], dict[str, list[str]], list[str]]:

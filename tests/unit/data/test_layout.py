@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 from lightning_xai.data import FolderData
-from lightning_xai.data.layout import split_in_name
+from lightning_xai.data.sources.layout import split_in_name
 
 SPLITS = ("train", "val", "test")
 
 
 def grow(root: Path, *folders: str, count: int = 6) -> Path:
-    """Grey noise images in each of the folders."""
+    """Gray noise images in each of the folders."""
     rng = np.random.default_rng(0)
     for folder in folders:
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def test_an_archive_that_repeats_its_name_inside(tmp_path: Path) -> None:
     assert data.class_names == ["cat", "dog"] and origins(data)["test"] == {"a_test"}
 
 
-def test_a_training_folder_alone_with_unlabelled_test_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_training_folder_alone_with_unlabeled_test_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = ready(grow(tmp_path, *below(("train",)), "test"))
     assert data.class_names == ["cat", "dog"]
     assert origins(data) == dict.fromkeys(SPLITS, {"train"})

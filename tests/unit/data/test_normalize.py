@@ -13,7 +13,7 @@ from monai.transforms import SpatialCropd
 from lightning_xai.data import Item
 from lightning_xai.data.loading import LoadItem, standardize
 from lightning_xai.data.statistics import IntensityRange
-from lightning_xai.viz import display_image
+from lightning_xai.visualization.grid import display_image
 
 Make = Callable[..., object]
 RNG = np.random.default_rng(0)
@@ -122,7 +122,7 @@ def test_other_words_are_no_normalization(array_data: Make) -> None:
 
 def test_standardized_images_are_drawn_as_the_images_are() -> None:
     image = torch.rand(3, 12, 10)
-    grey = image[:1]
-    assert np.allclose(display_image(standardize(grey)), display_image(grey), atol=1e-4)
+    gray = image[:1]
+    assert np.allclose(display_image(standardize(gray)), display_image(gray), atol=1e-4)
     drawn = display_image(standardize(image))
     assert drawn.min() == 0 and drawn.max() == 1 and drawn.std() > 0.2

@@ -31,7 +31,7 @@ Make = Callable[..., object]
 
 
 def pictures(root: Path, *names: str, size: tuple[int, int] = (10, 12)) -> Path:
-    """Grey pictures, each as bright as its place in the list."""
+    """Gray pictures, each as bright as its place in the list."""
     for number, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full(size, number, np.uint8)).save(root / name)
@@ -67,7 +67,7 @@ def test_all_images_below_a_folder(tmp_path: Path, names: tuple[str, ...]) -> No
     facts = data.facts()
     assert (facts["channels"], facts["dims"], facts["size"], facts["classes"]) == (1, 2, [10, 12], 0)
     assert facts["mean"] is None and facts["std"] is None and facts["fingerprint"].isalnum()
-    assert data.split_counts == {"predict": {"unlabelled": len(names)}}
+    assert data.split_counts == {"predict": {"unlabeled": len(names)}}
 
 
 def test_one_image_is_a_root(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ from lightning_xai.data.reading import BadImageError, read_image
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (9, 7, 3), np.uint8)
-GREY = RGB[..., 0]
+GRAY = RGB[..., 0]
 DEEP = RNG.integers(0, 65536, (9, 7), np.uint16)
 
 
-def test_png_grey_keeps_height_before_width(tmp_path: Path) -> None:
-    Image.fromarray(GREY).save(tmp_path / "a.png")
-    np.testing.assert_allclose(read_image(tmp_path / "a.png"), GREY[None] / 255, rtol=1e-6)
+def test_png_gray_keeps_height_before_width(tmp_path: Path) -> None:
+    Image.fromarray(GRAY).save(tmp_path / "a.png")
+    np.testing.assert_allclose(read_image(tmp_path / "a.png"), GRAY[None] / 255, rtol=1e-6)
 
 
 def test_png_rgb_is_channel_first_float32(tmp_path: Path) -> None:
@@ -33,14 +33,14 @@ def test_png_of_16_bits_is_divided_by_65535(tmp_path: Path) -> None:
 
 
 def test_png_alpha_is_dropped(tmp_path: Path) -> None:
-    Image.fromarray(np.dstack([RGB, GREY])).save(tmp_path / "rgba.png")
-    Image.fromarray(np.dstack([GREY, GREY])).save(tmp_path / "la.png")
+    Image.fromarray(np.dstack([RGB, GRAY])).save(tmp_path / "rgba.png")
+    Image.fromarray(np.dstack([GRAY, GRAY])).save(tmp_path / "la.png")
     np.testing.assert_allclose(read_image(tmp_path / "rgba.png"), RGB.transpose(2, 0, 1) / 255, rtol=1e-6)
-    np.testing.assert_allclose(read_image(tmp_path / "la.png"), GREY[None] / 255, rtol=1e-6)
+    np.testing.assert_allclose(read_image(tmp_path / "la.png"), GRAY[None] / 255, rtol=1e-6)
 
 
-def test_palette_is_colour_in_an_image_and_classes_in_a_mask(tmp_path: Path) -> None:
-    indices = (GREY % 3).astype(np.uint8)
+def test_palette_is_color_in_an_image_and_classes_in_a_mask(tmp_path: Path) -> None:
+    indices = (GRAY % 3).astype(np.uint8)
     picture = Image.fromarray(indices, mode="P")
     picture.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
     picture.save(tmp_path / "p.png")
@@ -73,7 +73,7 @@ def test_tiff_that_names_its_axes_needs_no_guess(tmp_path: Path) -> None:
     assert read_image(tmp_path / "both.tif").shape == (2, 8, 9, 10)
 
 
-@pytest.mark.parametrize("pixels", [GREY, RGB, DEEP], ids=["grey", "rgb", "16 bits"])
+@pytest.mark.parametrize("pixels", [GRAY, RGB, DEEP], ids=["gray", "rgb", "16 bits"])
 def test_tiff_with_lzw_compression(tmp_path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.tif", compression="tiff_lzw")
     expected = pixels.reshape(9, 7, -1).transpose(2, 0, 1) / np.iinfo(pixels.dtype).max
@@ -166,8 +166,8 @@ def test_values_that_are_not_numbers() -> None:
         read_image(np.zeros(5), name="x")
 
 
-def test_mask_of_grey_rgb_and_volume(tmp_path: Path) -> None:
-    classes = (GREY % 4).astype(np.uint8)
+def test_mask_of_gray_rgb_and_volume(tmp_path: Path) -> None:
+    classes = (GRAY % 4).astype(np.uint8)
     Image.fromarray(np.dstack([classes] * 3)).save(tmp_path / "rgb.png")
     mask = read_mask(tmp_path / "rgb.png", (9, 7))
     assert mask.dtype == np.int64
@@ -177,7 +177,7 @@ def test_mask_of_grey_rgb_and_volume(tmp_path: Path) -> None:
 
 
 def test_mask_of_another_size_is_named(tmp_path: Path) -> None:
-    Image.fromarray(GREY).save(tmp_path / "m.png")
+    Image.fromarray(GRAY).save(tmp_path / "m.png")
     with pytest.raises(BadImageError, match=r"m.png has size \(9, 7\) where its image has \(9, 8\)"):
         read_mask(tmp_path / "m.png", (9, 8))
 

@@ -1,4 +1,4 @@
-"""Amortised PCIM: a network learns what PCIM optimises, and its prediction can be refined."""
+"""Amortized PCIM: a network learns what PCIM optimizes, and its prediction can be refined."""
 
 import logging
 
@@ -47,7 +47,7 @@ def explainer_of(target=None, seed=0, **options):
 
 
 def top_in_square(maps, masks):
-    """Share of the nine highest pixels that lie in the square of nine."""
+    """Fraction of the nine highest pixels that lie in the square of nine."""
     return float(masks.flatten(1).gather(1, maps.flatten(1).topk(9).indices).float().mean())
 
 
@@ -152,7 +152,7 @@ def test_every_class_is_asked_about_in_training():
     assert all(any(row[cls].any() for row in step) for step in gradients for cls in (0, 1))
 
 
-# ------------------------------------------------------------------ questions and batches
+# ------------------------------------------------------------------ queries and batches
 
 
 def test_the_map_depends_on_the_asked_class():

@@ -1,4 +1,4 @@
-"""The face that every explainer shows: contexts, questions, steps, checkpoints."""
+"""The face that every explainer shows: contexts, queries, steps, checkpoints."""
 
 import contextlib
 import copy
@@ -9,7 +9,8 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from monai.data import MetaTensor
 
-from lightning_xai import ClassifierTarget, Explainer, SegmenterTarget, pixel_sets
+from lightning_xai import ClassifierTarget, Explainer, SegmenterTarget
+from lightning_xai.targets import regions as pixel_sets
 from tests.helpers import (
     Blobs,
     CountingTarget,
@@ -85,7 +86,7 @@ def trainer(tmp_path, **kwargs):
 @pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize("kind", ["classifier", "segmenter"])
 def test_maps_are_the_same_in_any_context(context, kind):
-    """Images, questions and pixel sets made inside the context too: under inference_mode they cannot be saved for
+    """Images, queries and pixel sets made inside the context too: under inference_mode they cannot be saved for
     a backward pass as they are."""
     target = ClassifierTarget(cnn()) if kind == "classifier" else SegmenterTarget(segmenter())
     explainer, images, targets = GradientMap(target), torch.rand(2, 1, 8, 8), torch.tensor([[0, 1], [2, 1]])
@@ -120,7 +121,7 @@ def test_any_model_and_both_dimensions(model, size):
     assert_untouched(before, state_of(explainer.target))
 
 
-def test_default_question_is_the_prediction():
+def test_default_query_is_the_prediction():
     explainer, images = GradientMap(ClassifierTarget(cnn())), torch.rand(4, 1, 8, 8)
     predicted = explainer.target.predict(images).argmax(1)
     assert torch.equal(explainer.explain(images), explainer.explain(images, predicted))
@@ -149,7 +150,7 @@ def test_metatensors_become_plain_tensors():
     assert type(maps) is torch.Tensor
 
 
-def test_attribute_gets_plain_images_and_complete_questions():
+def test_attribute_gets_plain_images_and_complete_queries():
     seen = []
 
     def spy(images, targets):
@@ -184,7 +185,7 @@ def test_maps_are_float32_for_any_precision(dtype):
 
 
 @pytest.mark.parametrize("value", [1.0, -1.0, float("nan"), float("inf")])
-def test_a_question_about_no_pixel_has_a_zero_map(value):
+def test_a_query_about_no_pixel_has_a_zero_map(value):
     target = SegmenterTarget(pixel_segmenter(torch.tensor([[1.0], [0.5], [-1.0]])))
     explainer = Nothing(target, lambda images, targets: torch.full((*targets.shape, 4, 4), value))
     maps = explainer.explain(torch.rand(1, 1, 4, 4) + 1)  # class 0 everywhere
@@ -195,7 +196,7 @@ def test_a_question_about_no_pixel_has_a_zero_map(value):
     assert torch.equal(maps[0, 0], torch.zeros(4, 4)) and not (maps[0, 1] == 0).any()
 
 
-def test_impossible_questions_reach_the_user():
+def test_impossible_queries_reach_the_user():
     explainer = GradientMap(ClassifierTarget(cnn()))
     with pytest.raises(ValueError, match="class 3, but the model has classes 0 to 2"):
         explainer.explain(torch.rand(1, 1, 8, 8), torch.tensor([3]))

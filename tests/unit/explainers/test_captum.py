@@ -19,7 +19,7 @@ def images():
 
 
 def direct(net, method, images, **options):
-    """Captum's own maps of every question: (B, T, C, H, W) or a layer's size."""
+    """Captum's own maps of every query: (B, T, C, H, W) or a layer's size."""
     maps = [
         getattr(captum.attr, method)(net).attribute(images.clone().requires_grad_(True), target=asked, **options)
         for asked in ASKED.T
@@ -66,7 +66,7 @@ def test_integrated_gradients_add_up_to_the_change_of_the_score(images):
 
 
 def test_the_scale_of_the_target_is_part_of_the_map(images):
-    """A target that normalises inside has the gradient of the whole, not of the bare network."""
+    """A target that normalizes inside has the gradient of the whole, not of the bare network."""
     net = cnn(channels=2).eval()
     target = ClassifierTarget(net, mean=[0.3, 0.5], std=[0.2, 0.4])
     mean, std = torch.tensor([0.3, 0.5]).view(1, 2, 1, 1), torch.tensor([0.2, 0.4]).view(1, 2, 1, 1)
@@ -232,8 +232,8 @@ def test_deep_lift_refuses_a_model_that_it_cannot_see_through(kind, images):
 @pytest.mark.parametrize("method", ["DeepLift", "GuidedBackprop", "LayerGradCam"])
 def test_hooks_are_gone_after_an_exception(method, images):
     class Broken(ClassifierTarget):
-        def score(self, *question):
-            super().score(*question)
+        def score(self, *query):
+            super().score(*query)
             raise MemoryError("no more")
 
     target = Broken(relu_net(inplace=True))

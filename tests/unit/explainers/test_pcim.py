@@ -11,11 +11,11 @@ from lightning_xai import ClassifierTarget, SegmenterTarget
 from lightning_xai.explainers import PCIM
 from lightning_xai.explainers import pcim as module
 from lightning_xai.explainers.pcim import PRESETS
-from lightning_xai.fills import fill_images
+from lightning_xai.perturbation.baselines import baseline_images
 from tests.helpers import assert_untouched, cnn, linear_net, mlp, pixel_segmenter, segmenter, state_of, vit
 from tests.planted import Spy, SquareFinder, correlation, mass, squares
 
-# ------------------------------------------------------------------ shapes, models, questions
+# ------------------------------------------------------------------ shapes, models, queries
 
 
 MODELS = {
@@ -36,8 +36,8 @@ def test_any_model_any_preset(model, preset):
     target, shape = MODELS[model]()
     images, before = torch.rand(shape), state_of(target)
     maps = PCIM(target, preset=preset, steps=12).explain(images)
-    questions = maps.shape[1]
-    assert maps.shape == (shape[0], questions, *shape[2:])
+    queries = maps.shape[1]
+    assert maps.shape == (shape[0], queries, *shape[2:])
     assert maps.dtype == torch.float32 and maps.isfinite().all() and not maps.requires_grad
     assert maps.flatten(2).std(dim=2).gt(0).all(), "12 steps left a map flat"
     assert_untouched(before, state_of(target))
@@ -74,7 +74,7 @@ def test_alpha_one_asks_about_the_image_and_alpha_zero_about_the_baseline():
     images, asked = torch.randint(0, 256, (3, 1, 8, 8)) / 255, torch.tensor([[0], [1], [2]])
     explainer = PCIM(target, preset="literal")
     for fill in ("zero", "median", "channel_mean", "blur"):
-        baseline = fill_images(images, fill)
+        baseline = baseline_images(images, fill)
         for value, seen in ((1.0, images), (0.0, baseline)):
             raw = torch.full((3, 1, 8, 8), value)
             expected = F.cross_entropy(target.logits(seen), asked[:, 0], reduction="none")
@@ -91,8 +91,8 @@ def test_the_loss_adds_the_penalties_of_each_row():
         for extra in ({}, {"l1": 0.5}, {"tv": 2.0})
     )
     assert torch.allclose(l1 - bare, 0.5 * raw.abs().flatten(1).mean(dim=1), atol=1e-5)
-    neighbours = raw.diff(dim=2).abs().flatten(1).mean(dim=1) + raw.diff(dim=3).abs().flatten(1).mean(dim=1)
-    assert torch.allclose(tv - bare, 2 * neighbours, atol=1e-5)
+    neighbors = raw.diff(dim=2).abs().flatten(1).mean(dim=1) + raw.diff(dim=3).abs().flatten(1).mean(dim=1)
+    assert torch.allclose(tv - bare, 2 * neighbors, atol=1e-5)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 9, 20])
@@ -117,7 +117,7 @@ def test_a_pixel_like_the_baseline_has_exactly_no_gradient(preset):
     """Without the penalties, which do not look at the image."""
     explainer = PCIM(ClassifierTarget(cnn(channels=2)), preset=preset, l1=0.0, tv=0.0)
     images = torch.rand(2, 2, 8, 8)
-    baseline = fill_images(images, "median").clone()
+    baseline = baseline_images(images, "median").clone()
     baseline[..., :4] = images[..., :4]
     raw = torch.rand(2, 1, 8, 8, requires_grad=True)
     losses = explainer.objective(raw, images, baseline, torch.tensor([[0], [1]]), None, 3)
@@ -160,7 +160,7 @@ def test_one_sgd_step_on_a_linear_classifier_is_its_weights_times_the_image(cons
 
 
 def separate(explainer, images, targets, pixels):
-    """The same questions, each alone."""
+    """The same queries, each alone."""
     rows = []
     for image in range(len(images)):
         one = slice(image, image + 1)
@@ -175,7 +175,7 @@ def separate(explainer, images, targets, pixels):
 @pytest.mark.parametrize("gradient", ["backprop", "spsa"])
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("kind", ["classifier", "segmenter"])
-def test_images_and_questions_together_equal_each_alone(kind, preset, gradient):
+def test_images_and_queries_together_equal_each_alone(kind, preset, gradient):
     target = ClassifierTarget(cnn().double()) if kind == "classifier" else SegmenterTarget(segmenter().double())
     images = torch.rand(3, 1, 8, 8, dtype=torch.float64)
     targets, pixels = torch.tensor([[0, 2], [1, 0], [2, 2]]), None
@@ -270,7 +270,7 @@ def test_every_preset_points_at_the_planted_square(preset):
     assert masks.flatten(1).gather(1, maps.flatten(1).argmax(dim=1, keepdim=True)).all(), "the highest pixel is outside"
     top = maps.flatten(1).topk(9).indices  # as many pixels as the square has
     hits = masks.flatten(1).gather(1, top).float().mean(dim=1)
-    assert (hits > 0.7).all(), f"share of the top pixels inside the square, per image: {hits.tolist()}"
+    assert (hits > 0.7).all(), f"fraction of the top pixels inside the square, per image: {hits.tolist()}"
     inside, outside = maps[masks].mean(), maps[~masks].mean()
     assert inside > outside
 
@@ -284,7 +284,7 @@ def test_a_segmenters_map_stays_in_its_pixel_set():
     assert not maps[~pixels].any() and (maps[pixels] > 0).all()
 
 
-def test_a_question_about_no_pixel_has_a_zero_map():
+def test_a_query_about_no_pixel_has_a_zero_map():
     target, images = SegmenterTarget(segmenter()), torch.rand(2, 1, 8, 8)
     pixels = torch.ones(2, 2, 8, 8, dtype=torch.bool)
     pixels[1, 0] = False

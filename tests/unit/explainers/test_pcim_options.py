@@ -9,7 +9,7 @@ import torch
 from lightning_xai import ClassifierTarget
 from lightning_xai.explainers import PCIM
 from lightning_xai.explainers.pcim import CONSTRAINTS, PRESETS, READOUTS
-from lightning_xai.fills import fill_images
+from lightning_xai.perturbation.baselines import baseline_images
 from tests.helpers import cnn, linear_net, mlp
 from tests.planted import Spy, SquareFinder, squares
 
@@ -81,10 +81,13 @@ def test_spsa_finds_the_planted_square_better_than_chance(no_autograd):
 def test_each_baseline_reaches_the_objective():
     target, images = ClassifierTarget(cnn(channels=2)), torch.rand(2, 2, 8, 8)
     tensor = torch.rand(2, 1, 1)
-    cases = {name: (name, [fill_images(images, name)]) for name in ("zero", "median", "channel_mean", "blur")}
+    cases = {name: (name, [baseline_images(images, name)]) for name in ("zero", "median", "channel_mean", "blur")}
     cases["tensor"] = (tensor, [tensor.expand(2, 2, 8, 8)])
     cases["function"] = (lambda images: images.flip(-1), [images.flip(-1)])
-    cases["in turn"] = (["channel_mean", "zero"], [fill_images(images, "channel_mean"), fill_images(images, "zero")])
+    cases["in turn"] = (
+        ["channel_mean", "zero"],
+        [baseline_images(images, "channel_mean"), baseline_images(images, "zero")],
+    )
     for name, (baseline, expected) in cases.items():
         spy = Spy(target, preset="literal", steps=5, baseline=baseline)
         spy.explain(images)
@@ -121,11 +124,11 @@ def test_p_baseline_is_beside_the_maps():
     asked = torch.tensor([[0, 1], [2, 0], [1, 1]])
     explainer = PCIM(target, steps=1, baseline="median")
     explainer.explain(images, asked)
-    assert torch.allclose(explainer.side["p_baseline"], target.probability(fill_images(images, "median"), asked))
+    assert torch.allclose(explainer.side["p_baseline"], target.probability(baseline_images(images, "median"), asked))
     assert explainer.side["p_baseline"].shape == (3, 2) and not explainer.side["p_baseline"].requires_grad
     several = PCIM(target, steps=1, baseline=["median", "zero", "zero"])
     several.explain(images, asked)
-    each = [target.probability(fill_images(images, name), asked) for name in ("median", "zero")]
+    each = [target.probability(baseline_images(images, name), asked) for name in ("median", "zero")]
     assert torch.allclose(several.side["p_baseline"], torch.maximum(*each)), "of several fills the worst counts"
 
 
@@ -137,7 +140,7 @@ def test_a_blank_image_of_the_asked_class_is_a_warning_said_once(caplog):
             explainer.explain(torch.rand(2, 1, 4, 4), torch.tensor([[0, 1]] * 2))
         PCIM(sure, steps=1).explain(torch.rand(2, 1, 4, 4), torch.tensor([0, 0]))
     assert [record.getMessage()[:60] for record in caplog.records] == [
-        "2 of 4 questions ask for a class that the blank image alread"
+        "2 of 4 queries ask for a class that the blank image alread"
     ]
 
 
@@ -165,20 +168,20 @@ def test_readouts_show_one_and_the_same_alpha(preset, constraint):
     target = ClassifierTarget(cnn(channels=3))
     settings = {"preset": preset, "constraint": constraint, "steps": 6, "baseline": "channel_mean"}
     alpha, alpha_x, alpha_delta = (PCIM(target, **settings, readout=name).explain(images) for name in READOUTS)
-    distance = (images - fill_images(images, "channel_mean")).square().sum(dim=1, keepdim=True).sqrt()
+    distance = (images - baseline_images(images, "channel_mean")).square().sum(dim=1, keepdim=True).sqrt()
     assert torch.allclose(alpha_x, alpha * distance, atol=1e-5)
     start = PCIM(target, **(settings | {"steps": 0}), readout="alpha").explain(images)
     assert start.flatten().unique().numel() == 1, "the start must be constant"
     assert torch.allclose(alpha_delta, alpha - start, atol=1e-6)
 
 
-def test_several_baselines_in_turn_share_one_distance():
+def test_several_baselines_in_turn_fraction_one_distance():
     images = torch.rand(2, 2, 8, 8)
     settings = {"preset": "sparse", "steps": 6, "baseline": ["zero", "channel_mean"]}
     target = ClassifierTarget(cnn(channels=2))
     alpha, alpha_x = (PCIM(target, **settings, readout=name).explain(images) for name in ("alpha", "alpha_x"))
     squared = [
-        (images - fill_images(images, name)).square().sum(dim=1, keepdim=True) for name in ("zero", "channel_mean")
+        (images - baseline_images(images, name)).square().sum(dim=1, keepdim=True) for name in ("zero", "channel_mean")
     ]
     assert torch.allclose(alpha_x, alpha * torch.stack(squared).mean(dim=0).sqrt(), atol=1e-5)
 
@@ -243,8 +246,8 @@ def test_wrong_names_are_answered_with_the_right_ones(settings, message):
 
 
 def test_an_unknown_baseline_is_named_when_it_is_needed():
-    with pytest.raises(ValueError, match="Unknown fill 'grey'; use one of zero, median"):
-        PCIM(ClassifierTarget(mlp()), baseline="grey", steps=1).explain(torch.rand(1, 1, 8, 8))
+    with pytest.raises(ValueError, match="Unknown fill 'gray'; use one of zero, median"):
+        PCIM(ClassifierTarget(mlp()), baseline="gray", steps=1).explain(torch.rand(1, 1, 8, 8))
 
 
 def test_backprop_through_a_callable_points_to_spsa():

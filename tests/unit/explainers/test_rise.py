@@ -16,7 +16,7 @@ def draw(count, size, cells=4, keep=0.5, seed=0):
 
 
 @pytest.mark.parametrize("size", [(28, 28), (9, 30), (8, 12, 10)])
-def test_masks_are_smooth_shares_of_every_pixel(size):
+def test_masks_are_smooth_fractions_of_every_pixel(size):
     masks = draw(600, size, keep=0.3)
     assert masks.shape == (600, 1, *size) and masks.min() >= 0 and masks.max() <= 1 + 1e-6
     assert (masks.mean(dim=0) - 0.3).abs().max() < 0.1, "a pixel is shown more often than others"
@@ -50,7 +50,7 @@ def test_of_a_linear_score_it_finds_the_weights():
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 64])
-def test_each_mask_is_one_pass_for_all_questions(chunk_size):
+def test_each_mask_is_one_pass_for_all_queries(chunk_size):
     target, images = CountingTarget(cnn()), torch.rand(2, 1, 12, 12)
     whole = RISE(target, masks=20).explain(images, torch.tensor([[0, 1, 2]] * 2))
     target.chunks.clear()

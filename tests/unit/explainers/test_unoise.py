@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from lightning_xai import ClassifierTarget, SegmenterTarget
 from lightning_xai.explainers import UNoise
-from lightning_xai.nets import UNet
+from lightning_xai.networks.mask_net import UNet
 from tests.helpers import assert_untouched, cnn, pixel_segmenter, segmenter, state_of
 
 
@@ -46,12 +46,12 @@ def batch_of(images, mask=None):
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_noise_is_the_published_and_the_same_in_all_channels(dims):
-    """In the model's normalised space: ``(x' - x) / std`` is ``eps (B (max - min) + min)``."""
+    """In the model's normalized space: ``(x' - x) / std`` is ``eps (B (max - min) + min)``."""
     target = SegmenterTarget(segmenter(dims, channels=2), mean=[0.4, 0.1], std=[0.3, 2.0])
     explainer = UNoise(target, min_scale=0.5, max_scale=3.0, dims=dims)
     images = torch.rand(2, 2, *(8, 6, 4)[:dims])
     mask, noise = torch.rand_like(images[:, :1]), torch.randn_like(images[:, :1])
-    added = target.normalise(explainer.noised(images, mask, noise)) - target.normalise(images)
+    added = target.normalize(explainer.noised(images, mask, noise)) - target.normalize(images)
     expected = noise * (mask * 2.5 + 0.5)
     assert torch.allclose(added, expected.expand_as(added), atol=1e-5)
 
@@ -62,20 +62,20 @@ def test_the_loss_is_utility_minus_the_mean_log_of_the_mask():
     answers = (torch.rand(3, 1, 8, 8) > 0.5).long()
     values = explainer.loss(batch_of(images, answers))
     noise = torch.randn((3, 1, 8, 8), generator=torch.Generator().manual_seed(0))
-    share = torch.tensor(0.3).sigmoid()
-    logits = 1.5 * (images + noise * (4 * share + 1))
+    fraction = torch.tensor(0.3).sigmoid()
+    logits = 1.5 * (images + noise * (4 * fraction + 1))
     utility = F.binary_cross_entropy_with_logits(logits, answers.float())
     assert float(values["utility"]) == pytest.approx(float(utility), rel=1e-5)
-    assert float(values["loss"]) == pytest.approx(float(utility - 0.02 * share.log()), rel=1e-5)
-    assert float(values["mask_mean"]) == pytest.approx(float(share))
+    assert float(values["loss"]) == pytest.approx(float(utility - 0.02 * fraction.log()), rel=1e-5)
+    assert float(values["mask_mean"]) == pytest.approx(float(fraction))
 
 
 def test_the_price_of_clear_pixels_has_the_gradient_of_the_paper():
     """A model that does not look: the gradient of the loss is ``-lambda (1 - B) / numel``."""
     explainer = UNoise(binary(0.0), noise_weight=0.05, net=Constant(torch.randn(1, 8, 8)))
     explainer.loss(batch_of(torch.rand(2, 1, 8, 8)))["loss"].backward()
-    share = explainer.net.values.detach().sigmoid()
-    assert torch.allclose(explainer.net.values.grad, -0.05 * (1 - share) / 64, atol=1e-8)
+    fraction = explainer.net.values.detach().sigmoid()
+    assert torch.allclose(explainer.net.values.grad, -0.05 * (1 - fraction) / 64, atol=1e-8)
 
 
 def test_equal_scales_leave_the_utility_without_a_gradient():
@@ -87,12 +87,12 @@ def test_equal_scales_leave_the_utility_without_a_gradient():
 def test_the_optimum_of_a_linear_model_is_where_theory_says():
     """``(max - min) w^2 s E[sigma'(l + w s eps)] B = lambda``: for w .1, l 0, lambda .01 at B = .39434."""
     torch.manual_seed(0)
-    side, share = 512, 0.39434
-    logit = torch.tensor(share).logit()
+    side, fraction = 512, 0.39434
+    logit = torch.tensor(fraction).logit()
     explainer = UNoise(binary(0.1), noise_weight=0.01, net=constant(logit, (side, side)))
     answers = (torch.rand(8, 1, side, side) > 0.5).long()
     explainer.loss(batch_of(torch.zeros(8, 1, side, side), answers))["loss"].backward()
-    price = 0.01 * (1 - share)
+    price = 0.01 * (1 - fraction)
     assert abs(float(explainer.net.values.grad.sum())) < 0.03 * price
     for away in (-0.5, 0.5):
         other = UNoise(binary(0.1), noise_weight=0.01, net=constant(logit + away, (side, side)))
@@ -100,7 +100,7 @@ def test_the_optimum_of_a_linear_model_is_where_theory_says():
         assert float(other.net.values.grad.sum()) * away > 0, "it is no minimum"
 
 
-def optimised(explainer, batch, steps=200, lr=0.2):
+def optimized(explainer, batch, steps=200, lr=0.2):
     optimizer = torch.optim.Adam(explainer.net.parameters(), lr=lr)
     torch.manual_seed(0)
     for _ in range(steps):
@@ -121,15 +121,15 @@ def test_ignored_pixels_drown_and_used_ones_stay_clear():
     target = SegmenterTarget(LooksAtTheLeft(), "sigmoid")
     images = torch.cat([torch.ones(4, 1, 8, 8), -torch.ones(4, 1, 8, 8)])
     batch = batch_of(images, (images > 0).long())
-    share = optimised(UNoise(target, min_scale=0.0, noise_weight=0.01, net=constant(0.0)), batch)
-    assert share[..., 4:].min() > 0.95 and share[..., :4].max() < 0.5
-    costly = optimised(UNoise(target, min_scale=0.0, noise_weight=0.1, net=constant(0.0)), batch)
-    assert costly.mean() > share.mean() + 0.02, "a larger lambda must raise the mask"
+    fraction = optimized(UNoise(target, min_scale=0.0, noise_weight=0.01, net=constant(0.0)), batch)
+    assert fraction[..., 4:].min() > 0.95 and fraction[..., :4].max() < 0.5
+    costly = optimized(UNoise(target, min_scale=0.0, noise_weight=0.1, net=constant(0.0)), batch)
+    assert costly.mean() > fraction.mean() + 0.02, "a larger lambda must raise the mask"
 
 
 def test_a_model_that_does_not_look_lets_everything_drown():
     batch = batch_of(torch.rand(2, 1, 8, 8))
-    assert optimised(UNoise(binary(0.0), noise_weight=0.1, net=constant(0.0)), batch).min() > 0.98
+    assert optimized(UNoise(binary(0.0), noise_weight=0.1, net=constant(0.0)), batch).min() > 0.98
 
 
 # ------------------------------------------------------------------ answers, classes, maps
@@ -182,13 +182,13 @@ def test_hiding_by_the_mask():
     target = SegmenterTarget(segmenter(), mean=[0.4], std=[0.2])
     images, explainer = torch.rand(2, 1, 8, 8), UNoise(target, net=Constant(torch.randn(1, 8, 8)))
     assert torch.equal(explainer.visible(images, 1.0), images)
-    shares = []
+    fractions = []
     for threshold in (0.0, 0.3, 0.5, 0.8):
         hidden = explainer.visible(images, threshold)
         kept = (hidden == images).float()
         assert torch.equal(hidden == 0.4, kept == 0) or not kept.all()
-        shares.append(float(kept.mean()))
-    assert shares == sorted(shares) and shares[0] == 0, "coverage falls with the threshold"
+        fractions.append(float(kept.mean()))
+    assert fractions == sorted(fractions) and fractions[0] == 0, "coverage falls with the threshold"
 
 
 def test_any_size_is_padded_for_the_network():

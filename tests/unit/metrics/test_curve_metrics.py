@@ -1,4 +1,4 @@
-"""Deletion and insertion: closed forms, normalisation, undefined maps, and what must not change them."""
+"""Deletion and insertion: closed forms, normalization, undefined maps, and what must not change them."""
 
 import pickle
 
@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_xai import ClassifierTarget, SegmenterTarget
-from lightning_xai.fills import fill_images
 from lightning_xai.metrics import BlankProbability, DeletionAUC, InsertionAUC, InsertionDeletionGap, InsertionLeak
 from lightning_xai.metrics.curves import trapezoid
+from lightning_xai.perturbation.baselines import baseline_images
 from tests.helpers import CountingTarget, GradientMap, LogitTarget, cnn, linear_net, segmenter
 
 CURVES = [DeletionAUC, InsertionAUC, InsertionDeletionGap]
@@ -21,12 +21,12 @@ def scored(metric, target, images, maps, targets, **kwargs):
     return metric.per_image()
 
 
-def linear_scene(fill="zero", batch=3, questions=2, side=5):
-    """A linear target whose answer is its logit, and per question the running sums along its ranking."""
+def linear_case(fill="zero", batch=3, queries=2, side=5):
+    """A linear target whose answer is its logit, and per query the running sums along its ranking."""
     weight = torch.randn(3, side * side)
-    images, maps = torch.rand(batch, 1, side, side), torch.randn(batch, questions, side, side)
-    targets = torch.randint(0, 3, (batch, questions))
-    blank = fill_images(images, fill).flatten(1).double()
+    images, maps = torch.rand(batch, 1, side, side), torch.randn(batch, queries, side, side)
+    targets = torch.randint(0, 3, (batch, queries))
+    blank = baseline_images(images, fill).flatten(1).double()
     flat, order = images.flatten(1).double(), maps.flatten(2).argsort(2, descending=True)
     rows = weight.double()[targets]
     gains = (rows * (flat - blank).unsqueeze(1)).gather(2, order).cumsum(2)
@@ -38,50 +38,50 @@ def linear_scene(fill="zero", batch=3, questions=2, side=5):
 @pytest.mark.parametrize("fill", ["zero", "channel_mean"])
 @pytest.mark.parametrize("steps", [1, 5, 25])
 def test_closed_form_on_a_linear_model(fill, steps):
-    target, images, maps, targets, gains, full, empty = linear_scene(fill)
+    target, images, maps, targets, gains, full, empty = linear_case(fill)
     gains = gains[..., [round(step / steps * 25) for step in range(steps + 1)]]
     area = ((gains[..., :-1] + gains[..., 1:]) / 2).mean(2)
-    question = (target, images, maps, targets)
-    assert torch.allclose(scored(DeletionAUC(steps, fill), *question), full - area, atol=1e-5)
-    assert torch.allclose(scored(InsertionAUC(steps, fill), *question), empty + area, atol=1e-5)
-    assert torch.allclose(scored(InsertionDeletionGap(steps, fill), *question), empty + 2 * area - full, atol=1e-5)
-    assert torch.allclose(scored(BlankProbability(fill), *question), empty, atol=1e-5)
+    query = (target, images, maps, targets)
+    assert torch.allclose(scored(DeletionAUC(steps, fill), *query), full - area, atol=1e-5)
+    assert torch.allclose(scored(InsertionAUC(steps, fill), *query), empty + area, atol=1e-5)
+    assert torch.allclose(scored(InsertionDeletionGap(steps, fill), *query), empty + 2 * area - full, atol=1e-5)
+    assert torch.allclose(scored(BlankProbability(fill), *query), empty, atol=1e-5)
 
 
-def test_normalised_closed_form():
-    target, images, maps, targets, gains, full, empty = linear_scene()
+def test_normalized_closed_form():
+    target, images, maps, targets, gains, full, empty = linear_case()
     gains = gains[..., [round(step / 20 * 25) for step in range(21)]]
     area = ((gains[..., :-1] + gains[..., 1:]) / 2).mean(2) / (full - empty)
-    question = (target, images, maps, targets)
-    assert torch.allclose(scored(DeletionAUC(normalise=True), *question), 1 - area, atol=1e-4)
-    assert torch.allclose(scored(InsertionAUC(normalise=True), *question), area, atol=1e-4)
+    query = (target, images, maps, targets)
+    assert torch.allclose(scored(DeletionAUC(normalize=True), *query), 1 - area, atol=1e-4)
+    assert torch.allclose(scored(InsertionAUC(normalize=True), *query), area, atol=1e-4)
 
 
-def test_normalising_is_undefined_where_the_blank_image_has_the_same_probability():
+def test_normalizing_is_undefined_where_the_blank_image_has_the_same_probability():
     target, images, maps = (
         ClassifierTarget(linear_net(torch.zeros(3, 64))),
         torch.rand(2, 1, 8, 8),
         torch.rand(2, 1, 8, 8),
     )
-    question = (target, images, maps, torch.tensor([0, 1]))
-    assert scored(DeletionAUC(normalise=True), *question).isnan().all()
-    assert torch.allclose(scored(DeletionAUC(), *question), torch.full((2, 1), 1 / 3).double())
+    query = (target, images, maps, torch.tensor([0, 1]))
+    assert scored(DeletionAUC(normalize=True), *query).isnan().all()
+    assert torch.allclose(scored(DeletionAUC(), *query), torch.full((2, 1), 1 / 3).double())
 
 
 @pytest.mark.parametrize("fill", ["zero", "median", "channel_mean", "blur"])
 def test_gap_is_insertion_minus_deletion(fill):
     target, images, maps = ClassifierTarget(cnn()), torch.rand(3, 1, 12, 12), torch.rand(3, 2, 12, 12)
-    question = (target, images, maps, torch.tensor([[0, 1]] * 3))
-    deletion, insertion, gap = (scored(kind(fill=fill), *question) for kind in CURVES)
+    query = (target, images, maps, torch.tensor([[0, 1]] * 3))
+    deletion, insertion, gap = (scored(kind(fill=fill), *query) for kind in CURVES)
     assert torch.allclose(gap, insertion - deletion, atol=1e-6)
-    assert gap.abs().max() > 1e-4, "a scene in which every map is alike tests nothing"
+    assert gap.abs().max() > 1e-4, "a case in which every map is alike tests nothing"
 
 
 def test_blank_probability_is_that_of_the_blank_image():
     target, images, maps = ClassifierTarget(cnn()), torch.rand(3, 1, 8, 8), torch.rand(3, 1, 8, 8)
     targets = torch.tensor([0, 1, 2])
     for fill in ("zero", "median"):
-        expected = target.probability(fill_images(images, fill), targets)
+        expected = target.probability(baseline_images(images, fill), targets)
         assert torch.allclose(
             scored(BlankProbability(fill), target, images, maps, targets), expected.double(), atol=1e-6
         )
@@ -118,7 +118,7 @@ def test_a_class_that_a_segmenter_does_not_predict_is_undefined():
     with torch.no_grad():
         net[2].bias[2] -= 1000
     explainer, images = GradientMap(SegmenterTarget(net)), torch.rand(2, 1, 8, 8)
-    targets, pixels = explainer.target.questions(images, None, None)
+    targets, pixels = explainer.target.queries(images, None, None)
     maps = explainer.explain(images, targets, pixels)
     values = scored(InsertionDeletionGap(), explainer.target, images, maps, targets, pixels=pixels)
     assert values.isnan().tolist() == [[False, True]] * 2
@@ -130,7 +130,7 @@ def test_a_class_that_a_segmenter_does_not_predict_is_undefined():
 @pytest.mark.parametrize("kind", CURVES)
 def test_the_set_of_a_segmenter_is_that_of_the_whole_image(kind):
     target, images = SegmenterTarget(segmenter(seed=1)), torch.rand(2, 1, 8, 8)
-    targets, pixels = target.questions(images, torch.tensor([[0, 1]] * 2), None)
+    targets, pixels = target.queries(images, torch.tensor([[0, 1]] * 2), None)
     assert pixels.flatten(2).any(2).all()
     maps = torch.rand(2, 2, 8, 8)
     given = scored(kind(), target, images, maps, targets, pixels=pixels)
@@ -138,7 +138,7 @@ def test_the_set_of_a_segmenter_is_that_of_the_whole_image(kind):
     assert not torch.equal(scored(kind(), target, images, maps, targets, pixels=torch.ones_like(pixels)), given)
 
 
-def test_one_set_for_all_questions_of_a_segmenter():
+def test_one_set_for_all_queries_of_a_segmenter():
     target, images, maps = SegmenterTarget(segmenter()), torch.rand(2, 1, 8, 8), torch.rand(2, 3, 8, 8)
     targets, one = torch.tensor([[0, 1, 2]] * 2), torch.rand(2, 1, 8, 8) > 0.5
     values = scored(DeletionAUC(), target, images, maps, targets, pixels=one)
@@ -190,13 +190,13 @@ def test_batches_chunks_and_three_dimensions(kind):
 def test_cost_is_the_distinct_images():
     target, images, maps = CountingTarget(cnn()), torch.rand(3, 1, 8, 8), torch.rand(3, 2, 8, 8)
     scored(InsertionDeletionGap(chunk_size=32), target, images, maps, torch.tensor([[0, 1]] * 3))
-    # Both questions share the whole and the blank image.
+    # Both queries share the whole and the blank image.
     assert sum(target.chunks) == 3 * (2 * 2 * 19 + 2) and set(target.chunks[:-1]) == {32}
 
 
 def test_settings_survive_pickling():
-    metric = pickle.loads(pickle.dumps(InsertionDeletionGap(steps=7, fill="median", normalise=True)))
-    assert (len(metric.fractions), metric.fill, metric.normalise) == (8, "median", True)
+    metric = pickle.loads(pickle.dumps(InsertionDeletionGap(steps=7, fill="median", normalize=True)))
+    assert (len(metric.fractions), metric.fill, metric.normalize) == (8, "median", True)
 
 
 def test_trapezoid_is_exact_in_float64():
@@ -211,7 +211,7 @@ def test_directions_of_better():
 
 @pytest.mark.parametrize("content", ["shifted", "swapped"])
 def test_the_leak_is_the_insertion_of_another_content(content):
-    target, images, maps, targets = linear_scene(side=6)[:4]
+    target, images, maps, targets = linear_case(side=6)[:4]
     other = images.roll((3, 3), dims=(2, 3)) if content == "shifted" else images.roll(1, dims=0)
     value = scored(InsertionLeak(content), target, images, maps, targets)
     assert torch.allclose(value, scored(InsertionAUC(), target, other, maps, targets), atol=1e-6)
@@ -232,7 +232,7 @@ def test_a_mask_that_draws_the_answer_leaks_and_one_that_shows_it_does_not():
 
 
 def test_impossible_leaks():
-    target, images, maps, targets = linear_scene(batch=1)[:4]
+    target, images, maps, targets = linear_case(batch=1)[:4]
     assert scored(InsertionLeak("swapped"), target, images, maps, targets).isnan().all()
     with pytest.raises(ValueError, match="content is 'own'; use shifted | swapped | noise"):
         InsertionLeak("own")

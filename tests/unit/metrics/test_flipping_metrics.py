@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_xai import ClassifierTarget
-from lightning_xai.fills import NeighbourFill, fill_images, hide_pixels
 from lightning_xai.metrics import (
     ROAD,
     BlankProbability,
@@ -19,19 +18,20 @@ from lightning_xai.metrics import (
     MetricSuite,
     PixelFlipping,
 )
-from lightning_xai.metrics.functional.curves import normalised, trapezoid
-from lightning_xai.neighbours import neighbour_fill
+from lightning_xai.metrics.functional.curves import normalized, trapezoid
+from lightning_xai.perturbation.baselines import NeighborBaseline, baseline_images, hide_pixels
+from lightning_xai.perturbation.imputation import neighbor_imputation
 from tests.helpers import CountingTarget, cnn
-from tests.scenes import (
+from tests.metric_cases import (
     MEAN,
     STD,
     assert_batches_do_not_matter,
     assert_depth_one_does_not_matter,
     assert_precision_does_not_matter,
-    assert_questions_do_not_matter,
+    assert_queries_do_not_matter,
     assert_refused,
     linear_answer,
-    linear_scene,
+    linear_case,
     noisy_segments,
     part,
     scored,
@@ -43,8 +43,8 @@ AREAS = [DeletionAUC, InsertionAUC, InsertionDeletionGap, PixelFlipping]
 FRACTIONS = (0.1, 0.3, 0.8)  # not symmetric: the areas of mirrored curves are equal
 
 
-def cnn_scene(dims=2, normalised=False):
-    mean, std = (MEAN[:1], STD[:1]) if normalised else (None, None)
+def cnn_case(dims=2, normalized=False):
+    mean, std = (MEAN[:1], STD[:1]) if normalized else (None, None)
     target, images = (
         CountingTarget(cnn(dims), mean=mean, std=std),
         torch.rand(4, 1, *((8, 5) if dims == 2 else (5, 4, 3))),
@@ -53,26 +53,26 @@ def cnn_scene(dims=2, normalised=False):
     return {"target": target, "images": images, "maps": torch.rand(4, 2, *images.shape[2:]), "targets": targets}
 
 
-def answers(scene, pictures_of):
+def answers(case, pictures_of):
     """Answers ``(B, T)`` of a linear target about ``pictures_of(b, t) (C, *S)``."""
-    told = torch.zeros(scene["targets"].shape, dtype=torch.float64)
-    for b, row in enumerate(scene["targets"]):
+    told = torch.zeros(case["targets"].shape, dtype=torch.float64)
+    for b, row in enumerate(case["targets"]):
         for t, asked in enumerate(row):
-            told[b, t] = linear_answer(scene["target"], pictures_of(b, t).unsqueeze(0), asked.view(1))[0]
+            told[b, t] = linear_answer(case["target"], pictures_of(b, t).unsqueeze(0), asked.view(1))[0]
     return told
 
 
-def linear_area(scene, steps, blank, order, reading=lambda value: value):
+def linear_area(case, steps, blank, order, output=lambda value: value):
     """Area ``(B, T)`` under the answers while pixels go, one picture at a time."""
-    pixels, curve = scene["maps"][0, 0].numel(), []
+    pixels, curve = case["maps"][0, 0].numel(), []
     for step in range(steps + 1):
         count = step * pixels // steps
         hidden = (
-            (lambda b, t, n=count: top(scene["maps"][b, t], n))
+            (lambda b, t, n=count: top(case["maps"][b, t], n))
             if order == "most_first"
-            else (lambda b, t, n=count: ~top(scene["maps"][b, t], pixels - n))
+            else (lambda b, t, n=count: ~top(case["maps"][b, t], pixels - n))
         )
-        curve.append(answers(scene, lambda b, t, gone=hidden: torch.where(gone(b, t), blank[b], scene["images"][b])))
+        curve.append(answers(case, lambda b, t, gone=hidden: torch.where(gone(b, t), blank[b], case["images"][b])))
     curve = torch.stack(curve)
     return ((curve[1:] + curve[:-1]) / 2).mean(dim=0)
 
@@ -83,35 +83,35 @@ def linear_area(scene, steps, blank, order, reading=lambda value: value):
 @pytest.mark.parametrize("fill", ["zero", "input_zero", "channel_mean"])
 @pytest.mark.parametrize("steps", [1, 4, 20])
 def test_closed_form_on_a_linear_model(fill, steps):
-    scene = linear_scene()
-    images = scene["images"]
-    blank = scene["target"].input_zero(images) if fill == "input_zero" else fill_images(images, fill)
-    most, least = (linear_area(scene, steps, blank, order) for order in ORDERS[:2])
-    told = {order: scored(PixelFlipping(order, steps=steps, fill=fill), **scene) for order in ORDERS}
+    case = linear_case()
+    images = case["images"]
+    blank = case["target"].input_zero(images) if fill == "input_zero" else baseline_images(images, fill)
+    most, least = (linear_area(case, steps, blank, order) for order in ORDERS[:2])
+    told = {order: scored(PixelFlipping(order, steps=steps, fill=fill), **case) for order in ORDERS}
     assert torch.allclose(told["most_first"], most, atol=1e-4)
     assert torch.allclose(told["least_first"], least, atol=1e-4)
     assert torch.allclose(told["gap"], least - most, atol=1e-4)
     assert torch.allclose(told["gap"], told["least_first"] - told["most_first"], atol=1e-5)
     if steps > 1:
-        assert (told["gap"].abs() > 1e-3).all(), "a scene in which the order changes nothing tests nothing"
+        assert (told["gap"].abs() > 1e-3).all(), "a case in which the order changes nothing tests nothing"
 
 
 def test_the_contributions_of_a_linear_model_flip_best():
-    scene = linear_scene(normalised=False)
-    weight = scene["target"].model[1].weight.view(3, 2, 4, 5)[scene["targets"]]
-    best = {**scene, "maps": (weight * scene["images"].unsqueeze(1)).sum(dim=2)}
+    case = linear_case(normalized=False)
+    weight = case["target"].model[1].weight.view(3, 2, 4, 5)[case["targets"]]
+    best = {**case, "maps": (weight * case["images"].unsqueeze(1)).sum(dim=2)}
     top_gap = scored(PixelFlipping(), **best)
     for _ in range(5):
-        assert (top_gap > scored(PixelFlipping(), **{**scene, "maps": torch.rand(4, 2, 4, 5)})).all()
+        assert (top_gap > scored(PixelFlipping(), **{**case, "maps": torch.rand(4, 2, 4, 5)})).all()
     assert torch.allclose(scored(PixelFlipping(), **{**best, "maps": -best["maps"]}), -top_gap, atol=1e-5)
 
 
-def test_a_normalised_curve():
-    scene = linear_scene()
-    blank = torch.zeros_like(scene["images"])
-    full, empty = (answers(scene, lambda b, t, of=of: of[b]) for of in (scene["images"], blank))
-    expected = (linear_area(scene, 10, blank, "most_first") - empty) / (full - empty)
-    values = scored(PixelFlipping("most_first", steps=10, normalise=True), **scene)
+def test_a_normalized_curve():
+    case = linear_case()
+    blank = torch.zeros_like(case["images"])
+    full, empty = (answers(case, lambda b, t, of=of: of[b]) for of in (case["images"], blank))
+    expected = (linear_area(case, 10, blank, "most_first") - empty) / (full - empty)
+    values = scored(PixelFlipping("most_first", steps=10, normalize=True), **case)
     assert torch.allclose(values, expected, rtol=1e-3, atol=1e-3)
 
 
@@ -122,60 +122,62 @@ def test_a_normalised_curve():
 @pytest.mark.parametrize("steps", [7, 20])
 def test_least_first_is_insertion_mirrored(fill, steps):
     """What is left when the least important pixels are gone is what insertion shows first."""
-    scene = cnn_scene(normalised=True)
-    insertion = scored(InsertionAUC(steps, fill), **scene)
-    assert torch.allclose(scored(PixelFlipping("least_first", steps=steps, fill=fill), **scene), insertion, atol=1e-6)
-    deletion = scored(DeletionAUC(steps, fill), **scene)
-    assert torch.allclose(scored(PixelFlipping("most_first", steps=steps, fill=fill), **scene), deletion, atol=1e-6)
-    gap = scored(InsertionDeletionGap(steps, fill), **scene)
-    assert torch.allclose(scored(PixelFlipping(steps=steps, fill=fill), **scene), gap, atol=1e-6)
+    case = cnn_case(normalized=True)
+    insertion = scored(InsertionAUC(steps, fill), **case)
+    assert torch.allclose(scored(PixelFlipping("least_first", steps=steps, fill=fill), **case), insertion, atol=1e-6)
+    deletion = scored(DeletionAUC(steps, fill), **case)
+    assert torch.allclose(scored(PixelFlipping("most_first", steps=steps, fill=fill), **case), deletion, atol=1e-6)
+    gap = scored(InsertionDeletionGap(steps, fill), **case)
+    assert torch.allclose(scored(PixelFlipping(steps=steps, fill=fill), **case), gap, atol=1e-6)
     assert (insertion - deletion).abs().max() > 1e-4
 
 
 def test_deletion_of_a_ranking_is_insertion_of_its_reverse_mirrored():
-    scene = cnn_scene()
-    reverse = {**scene, "maps": -scene["maps"]}
+    case = cnn_case()
+    reverse = {**case, "maps": -case["maps"]}
     # 40 pixels: at 10 steps no count is rounded.
-    assert torch.allclose(scored(DeletionAUC(10), **scene), scored(InsertionAUC(10), **reverse), atol=1e-6)
-    assert torch.allclose(scored(InsertionAUC(10), **scene), scored(DeletionAUC(10), **reverse), atol=1e-6)
+    assert torch.allclose(scored(DeletionAUC(10), **case), scored(InsertionAUC(10), **reverse), atol=1e-6)
+    assert torch.allclose(scored(InsertionAUC(10), **case), scored(DeletionAUC(10), **reverse), atol=1e-6)
     for make in (partial(PixelFlipping, steps=10), partial(ROAD, noise=0)):
-        gap, turned = scored(make("gap"), **scene), scored(make("gap"), **reverse)
+        gap, turned = scored(make("gap"), **case), scored(make("gap"), **reverse)
         assert torch.allclose(turned, -gap, atol=1e-6) and gap.abs().max() > 1e-4, make
-        most, least = scored(make("most_first"), **scene), scored(make("least_first"), **reverse)
+        most, least = scored(make("most_first"), **case), scored(make("least_first"), **reverse)
         assert torch.allclose(most, least, atol=1e-6), make
 
 
 def test_flipping_costs_nothing_beside_deletion_and_insertion():
-    scene = cnn_scene()
+    case = cnn_case()
     plain = MetricSuite({"deletion": DeletionAUC(), "insertion": InsertionAUC()})
     suite = MetricSuite({**plain.members(), **{order: PixelFlipping(order) for order in ORDERS}})
-    assert suite.passes(questions=2) == plain.passes(questions=2) == {"passes": 2 * 2 * 19 + 2, "explanations": 0}
-    suite.update(**scene)
-    assert sum(scene["target"].chunks) == 4 * (2 * 2 * 19 + 2)
+    assert suite.passes(queries=2) == plain.passes(queries=2) == {"passes": 2 * 2 * 19 + 2, "explanations": 0}
+    suite.update(**case)
+    assert sum(case["target"].chunks) == 4 * (2 * 2 * 19 + 2)
 
 
 # ------------------------------------------------------------------ ROAD
 
 
-def imputed(scene, fraction, order):
-    """Probabilities ``(B, T)`` with a share of the pixels replaced by their neighbours' mean, a picture at a time."""
-    pixels, target = scene["maps"][0, 0].numel(), scene["target"]
+def imputed(case, fraction, order):
+    """Probabilities ``(B, T)`` with a fraction of the pixels replaced by their neighbors' mean, a picture at a time."""
+    pixels, target = case["maps"][0, 0].numel(), case["target"]
     count = round(fraction * pixels)
-    told = torch.zeros(scene["targets"].shape, dtype=torch.float64)
-    for b, row in enumerate(scene["targets"]):
+    told = torch.zeros(case["targets"].shape, dtype=torch.float64)
+    for b, row in enumerate(case["targets"]):
         for t, asked in enumerate(row):
-            ranked = scene["maps"][b, t]
+            ranked = case["maps"][b, t]
             visible = ~top(ranked, count) if order == "most_first" else top(ranked, pixels - count)
-            picture = neighbour_fill(scene["images"][b : b + 1], visible.view(1, 1, *visible.shape))
+            picture = neighbor_imputation(case["images"][b : b + 1], visible.view(1, 1, *visible.shape))
             told[b, t] = target.probability(picture, asked.view(1))[0, 0]
     return told
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_road_against_direct_imputation(dims):
-    scene = cnn_scene(dims)
-    most, least = (torch.stack([imputed(scene, share, order) for share in FRACTIONS]).mean(0) for order in ORDERS[:2])
-    told = {order: scored(ROAD(order, FRACTIONS, noise=0), **scene) for order in ORDERS}
+    case = cnn_case(dims)
+    most, least = (
+        torch.stack([imputed(case, fraction, order) for fraction in FRACTIONS]).mean(0) for order in ORDERS[:2]
+    )
+    told = {order: scored(ROAD(order, FRACTIONS, noise=0), **case) for order in ORDERS}
     assert torch.allclose(told["most_first"], most, atol=1e-5)
     assert torch.allclose(told["least_first"], least, atol=1e-5)
     assert torch.allclose(told["gap"], least - most, atol=1e-5) and told["gap"].abs().max() > 1e-3
@@ -183,27 +185,27 @@ def test_road_against_direct_imputation(dims):
 
 
 def test_road_at_one_fraction_and_at_none():
-    scene = cnn_scene()
-    assert torch.allclose(scored(ROAD("most_first", [0.3], 0), **scene), imputed(scene, 0.3, "most_first"), atol=1e-5)
-    whole = scene["target"].probability(scene["images"], scene["targets"]).double()
-    assert torch.allclose(scored(ROAD("most_first", [0.0]), **scene), whole, atol=1e-6)
-    assert (scored(ROAD("gap", [0.0, 1.0]), **scene).abs() < 1e-6).all(), "all pixels or none: no order matters"
+    case = cnn_case()
+    assert torch.allclose(scored(ROAD("most_first", [0.3], 0), **case), imputed(case, 0.3, "most_first"), atol=1e-5)
+    whole = case["target"].probability(case["images"], case["targets"]).double()
+    assert torch.allclose(scored(ROAD("most_first", [0.0]), **case), whole, atol=1e-6)
+    assert (scored(ROAD("gap", [0.0, 1.0]), **case).abs() < 1e-6).all(), "all pixels or none: no order matters"
 
 
 def test_the_noise_of_road_is_the_same_every_time():
-    scene = cnn_scene()
-    first, again = scored(ROAD(noise=0.3), **scene), scored(ROAD(noise=0.3), **scene)
+    case = cnn_case()
+    first, again = scored(ROAD(noise=0.3), **case), scored(ROAD(noise=0.3), **case)
     assert torch.equal(first, again)
     torch.rand(1)
-    alone = scored(ROAD(noise=0.3), **part(scene, [2]))
+    alone = scored(ROAD(noise=0.3), **part(case, [2]))
     assert torch.allclose(alone[0], first[2], atol=1e-6), "noise depends on the batch around the image"
-    assert (first - scored(ROAD(noise=0), **scene)).abs().max() > 1e-4, "there is no noise"
-    assert (first - scored(ROAD(noise=0.01), **scene)).abs().max() > 1e-4, "its size changes nothing"
+    assert (first - scored(ROAD(noise=0), **case)).abs().max() > 1e-4, "there is no noise"
+    assert (first - scored(ROAD(noise=0.01), **case)).abs().max() > 1e-4, "its size changes nothing"
 
 
 def test_the_noise_of_road_is_on_the_removed_pixels_only():
     images, visible = torch.rand(3, 2, 6, 5), torch.rand(3, 1, 6, 5) > 0.5
-    clean, noisy = (hide_pixels(images, visible, NeighbourFill(noise)) for noise in (0.0, 0.1))
+    clean, noisy = (hide_pixels(images, visible, NeighborBaseline(noise)) for noise in (0.0, 0.1))
     shown = visible.expand_as(images)
     assert torch.equal(noisy[shown], images[shown]) and (noisy != clean)[~shown].all()
     deviation = (noisy - clean)[~shown].std() / images.std()
@@ -213,61 +215,61 @@ def test_the_noise_of_road_is_on_the_removed_pixels_only():
 # ------------------------------------------------------------------ the ends of the curves
 
 
-@pytest.mark.parametrize("fill", ["zero", "input_zero", "median", "blur", "noise", "neighbours", "tensor"])
+@pytest.mark.parametrize("fill", ["zero", "input_zero", "median", "blur", "noise", "neighbors", "tensor"])
 @pytest.mark.parametrize("kind", [*AREAS, ROAD])
 def test_details_are_the_answers_for_the_whole_and_the_blank_image(kind, fill):
-    scene = cnn_scene(normalised=True)
-    images, target = scene["images"], scene["target"]
+    case = cnn_case(normalized=True)
+    images, target = case["images"], case["target"]
     tensor = torch.rand(1, 1, 8, 5)
     if kind is ROAD:
-        metric, fill = ROAD(), "neighbours"
+        metric, fill = ROAD(), "neighbors"
     else:
         metric = kind(steps=3, fill=tensor if fill == "tensor" else fill)
-    if fill == "neighbours":
+    if fill == "neighbors":
         blank = hide_pixels(images, torch.zeros(4, 1, 8, 5, dtype=torch.bool), metric.fill)
     else:
         known = {"tensor": tensor, "input_zero": torch.full((1, 1, 1, 1), 0.4)}
-        blank = fill_images(images, known.get(fill, fill))
-    scored(metric, **scene)
+        blank = baseline_images(images, known.get(fill, fill))
+    scored(metric, **case)
     for name, pictures in (("full", images), ("blank", blank)):
-        expected = target.probability(pictures, scene["targets"]).double()
+        expected = target.probability(pictures, case["targets"]).double()
         assert torch.allclose(metric.per_image(name), expected, atol=1e-6), name
-        assert metric.beside_means()[name] == pytest.approx(expected.mean().item(), abs=1e-6)
+        assert metric.reference_means()[name] == pytest.approx(expected.mean().item(), abs=1e-6)
     assert (metric.per_image("full") - metric.per_image("blank")).abs().max() > 1e-4
     if isinstance(metric.fill, str | torch.Tensor):
-        values = scored(BlankProbability(metric.fill), **scene)
+        values = scored(BlankProbability(metric.fill), **case)
         assert torch.allclose(values, metric.per_image("blank"), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", AREAS)
 def test_input_zero_is_the_targets_mean(kind):
-    scene = linear_scene()
+    case = linear_case()
     mean = torch.tensor(MEAN).view(1, 2, 1, 1)
-    values = scored(kind(fill="input_zero"), **scene)
-    assert torch.allclose(values, scored(kind(fill=mean), **scene), atol=1e-5)
-    assert not torch.allclose(values, scored(kind(fill="zero"), **scene), atol=1e-3)
-    plain = linear_scene(normalised=False)
+    values = scored(kind(fill="input_zero"), **case)
+    assert torch.allclose(values, scored(kind(fill=mean), **case), atol=1e-5)
+    assert not torch.allclose(values, scored(kind(fill="zero"), **case), atol=1e-3)
+    plain = linear_case(normalized=False)
     zeros = scored(kind(fill="zero"), **plain)
     assert torch.allclose(scored(kind(fill="input_zero"), **plain), zeros, atol=1e-5), "without a mean it is black"
 
 
-@pytest.mark.parametrize("normalised", [True, False])
-def test_what_a_suite_says_it_costs_is_what_it_costs(normalised):
+@pytest.mark.parametrize("normalized", [True, False])
+def test_what_a_suite_says_it_costs_is_what_it_costs(normalized):
     """Also with the same black under two names, where the target subtracts no mean."""
-    scene = cnn_scene(normalised=normalised)
+    case = cnn_case(normalized=normalized)
     suite = MetricSuite({"zero": DeletionAUC(), "input_zero": DeletionAUC(fill="input_zero")})
-    suite.update(**scene)
-    fills = 2 if normalised else 1
-    assert sum(scene["target"].chunks) == 4 * (1 + fills * (2 * 19 + 1))
-    assert suite.passes(2, scene["target"])["passes"] == 1 + fills * (2 * 19 + 1)
+    suite.update(**case)
+    fills = 2 if normalized else 1
+    assert sum(case["target"].chunks) == 4 * (1 + fills * (2 * 19 + 1))
+    assert suite.passes(2, case["target"])["passes"] == 1 + fills * (2 * 19 + 1)
 
 
 def test_segmenters_flip_too():
-    scene = noisy_segments(masks=False)
-    for reading in ("probability", "score", "dice"):
-        most, least, gap = (scored(PixelFlipping(order, reading=reading), **scene) for order in ORDERS)
-        assert torch.allclose(gap, least - most, atol=1e-5) and gap.abs().max() > 1e-3, reading
-        assert torch.allclose(least, scored(InsertionAUC(reading=reading), **scene), atol=1e-6), reading
+    case = noisy_segments(masks=False)
+    for output in ("probability", "score", "dice"):
+        most, least, gap = (scored(PixelFlipping(order, output=output), **case) for order in ORDERS)
+        assert torch.allclose(gap, least - most, atol=1e-5) and gap.abs().max() > 1e-3, output
+        assert torch.allclose(least, scored(InsertionAUC(output=output), **case), atol=1e-6), output
 
 
 # ------------------------------------------------------------------ functions
@@ -280,15 +282,15 @@ def test_areas_of_numbers():
     assert trapezoid(torch.tensor([0.0, 1.0, 1.0]), (0.0, 0.5, 2.0)).item() == pytest.approx(0.875)
 
 
-SHARES = st.integers(-100, 100).map(lambda percent: percent / 100)
+FRACTIONS = st.integers(-100, 100).map(lambda percent: percent / 100)
 
 
 @settings(max_examples=50)
-@given(SHARES, SHARES, st.integers(0, 100))
-def test_normalising_puts_the_ends_at_0_and_1(full, blank, seed):
+@given(FRACTIONS, FRACTIONS, st.integers(0, 100))
+def test_normalizing_puts_the_ends_at_0_and_1(full, blank, seed):
     full, blank = torch.tensor(full, dtype=torch.float64), torch.tensor(blank, dtype=torch.float64)
     between = torch.rand(5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    told = normalised(torch.cat([blank.view(1), full.view(1), between]), full, blank)
+    told = normalized(torch.cat([blank.view(1), full.view(1), between]), full, blank)
     if full == blank:
         assert told.isnan().all()
     else:
@@ -305,16 +307,16 @@ NAMES = [*ORDERS, "ROAD"]
 
 @pytest.mark.parametrize("make", FLIPS, ids=NAMES)
 @pytest.mark.parametrize("dims", [2, 3])
-def test_batches_and_questions(make, dims):
-    scene = cnn_scene(dims)
-    assert_batches_do_not_matter(make, scene)
-    assert_questions_do_not_matter(make, scene)
+def test_batches_and_queries(make, dims):
+    case = cnn_case(dims)
+    assert_batches_do_not_matter(make, case)
+    assert_queries_do_not_matter(make, case)
 
 
 @pytest.mark.parametrize("make", FLIPS, ids=NAMES)
 def test_a_volume_of_one_slice_and_short_floats(make):
-    assert_depth_one_does_not_matter(make, linear_scene(), atol=1e-4)
-    assert_precision_does_not_matter(make, linear_scene(), atol=1e-4)
+    assert_depth_one_does_not_matter(make, linear_case(), atol=1e-4)
+    assert_precision_does_not_matter(make, linear_case(), atol=1e-4)
 
 
 @settings(max_examples=20)
@@ -325,12 +327,12 @@ def test_a_volume_of_one_slice_and_short_floats(make):
 )
 def test_order_of_images_and_monotone_transforms(order, transform, seed):
     torch.manual_seed(seed)
-    scene = cnn_scene()
-    scene["maps"] = torch.stack([torch.randperm(40) for _ in range(8)]).view(4, 2, 8, 5).double() / 10 - 1.5
+    case = cnn_case()
+    case["maps"] = torch.stack([torch.randperm(40) for _ in range(8)]).view(4, 2, 8, 5).double() / 10 - 1.5
     for make in (FLIPS[2], FLIPS[3]):
-        values = scored(make(), **scene)
-        assert torch.equal(scored(make(), **{**scene, "maps": transform(scene["maps"])}), values), make
-        permuted = scored(make(), **part(scene, list(order)))
+        values = scored(make(), **case)
+        assert torch.equal(scored(make(), **{**case, "maps": transform(case["maps"])}), values), make
+        permuted = scored(make(), **part(case, list(order)))
         assert torch.allclose(permuted, values[list(order)], atol=1e-6), make
 
 
@@ -338,29 +340,29 @@ def test_order_of_images_and_monotone_transforms(order, transform, seed):
 @given(st.integers(0, 100))
 def test_values_are_in_range(seed):
     torch.manual_seed(seed)
-    scene = cnn_scene()
+    case = cnn_case()
     for make, order in zip(FLIPS, [*ORDERS, "gap"], strict=True):
-        values = scored(make(), **scene)
+        values = scored(make(), **case)
         assert ((-1 if order == "gap" else 0) <= values).all() and (values <= 1).all(), order
 
 
 @pytest.mark.parametrize("make", FLIPS, ids=NAMES)
 def test_constant_and_nan_maps_are_undefined(make):
-    scene = cnn_scene()
-    scene["maps"][0, 1], scene["maps"][2, 0], scene["maps"][3, 1, 0, 0] = 0.5, float("nan"), float("nan")
+    case = cnn_case()
+    case["maps"][0, 1], case["maps"][2, 0], case["maps"][3, 1, 0, 0] = 0.5, float("nan"), float("nan")
     metric = make()
-    assert scored(metric, **scene).isnan().nonzero().tolist() == [[0, 1], [2, 0], [3, 1]]
+    assert scored(metric, **case).isnan().nonzero().tolist() == [[0, 1], [2, 0], [3, 1]]
     assert metric.counts() == (8, 3)
     assert not metric.per_image("full").isnan().any(), "what the model says is known all the same"
 
 
-def test_normalising_is_undefined_where_nothing_changes():
-    scene = {**cnn_scene(), "target": ClassifierTarget(cnn())}
+def test_normalizing_is_undefined_where_nothing_changes():
+    case = {**cnn_case(), "target": ClassifierTarget(cnn())}
     with torch.no_grad():
-        scene["target"].model[-1].weight.zero_()
+        case["target"].model[-1].weight.zero_()
     for make in (*FLIPS,):
-        assert scored(make(normalise=True), **scene).isnan().all(), make
-        assert not scored(make(), **scene).isnan().any(), make
+        assert scored(make(normalize=True), **case).isnan().all(), make
+        assert not scored(make(), **case).isnan().any(), make
 
 
 # ------------------------------------------------------------------ settings
@@ -369,16 +371,16 @@ def test_normalising_is_undefined_where_nothing_changes():
 def test_clear_errors():
     for kind in (PixelFlipping, ROAD):
         assert_refused(partial(kind, "both"), "order", "'both'", "most_first, least_first, gap")
-        assert_refused(partial(kind, reading="loss"), "reading", "'loss'", "probability, score, dice")
+        assert_refused(partial(kind, output="loss"), "output", "'loss'", "probability, score, dice")
     for kind in AREAS:
         assert_refused(partial(kind, steps=0), "steps is 0", "at least 1")
-        assert_refused(partial(kind, reading="loss"), "reading", "'loss'")
-        assert_refused(partial(kind, fill="pink"), "'pink'", "neighbours", "input_zero")
+        assert_refused(partial(kind, output="loss"), "output", "'loss'")
+        assert_refused(partial(kind, fill="pink"), "'pink'", "neighbors", "input_zero")
     assert_refused(partial(BlankProbability, fill="pink"), "'pink'", "input_zero")
 
 
 @pytest.mark.parametrize("fractions", [(), (0.5, 1.5), (-0.1,)])
-def test_fractions_that_are_no_shares_are_refused_at_once(fractions):
+def test_fractions_that_are_no_fractions_are_refused_at_once(fractions):
     assert_refused(lambda: ROAD(fractions=fractions), "fractions", "between 0 and 1")
 
 
@@ -386,18 +388,18 @@ def test_metadata_and_directions():
     assert [PixelFlipping(order).higher_is_better for order in ORDERS] == [False, True, True]
     assert [ROAD(order).higher_is_better for order in ORDERS] == [False, True, True]
     assert [PixelFlipping(order, steps=5).metadata()["passes"] for order in ORDERS] == [6, 6, 10]
-    # Four shares, the whole and the blank image.
+    # Four fractions, the whole and the blank image.
     assert [ROAD(order).metadata()["passes"] for order in ORDERS] == [6, 6, 10]
-    options = {"order": "gap", "steps": 7, "fill": "blur", "normalise": True, "reading": "score"}
+    options = {"order": "gap", "steps": 7, "fill": "blur", "normalize": True, "output": "score"}
     assert PixelFlipping(**options).metadata()["options"] == options
-    options = {"order": "gap", "fractions": (0.1, 0.9), "noise": 0.2, "normalise": True, "reading": "score"}
+    options = {"order": "gap", "fractions": (0.1, 0.9), "noise": 0.2, "normalize": True, "output": "score"}
     assert ROAD(**options).metadata()["options"] == options
     assert ROAD(fractions=[0.1, 0.9]).metadata()["options"]["fractions"] == (0.1, 0.9)
 
 
 @pytest.mark.parametrize("make", FLIPS, ids=NAMES)
 def test_settings_survive_pickling(make):
-    metric, scene = make(), cnn_scene()
+    metric, case = make(), cnn_case()
     other = pickle.loads(pickle.dumps(metric))
     assert other.metadata() == metric.metadata()
-    assert torch.equal(scored(other, **scene), scored(metric, **scene))
+    assert torch.equal(scored(other, **case), scored(metric, **case))

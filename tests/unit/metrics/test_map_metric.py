@@ -1,4 +1,4 @@
-"""What every metric of maps shares: values with their ids, each counted once."""
+"""What every metric of maps fractions: values with their ids, each counted once."""
 
 import copy
 import pickle
@@ -61,7 +61,7 @@ def test_per_image_and_rows_keep_the_order_of_arrival():
     assert metric.rows() == [("z", 5, 3), ("z", 2, 30), ("a", 7, 1), ("a", 0, 10), ("m", 1, 2), ("m", 3, 20)]
 
 
-def test_fewer_questions_leave_nan_in_the_table():
+def test_fewer_queries_leave_nan_in_the_table():
     metric = feed(feed(MaximumOfMap(), [[1.0, 2.0]], ["a"]), [[3.0]], ["b"])
     table = metric.per_image()
     assert table[0].tolist() == [1, 2] and table[1, 0] == 3 and table[1, 1].isnan()
@@ -76,7 +76,7 @@ def test_an_image_that_comes_twice_counts_once():
     assert [row[0] for row in metric.rows()] == ["a", "a", "b", "b", "c", "c"]
 
 
-def test_the_same_class_asked_twice_stays_two_questions():
+def test_the_same_class_asked_twice_stays_two_queries():
     metric = feed(MaximumOfMap(), [[1.0, 2.0]], ["a"], targets=torch.tensor([[3, 3]]))
     assert metric.rows() == [("a", 3, 1), ("a", 3, 2)]
 
@@ -128,16 +128,16 @@ def test_reading_does_not_disturb_accumulating():
         assert metric.compute() == number / 2
 
 
-def test_default_question_is_the_targets():
+def test_default_query_is_the_targets():
     target, images = ClassifierTarget(cnn()), torch.rand(3, 1, 8, 8)
-    asked = target.questions(images, None, None)[0]
+    asked = target.queries(images, None, None)[0]
     maps, default, given = torch.rand(3, 1, 8, 8), DeletionAUC(), DeletionAUC()
     default.update(target=target, images=images, maps=maps)
     given.update(target=target, images=images, maps=maps, targets=asked)
     assert default.rows() == given.rows() and [row[1] for row in given.rows()] == asked.flatten().tolist()
 
 
-def test_questions_of_one_column_and_of_none_are_the_same():
+def test_queries_of_one_column_and_of_none_are_the_same():
     flat = feed(MaximumOfMap(), [[1.0], [2.0]], ["a", "b"], targets=torch.tensor([4, 5]))
     column = feed(MaximumOfMap(), [[1.0], [2.0]], ["a", "b"], targets=torch.tensor([[4], [5]]))
     assert flat.rows() == column.rows() == [("a", 4, 1), ("b", 5, 2)]
@@ -148,9 +148,9 @@ def test_questions_of_one_column_and_of_none_are_the_same():
     [
         ({"images": torch.rand(2, 1, 5, 4)}, "do not fit images"),
         ({"images": torch.rand(3, 1, 4, 4)}, "do not fit images"),
-        ({"targets": torch.tensor([1, 2])}, "do not fit questions"),
-        ({"targets": torch.tensor([[1, 2, 0]] * 2)}, "do not fit questions"),
-        ({"targets": torch.tensor([[1, 2]])}, "do not fit questions"),
+        ({"targets": torch.tensor([1, 2])}, "do not fit queries"),
+        ({"targets": torch.tensor([[1, 2, 0]] * 2)}, "do not fit queries"),
+        ({"targets": torch.tensor([[1, 2]])}, "do not fit queries"),
         ({"ids": ["a"]}, "1 ids for 2 images"),
         ({"ids": ["a", "b", "c"]}, "3 ids for 2 images"),
     ],
@@ -191,4 +191,4 @@ def test_long_ids_stay_different_and_readable():
     assert len(set(names)) == 4 and metric.compute() == 2.5
     assert names[0].startswith(head[:70]) and names[2].startswith("ä" * 30)
     feed(metric, [[1.0]], [ids[0]])
-    assert metric.counts() == (4, 0), "a long id must be recognised when it comes again"
+    assert metric.counts() == (4, 0), "a long id must be recognized when it comes again"

@@ -21,16 +21,16 @@ from lightning_xai.metrics import (
 )
 from lightning_xai.metrics.functional import masking
 from tests.helpers import GradientMap, LogitTarget, cnn, linear_net, segmenter
-from tests.scenes import (
+from tests.metric_cases import (
     MapOf,
     Planted,
     assert_batches_do_not_matter,
     assert_depth_one_does_not_matter,
     assert_precision_does_not_matter,
-    assert_questions_do_not_matter,
+    assert_queries_do_not_matter,
     assert_refused,
     linear_answer,
-    linear_scene,
+    linear_case,
     planned,
     scored,
     shown,
@@ -48,54 +48,54 @@ def scaled(maps):
     return ((flat - low) / (high - low)).view(maps.shape)
 
 
-def confidences(scene, fill, weights):
+def confidences(case, fill, weights):
     """``y``, ``o``, ``d``, each ``(B, T)`` float64, where ``weights (B, T, *S)`` are the maps between 0 and 1."""
-    told = torch.zeros(3, *scene["maps"].shape[:2], dtype=torch.float64)
-    blank = fill.expand_as(scene["images"]).double()
-    for b, image in enumerate(scene["images"].double()):
-        for t, asked in enumerate(scene["targets"][b]):
+    told = torch.zeros(3, *case["maps"].shape[:2], dtype=torch.float64)
+    blank = fill.expand_as(case["images"]).double()
+    for b, image in enumerate(case["images"].double()):
+        for t, asked in enumerate(case["targets"][b]):
             weight = weights[b, t].double()
             kept, rest = (blank[b] + part * (image - blank[b]) for part in (weight, 1 - weight))
-            told[:, b, t] = linear_answer(scene["target"], torch.stack([image, kept, rest]), asked.expand(3))
+            told[:, b, t] = linear_answer(case["target"], torch.stack([image, kept, rest]), asked.expand(3))
     return told
 
 
-def with_explainer(scene, function=shown):
-    return {**scene, "explainer": MapOf(scene["target"], function)}
+def with_explainer(case, function=shown):
+    return {**case, "explainer": MapOf(case["target"], function)}
 
 
 # ------------------------------------------------------------------ closed forms
 
 
-@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("fill", ["input_zero", "zero", "tensor"])
-def test_closed_form_on_a_linear_model(fill, normalised):
-    scene = linear_scene(batch=6, normalised=normalised)
+def test_closed_form_on_a_linear_model(fill, normalized):
+    case = linear_case(batch=6, normalized=normalized)
     blanks = {
-        "input_zero": scene["target"].input_zero(scene["images"]),
+        "input_zero": case["target"].input_zero(case["images"]),
         "zero": torch.zeros(1, 2, 1, 1),
         "tensor": torch.rand(1, 2, 4, 5),
     }
-    y, o, d = confidences(scene, blanks[fill], scaled(scene["maps"]))
+    y, o, d = confidences(case, blanks[fill], scaled(case["maps"]))
     option = blanks["tensor"] if fill == "tensor" else fill
     drop, deletion = ((y - part).clamp(min=0) / y for part in (o, d))
-    assert (y > 0).all() and (drop > 0).any() and (drop == 0).any() and (deletion > 0).any(), "the scene tests little"
-    assert torch.allclose(scored(AverageDrop(fill=option), **scene), drop, atol=1e-5)
-    assert torch.allclose(scored(AverageDropInDeletion(fill=option), **scene), deletion, atol=1e-5)
-    assert torch.equal(scored(IncreaseInConfidence(fill=option), **scene), (y < o).double())
+    assert (y > 0).all() and (drop > 0).any() and (drop == 0).any() and (deletion > 0).any(), "the case tests little"
+    assert torch.allclose(scored(AverageDrop(fill=option), **case), drop, atol=1e-5)
+    assert torch.allclose(scored(AverageDropInDeletion(fill=option), **case), deletion, atol=1e-5)
+    assert torch.equal(scored(IncreaseInConfidence(fill=option), **case), (y < o).double())
 
 
 def test_the_default_fill_is_what_the_model_receives_as_zero():
     """With it the masked input of the network is E times its input, whatever mean and std are."""
-    scene = linear_scene()
-    y, o, _ = confidences(scene, torch.tensor([0.4, 0.3]).view(1, 2, 1, 1), scaled(scene["maps"]))
-    assert torch.allclose(scored(AverageDrop(), **scene), (y - o).clamp(min=0) / y, atol=1e-5)
-    assert not torch.allclose(scored(AverageDrop(fill="zero"), **scene), (y - o).clamp(min=0) / y, atol=1e-3)
+    case = linear_case()
+    y, o, _ = confidences(case, torch.tensor([0.4, 0.3]).view(1, 2, 1, 1), scaled(case["maps"]))
+    assert torch.allclose(scored(AverageDrop(), **case), (y - o).clamp(min=0) / y, atol=1e-5)
+    assert not torch.allclose(scored(AverageDrop(fill="zero"), **case), (y - o).clamp(min=0) / y, atol=1e-3)
 
 
 def test_complexity_is_the_mean_of_the_scaled_map():
-    scene = linear_scene()
-    assert torch.allclose(scored(Complexity(), **scene), scaled(scene["maps"]).flatten(2).mean(dim=2), atol=1e-6)
+    case = linear_case()
+    assert torch.allclose(scored(Complexity(), **case), scaled(case["maps"]).flatten(2).mean(dim=2), atol=1e-6)
     maps = torch.zeros(1, 1, 4, 4)
     maps[..., :2] = 3
     assert scored(Complexity(), maps=maps).item() == 0.5, "half of the map at its maximum, half at its minimum"
@@ -104,28 +104,28 @@ def test_complexity_is_the_mean_of_the_scaled_map():
 def test_coherency_of_a_map_that_shows_the_image():
     images = torch.rand(3, 1, 4, 4)
     target = LogitTarget(linear_net(torch.randn(2, 16)))
-    scene = {"target": target, "images": images, "maps": images, "targets": torch.tensor([0, 1, 0])}
+    case = {"target": target, "images": images, "maps": images, "targets": torch.tensor([0, 1, 0])}
     weights = scaled(images)
     again = (images.double() * weights).flatten(1).numpy()
     expected = [(np.corrcoef(a, b)[0, 1] + 1) / 2 for a, b in zip(again, weights.flatten(1).numpy(), strict=True)]
-    values = scored(Coherency(), **with_explainer(scene))[:, 0]
+    values = scored(Coherency(), **with_explainer(case))[:, 0]
     assert values.tolist() == pytest.approx(expected, abs=1e-6) and values.min() > 0.5 and values.max() < 1
 
 
 @pytest.mark.parametrize(("factor", "expected"), [(2.0, 1.0), (-2.0, 0.0), (0.0, float("nan"))])
 def test_coherency_of_the_same_the_reversed_and_a_constant_map(factor, expected):
-    scene = linear_scene(batch=1, questions=2)
+    case = linear_case(batch=1, queries=2)
     table = torch.zeros(3, 4, 5)
-    table[scene["targets"][0]] = factor * scene["maps"][0] + 1
-    values = scored(Coherency(), **with_explainer(scene, planned(table)))
+    table[case["targets"][0]] = factor * case["maps"][0] + 1
+    values = scored(Coherency(), **with_explainer(case, planned(table)))
     assert values[0].tolist() == pytest.approx([expected] * 2, abs=1e-6, nan_ok=True)
 
 
 def test_adcc_is_the_harmonic_mean_of_its_parts():
-    scene = with_explainer(linear_scene(batch=6))
-    coherency, complexity, drop = (scored(kind(), **scene) for kind in (Coherency, Complexity, AverageDrop))
+    case = with_explainer(linear_case(batch=6))
+    coherency, complexity, drop = (scored(kind(), **case) for kind in (Coherency, Complexity, AverageDrop))
     expected = 3 / (1 / coherency + 1 / (1 - complexity) + 1 / (1 - drop.clamp(max=1)))
-    values = scored(ADCC(), **scene)
+    values = scored(ADCC(), **case)
     assert torch.allclose(values, expected, atol=1e-6) and values.min() > 0 and values.max() < 1
 
 
@@ -138,11 +138,11 @@ def test_adcc_edges():
 
 
 def test_adcc_of_an_image_is_0_where_a_part_is_0_and_undefined_where_one_is():
-    scene = linear_scene(batch=1, questions=1)
+    case = linear_case(batch=1, queries=1)
     table = torch.zeros(3, 4, 5)
-    table[scene["targets"][0, 0]] = -scene["maps"][0, 0]
-    assert scored(ADCC(), **with_explainer(scene, planned(table))).item() == pytest.approx(0, abs=1e-6)
-    values = scored(ADCC(), **with_explainer(scene, planned(torch.ones(3, 4, 5))))
+    table[case["targets"][0, 0]] = -case["maps"][0, 0]
+    assert scored(ADCC(), **with_explainer(case, planned(table))).item() == pytest.approx(0, abs=1e-6)
+    values = scored(ADCC(), **with_explainer(case, planned(torch.ones(3, 4, 5))))
     assert values.isnan().all(), "the map of the masked image is constant, so coherency is undefined"
 
 
@@ -159,7 +159,7 @@ def test_drops_and_increases_of_numbers(whole, kept):
     drop, rise = masking.average_drop(whole, kept).item(), masking.increase_in_confidence(whole, kept).item()
     assert rise == float(kept > whole)
     if whole == 0:
-        assert np.isnan(drop), "a share of nothing"
+        assert np.isnan(drop), "a fraction of nothing"
     else:
         assert 0 <= drop <= 1 and (drop == 0) == bool(kept >= whole)
 
@@ -168,26 +168,26 @@ def test_drops_and_increases_of_numbers(whole, kept):
 
 
 def test_maps_scaled_before_are_used_as_they_are():
-    scene = linear_scene()
-    scene["maps"] = 0.2 + 0.4 * scaled(scene["maps"]).float()
-    fill = scene["target"].input_zero(scene["images"])
-    y, o, d = confidences(scene, fill, scene["maps"])
+    case = linear_case()
+    case["maps"] = 0.2 + 0.4 * scaled(case["maps"]).float()
+    fill = case["target"].input_zero(case["images"])
+    y, o, d = confidences(case, fill, case["maps"])
     drop, deletion = ((y - part).clamp(min=0) / y for part in (o, d))
     for kind, expected in ((AverageDrop, drop), (AverageDropInDeletion, deletion)):
-        assert torch.allclose(scored(kind(scaled="before"), **scene), expected, atol=1e-5), kind
-        assert not torch.allclose(scored(kind(scaled="after"), **scene), expected, atol=1e-3), kind
-    assert torch.equal(scored(IncreaseInConfidence(scaled="before"), **scene), (y < o).double())
-    mean = scene["maps"].double().flatten(2).mean(dim=2)
-    assert torch.allclose(scored(Complexity(scaled="before"), **scene), mean, atol=1e-6)
-    assert torch.allclose(scored(Complexity(), **scene), (mean - 0.2) / 0.4, atol=1e-5)
+        assert torch.allclose(scored(kind(scaled="before"), **case), expected, atol=1e-5), kind
+        assert not torch.allclose(scored(kind(scaled="after"), **case), expected, atol=1e-3), kind
+    assert torch.equal(scored(IncreaseInConfidence(scaled="before"), **case), (y < o).double())
+    mean = case["maps"].double().flatten(2).mean(dim=2)
+    assert torch.allclose(scored(Complexity(scaled="before"), **case), mean, atol=1e-6)
+    assert torch.allclose(scored(Complexity(), **case), (mean - 0.2) / 0.4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", SCALED)
 @pytest.mark.parametrize("change", [0.5, -0.5])
 def test_maps_scaled_before_must_lie_between_0_and_1(kind, change):
-    scene = with_explainer(linear_scene())
-    scene["maps"] = scaled(scene["maps"]).float() + change
-    assert_refused(lambda: scored(kind(scaled="before"), **scene), "before", "between 0 and 1")
+    case = with_explainer(linear_case())
+    case["maps"] = scaled(case["maps"]).float() + change
+    assert_refused(lambda: scored(kind(scaled="before"), **case), "before", "between 0 and 1")
 
 
 class WithHead(MapOf):
@@ -199,14 +199,14 @@ class WithHead(MapOf):
 
 
 def test_the_confidence_of_the_explainers_own_head():
-    scene = linear_scene(normalised=False)
-    explainer = WithHead(scene["target"], shown)
-    weights = scaled(scene["maps"]).unsqueeze(2)
-    images = scene["images"].double().unsqueeze(1)
+    case = linear_case(normalized=False)
+    explainer = WithHead(case["target"], shown)
+    weights = scaled(case["maps"]).unsqueeze(2)
+    images = case["images"].double().unsqueeze(1)
 
     def head(pictures):
-        bright = pictures.flatten(2).mean(dim=2).expand(scene["targets"].shape)
-        return torch.where(scene["targets"] == 0, bright, (1 - bright) / 2)
+        bright = pictures.flatten(2).mean(dim=2).expand(case["targets"].shape)
+        return torch.where(case["targets"] == 0, bright, (1 - bright) / 2)
 
     y, o, d = head(images), head(images * weights), head(images * (1 - weights))
     expected = {
@@ -216,16 +216,16 @@ def test_the_confidence_of_the_explainers_own_head():
     }
     for kind, value in expected.items():
         metric = kind(head="explainer")
-        assert torch.allclose(scored(metric, **scene, explainer=explainer), value, atol=1e-5), kind
+        assert torch.allclose(scored(metric, **case, explainer=explainer), value, atol=1e-5), kind
         assert metric.metadata()["passes"] == 2 and metric.metadata()["options"]["head"] == "explainer"
-    assert scene["target"].chunks == [], "the target was asked for the head's confidence"
-    parts = [scored(kind(), **scene, explainer=explainer) for kind in (Coherency, Complexity)]
-    adcc = scored(ADCC(head="explainer"), **scene, explainer=explainer)
+    assert case["target"].chunks == [], "the target was asked for the head's confidence"
+    parts = [scored(kind(), **case, explainer=explainer) for kind in (Coherency, Complexity)]
+    adcc = scored(ADCC(head="explainer"), **case, explainer=explainer)
     assert torch.allclose(adcc, masking.adcc(*parts, expected[AverageDrop]), atol=1e-5)
 
 
 def test_clear_errors():
-    scene = linear_scene()
+    case = linear_case()
     for kind in (*BLENDS, ADCC):
         assert_refused(partial(kind, head="other"), "head", "'other'", "target | explainer")
         assert_refused(partial(kind, scaled="never"), "'never'", "after | before")
@@ -234,16 +234,16 @@ def test_clear_errors():
         assert_refused(partial(TopClassesIoU, threshold=threshold), "threshold", str(threshold))
     assert_refused(partial(TopClassesIoU, scaled="after"), "scaled is 'after'", "raw or min_max")
     for kind in (*WITH_MAPS, TopClassesIoU):
-        assert_refused(lambda kind=kind: scored(kind(), **scene), kind.__name__, "explainer=")
-    headless = with_explainer(scene)
+        assert_refused(lambda kind=kind: scored(kind(), **case), kind.__name__, "explainer=")
+    headless = with_explainer(case)
     assert_refused(lambda: scored(AverageDrop(head="explainer"), **headless), "MapOf", "head='target'")
-    assert_refused(lambda: scored(AverageDrop(), maps=scene["maps"]), "target=", "images=")
+    assert_refused(lambda: scored(AverageDrop(), maps=case["maps"]), "target=", "images=")
 
 
 def test_the_head_of_no_explainer_is_asked_for_by_its_name():
-    scene = linear_scene()
+    case = linear_case()
     for kind in BLENDS:
-        assert_refused(lambda kind=kind: scored(kind(head="explainer"), **scene), "explainer=")
+        assert_refused(lambda kind=kind: scored(kind(head="explainer"), **case), "explainer=")
 
 
 def test_options_are_recorded():
@@ -272,17 +272,17 @@ def test_directions_and_costs():
     assert {data["family"] for data in told.values()} == {"masking"}
 
 
-def test_a_suite_asks_once_what_several_share():
-    scene = with_explainer(linear_scene())
+def test_a_suite_asks_once_what_several_fraction():
+    case = with_explainer(linear_case())
     suite = MetricSuite({kind.__name__: kind() for kind in SCALED})
-    suite.update(**scene)
-    # Per image the whole one, and per question what the map keeps and what it leaves, which is explained too.
+    suite.update(**case)
+    # Per image the whole one, and per query what the map keeps and what it leaves, which is explained too.
     explained = 4 * 2
-    assert sum(scene["target"].chunks) == 4 * (1 + 2 * 2) + explained
-    assert sum(pictures for pictures, _ in scene["explainer"].calls) == explained, "one masked picture a question"
-    assert suite.passes(questions=2) == {"passes": 5, "explanations": 2}
+    assert sum(case["target"].chunks) == 4 * (1 + 2 * 2) + explained
+    assert sum(pictures for pictures, _ in case["explainer"].calls) == explained, "one masked picture a query"
+    assert suite.passes(queries=2) == {"passes": 5, "explanations": 2}
     for kind in SCALED:
-        assert torch.allclose(suite[kind.__name__].per_image(), scored(kind(), **scene), atol=1e-6), kind
+        assert torch.allclose(suite[kind.__name__].per_image(), scored(kind(), **case), atol=1e-6), kind
 
 
 # ------------------------------------------------------------------ undefined
@@ -291,25 +291,25 @@ def test_a_suite_asks_once_what_several_share():
 @pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("bad", ["constant", "nan", "all nan"])
 def test_constant_and_nan_maps_are_undefined(kind, bad):
-    scene = with_explainer(linear_scene())
+    case = with_explainer(linear_case())
     if bad == "nan":
-        scene["maps"][1, 0, 2, 2] = float("nan")
+        case["maps"][1, 0, 2, 2] = float("nan")
     else:
-        scene["maps"][1, 0] = 0.5 if bad == "constant" else float("nan")
+        case["maps"][1, 0] = 0.5 if bad == "constant" else float("nan")
     metric = kind()
-    values = scored(metric, **scene)
+    values = scored(metric, **case)
     assert values.isnan().nonzero().tolist() == [[1, 0]] and metric.counts() == (8, 1)
     assert metric.compute().item() == pytest.approx(values.nanmean().item())
 
 
-def test_a_share_of_no_confidence_is_undefined():
-    scene = with_explainer(linear_scene(batch=2, questions=1))
+def test_a_fraction_of_no_confidence_is_undefined():
+    case = with_explainer(linear_case(batch=2, queries=1))
     weight = torch.rand(3, 40)
     weight[1] = 0
-    scene |= {"target": LogitTarget(linear_net(weight)), "targets": torch.tensor([0, 1])}
+    case |= {"target": LogitTarget(linear_net(weight)), "targets": torch.tensor([0, 1])}
     for kind in (AverageDrop, AverageDropInDeletion, ADCC):
-        assert scored(kind(), **scene).isnan().flatten().tolist() == [False, True], kind
-    assert scored(IncreaseInConfidence(), **scene).tolist() == [[0.0], [0.0]], "no picture is more convincing"
+        assert scored(kind(), **case).isnan().flatten().tolist() == [False, True], kind
+    assert scored(IncreaseInConfidence(), **case).tolist() == [[0.0], [0.0]], "no picture is more convincing"
 
 
 # ------------------------------------------------------------------ the strongest other class
@@ -347,8 +347,8 @@ def test_each_image_has_its_own_rival():
     target, table = LogitTarget(linear_net(weight, torch.tensor([9.0, 0, 0]))), half_maps()
     images = torch.zeros(2, 1, 4, 4)
     images[0, 0, 0, 0], images[1, 0, 0, 0] = 1, -1
-    scene = {"target": target, "images": images, "targets": torch.tensor([0, 0])}
-    values = scored(TopClassesIoU(), **scene, maps=table[[0, 0], None], explainer=MapOf(target, planned(table)))
+    case = {"target": target, "images": images, "targets": torch.tensor([0, 0])}
+    values = scored(TopClassesIoU(), **case, maps=table[[0, 0], None], explainer=MapOf(target, planned(table)))
     assert values.tolist() == [[0], [pytest.approx(8 / 12)]]
 
 
@@ -361,10 +361,10 @@ def test_the_rival_of_a_segmenter_is_the_strongest_on_the_pixel_set(given):
     images[0, 1, :2] = 1  # ... where class 2 comes next in the first image, and the background in the second.
     images[1, 1, 2:] = 5  # Elsewhere class 2 is strong, but elsewhere was not asked.
     target = SegmenterTarget(Planted())
-    targets, pixels = target.questions(images, torch.tensor([1, 1]), None)
-    scene = {"target": target, "images": images, "targets": targets, "maps": table[[1, 1], None]}
-    scene["pixels"] = pixels if given else None
-    values = scored(TopClassesIoU(), **scene, explainer=MapOf(target, planned(table)))
+    targets, pixels = target.queries(images, torch.tensor([1, 1]), None)
+    case = {"target": target, "images": images, "targets": targets, "maps": table[[1, 1], None]}
+    case["pixels"] = pixels if given else None
+    values = scored(TopClassesIoU(), **case, explainer=MapOf(target, planned(table)))
     assert values.tolist() == [[pytest.approx(4 / 16)], [0]]
 
 
@@ -374,9 +374,9 @@ def test_maps_may_be_scaled_before_they_are_cut():
     table = torch.zeros(3, 4, 4)
     table[0, 0], table[1, 1], table[:, 3] = 1, 1, -1
     images, targets = torch.rand(2, 1, 4, 4), torch.tensor([[0]] * 2)
-    scene = {"target": target, "images": images, "targets": targets, "explainer": MapOf(target, planned(table))}
+    case = {"target": target, "images": images, "targets": targets, "explainer": MapOf(target, planned(table))}
     for scaled, expected in {"raw": 0.0, "min_max": 1.0}.items():
-        values = scored(TopClassesIoU(scaled=scaled), maps=table[[0, 0], None], **scene)
+        values = scored(TopClassesIoU(scaled=scaled), maps=table[[0, 0], None], **case)
         assert values.tolist() == [[expected]] * 2, scaled
 
 
@@ -385,7 +385,7 @@ def test_overlap_of_maps():
     first[0, 0] = torch.tensor([10.0, 5, 2, 1, 0])
     second[0, 0] = torch.tensor([0.0, 3, 3, 3, 3])
     first, second = first.view(2, 1, 1, 5), second.view(2, 1, 1, 5)
-    # Above, not at, the share of the maximum; without a positive value there is nothing to compare.
+    # Above, not at, the fraction of the maximum; without a positive value there is nothing to compare.
     assert masking.top_iou(first, second, 0.2)[0].item() == pytest.approx(1 / 5)
     assert masking.top_iou(first, second, 0.1)[0].item() == pytest.approx(2 / 5)
     assert masking.top_iou(first, second, 0.0)[0].item() == pytest.approx(3 / 5)
@@ -407,12 +407,12 @@ def test_overlap_is_symmetric_and_between_0_and_1(seed, threshold):
 @given(st.sampled_from([0.125, 0.5, 2.0, 16.0]), st.integers(-8, 8), st.integers(0, 100))
 def test_affine_transforms_of_a_map_change_nothing(factor, offset, seed):
     """Whole numbers and powers of two, so that not even rounding differs."""
-    scene = with_explainer(linear_scene(batch=2))
+    case = with_explainer(linear_case(batch=2))
     generator = torch.Generator().manual_seed(seed)
-    scene["maps"] = torch.stack([torch.randperm(20, generator=generator) for _ in range(4)]).view(2, 2, 4, 5).float()
-    moved = {**scene, "maps": factor * scene["maps"] + offset}
+    case["maps"] = torch.stack([torch.randperm(20, generator=generator) for _ in range(4)]).view(2, 2, 4, 5).float()
+    moved = {**case, "maps": factor * case["maps"] + offset}
     for kind in SCALED:
-        assert torch.equal(scored(kind(), **moved), scored(kind(), **scene)), kind
+        assert torch.equal(scored(kind(), **moved), scored(kind(), **case)), kind
 
 
 @settings(max_examples=25)
@@ -422,30 +422,30 @@ def test_values_are_in_range(seed):
     target = ClassifierTarget(cnn(seed=seed % 5))
     images, targets = torch.rand(3, 1, 6, 6), torch.randint(0, 3, (3, 2))
     explainer = GradientMap(target)
-    scene = {"target": target, "images": images, "targets": targets, "explainer": explainer}
-    scene["maps"] = explainer.explain(images, targets)
+    case = {"target": target, "images": images, "targets": targets, "explainer": explainer}
+    case["maps"] = explainer.explain(images, targets)
     for kind in ALL:
-        values = scored(kind(), **scene)
+        values = scored(kind(), **case)
         assert ((values >= 0) & (values <= 1)).all(), (kind, values)
 
 
 @pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("dims", [2, 3])
-def test_batches_and_questions(kind, dims):
+def test_batches_and_queries(kind, dims):
     target = ClassifierTarget(cnn(dims))
     explainer, images = GradientMap(target), torch.rand(5, 1, *(5, 4, 3)[:dims])
     targets = torch.tensor([[0, 1], [1, 2], [2, 0], [0, 2], [1, 0]])
-    scene = {"target": target, "images": images, "targets": targets, "explainer": explainer}
-    scene["maps"] = explainer.explain(images, targets)
-    assert_batches_do_not_matter(kind, scene, atol=1e-4)
-    assert_questions_do_not_matter(kind, scene, atol=1e-4)
+    case = {"target": target, "images": images, "targets": targets, "explainer": explainer}
+    case["maps"] = explainer.explain(images, targets)
+    assert_batches_do_not_matter(kind, case, atol=1e-4)
+    assert_queries_do_not_matter(kind, case, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ALL)
 def test_a_volume_of_one_slice_and_short_floats(kind):
-    scene = with_explainer(linear_scene())
-    assert_depth_one_does_not_matter(kind, scene)
-    assert_precision_does_not_matter(kind, scene)
+    case = with_explainer(linear_case())
+    assert_depth_one_does_not_matter(kind, case)
+    assert_precision_does_not_matter(kind, case)
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -453,9 +453,9 @@ def test_the_set_of_a_segmenter_is_that_of_the_whole_image(kind):
     """Whether the default pixel sets are given or left to the metric, the value is the same."""
     target, images = SegmenterTarget(segmenter(seed=1)), torch.rand(3, 1, 8, 8)
     explainer = GradientMap(target)
-    targets, pixels = target.questions(images, torch.tensor([[0, 1]] * 3), None)
+    targets, pixels = target.queries(images, torch.tensor([[0, 1]] * 3), None)
     maps = explainer.explain(images, targets, pixels)
-    scene = {"target": target, "images": images, "targets": targets, "maps": maps, "explainer": explainer}
-    given = scored(kind(), **scene, pixels=pixels)
+    case = {"target": target, "images": images, "targets": targets, "maps": maps, "explainer": explainer}
+    given = scored(kind(), **case, pixels=pixels)
     assert not given.isnan().all()
-    assert torch.allclose(scored(kind(), **scene), given, atol=1e-6, equal_nan=True)
+    assert torch.allclose(scored(kind(), **case), given, atol=1e-6, equal_nan=True)

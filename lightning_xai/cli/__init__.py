@@ -1,0 +1,1 @@
+"""What the command does around training: run folder, target cache, summary, tasks."""

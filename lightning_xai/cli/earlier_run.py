@@ -1,0 +1,186 @@
+"""Start from an earlier run: Hydra composes on top of the ``config.yaml`` of the run that a checkpoint comes from."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Override, Sweep
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from lightning_xai.cli.overrides import read_words
+from lightning_xai.cli.saved_config import NAME, read_config, targets_in
+from lightning_xai.data import ImageDataModule
+
+#: Names of the primary config, and of the choice of each group, that stand for the earlier run's.
+PRIMARY, CHOICE = "train_from_run", "of_the_run"
+# What a run says about itself alone.
+OWN = ("task", "ckpt_path", "run_dir", "from_run")
+# Options of the data that change neither which images there are nor what they look like.
+LOADING = ("batch_size", "num_workers", "cache")
+# Options of a target that say where its weights lie, not what it is.
+WEIGHTS = ("weights", "allow_code")
+
+
+def start_from(words: list[str], config_dir: Path) -> tuple[str, list[str]]:
+    """Find the run that a command line's checkpoint comes from, and let Hydra compose on top of its config.
+
+    The checkpoint lies in ``<run>/checkpoints``, or ``ckpt_path=last`` goes on in ``run_dir``. Every group that the
+    command line does not choose is that run's, and so is every key that it does not set.
+
+    Args:
+        words: The command line without the program's name.
+        config_dir: The folder that holds the config groups.
+
+    Returns:
+        Name of the primary config and the words for it: ``"train"`` and the same words if there is no such run.
+
+    Raises:
+        ValueError: If the run's config cannot be used.
+    """
+    read = read_words(words)
+    overrides = [] if read is None or read[0].config_name else read[1]
+    path = config_of(overrides)
+    if path is None:
+        return "train", words
+    known = targets_in(*words, *(file.read_text(encoding="utf-8") for file in config_dir.rglob("*.yaml")))
+    saved = read_config(path, known)
+    goes_on = any(override.key_or_group == "ckpt_path" and override.value() == "last" for override in overrides)
+    offer(saved, path, config_dir, saved.get("task") if goes_on else None)
+    return PRIMARY, fitting(words, overrides, saved, config_dir)
+
+
+def config_of(overrides: list[Override]) -> Path | None:
+    """The config of the one run that the overrides' checkpoints come from, if there is one."""
+    given = {override.key_or_group: values_of(override) for override in overrides}
+    folders = given.get("run_dir") or given.get("hydra.run.dir") or []
+    places = set()
+    for checkpoint in given.get("ckpt_path", []):
+        inside = Path(checkpoint).parent
+        if checkpoint == "last":
+            places |= {Path(folder) for folder in folders}
+        elif inside.name == "checkpoints":
+            places.add(inside.parent)
+    found = {place / NAME for place in places if (place / NAME).is_file()}
+    return found.pop() if len(found) == 1 else None
+
+
+def values_of(override: Override) -> list[str]:
+    """The values of an override, several if it is swept, references resolved."""
+    if isinstance(override.value(), Sweep):
+        texts = [text.strip("'\"") for text in override.sweep_string_iterator()] if override.is_discrete_sweep() else []
+    else:
+        texts = [str(override.value())]
+    try:
+        return [str(OmegaConf.create({"value": text}).value) for text in texts]
+    except OmegaConfBaseException:
+        return []
+
+
+def offer(saved: DictConfig, path: Path, config_dir: Path, task: str | None) -> None:
+    """Store a run's config where Hydra finds it: its keys as the primary config, its groups as choices.
+
+    Args:
+        saved: The run's config.
+        path: Where it lies.
+        config_dir: The folder that holds the config groups.
+        task: The run's task if it goes on; only one that trains does.
+    """
+    content: dict[str, Any] = OmegaConf.to_container(saved)  # type: ignore[assignment]
+    keys = {key: value for key, value in content.items() if key not in OWN}
+    primary: Any = OmegaConf.load(config_dir / "train.yaml")
+    store, defaults = ConfigStore.instance(), []
+    entries: Any = OmegaConf.to_container(primary.defaults)
+    for entry in entries:
+        group, choice = next(iter(entry.items())) if isinstance(entry, dict) else (entry, None)
+        if choice is not None and group in keys:
+            store.store(group=group, name=CHOICE, node=keys.pop(group))
+            entry = {group: CHOICE}
+        defaults.append(entry)
+    with open_dict(primary):
+        primary.merge_with(keys)
+        primary.defaults = defaults
+        primary.from_run = str(path)
+        if task == "global":
+            primary.task = task
+    store.store(name=PRIMARY, node=primary)
+
+
+def fitting(words: list[str], overrides: list[Override], saved: DictConfig, config_dir: Path) -> list[str]:
+    """The words of a command line that was made for the default config, made to fit a run's own.
+
+    What ``+key`` adds may be there, and what ``~key`` deletes may be gone.
+    """
+    content, changed = OmegaConf.to_container(saved), dict[str, list[str]]()
+    for override in overrides:
+        line, is_group = override.input_line or "", (config_dir / override.key_or_group).is_dir()
+        if override.is_add() and not is_group:
+            changed[line] = [f"+{line}"]
+        elif override.is_delete() and not has_key(content, override.key_or_group):
+            changed[line] = []
+    return [each for word in words for each in changed.get(word, [word])]
+
+
+def has_key(content: Any, key: str) -> bool:
+    """Whether a config has a key, inner ones with dots."""
+    for part in key.split("."):
+        if not isinstance(content, dict) or part not in content:
+            return False
+        content = content[part]
+    return True
+
+
+def run_behind(cfg: DictConfig) -> DictConfig | None:
+    """The config of the run that a composed config starts from, if the target is still that run's."""
+    if cfg.get("from_run") is None:
+        return None
+    saved: Any = OmegaConf.load(cfg.from_run)
+    return saved if as_plain_tensor(saved.target, WEIGHTS) == as_plain_tensor(cfg.target, WEIGHTS) else None
+
+
+def brings_images(cfg: DictConfig, saved: DictConfig) -> bool:
+    """Whether the task is to explain other images than those of the run."""
+    return bool(cfg.task == "predict" and as_plain_tensor(cfg.data, LOADING) != as_plain_tensor(saved.data, LOADING))
+
+
+def as_plain_tensor(node: DictConfig, but: tuple[str, ...]) -> dict[str, Any]:
+    """A node as it was composed, without some of its keys."""
+    content: dict[str, Any] = OmegaConf.to_container(node)  # type: ignore[assignment]
+    return {key: value for key, value in content.items() if key not in but}
+
+
+def fit_to_target(cfg: DictConfig, saved: DictConfig) -> None:
+    """Let the data module of new images give all of them in the size that the target knows.
+
+    Raises:
+        ValueError: If the images' labels are asked for.
+    """
+    if cfg.ask == "label":
+        raise ValueError("ask=label needs labels, which images to explain do not have; use ask=prediction or ask=all.")
+    with open_dict(cfg):
+        if cfg.data.get("size") in (None, "auto"):
+            cfg.data.size = cfg.facts.get("size")
+        if cfg.data.get("limit") == saved.data.get("limit"):
+            cfg.data.limit = None  # it held for the training
+
+
+def check_data(cfg: DictConfig, data: ImageDataModule, labeled: bool) -> None:
+    """Refuse data that the run's target cannot have been trained on.
+
+    Args:
+        cfg: ``facts`` of the run, and ``from_run``, are read.
+        data: The data module, set up.
+        labeled: Whether it knows the classes.
+
+    Raises:
+        ValueError: If channels, dimensions or class names differ.
+    """
+    found = {"channels": data.channels, "dims": data.spatial_dims}
+    if labeled:
+        found["class_names"] = data.facts()["class_names"]
+    for name, value in found.items():
+        if value != cfg.facts[name]:
+            raise ValueError(
+                f"The data has {name.replace('_', ' ')} {value}, but the run of {cfg.from_run} was trained with "
+                f"{cfg.facts[name]}; give it data of that kind."
+            )

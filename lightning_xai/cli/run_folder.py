@@ -1,0 +1,194 @@
+"""The folder of a run: a new one for each, unless it is named; Hydra asks for it through two resolvers."""
+
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
+
+from lightning_xai.cli import run_lock
+from lightning_xai.cli.errors import exits
+
+log = logging.getLogger(__name__)
+
+RUNS = Path("runs")
+#: What a run leaves in its folder, and a new run in the same folder moves aside.
+RESULTS = (
+    "metrics.csv",
+    "per_image.csv",
+    "controls.csv",
+    "visibility.csv",
+    "summary.json",
+    "sanity.json",
+    "global.json",
+    "global.html",
+    "global",
+    "config.yaml",
+    "maps",
+    "checkpoints",
+    "predictions",
+)
+# Tells the other ranks of a sweep, which Lightning starts, where it is.
+SWEEP = "LIGHTNING_XAI_SWEEP_DIR"
+
+
+def is_first() -> bool:
+    """Whether this is the process of a job that writes: the first, or the only one."""
+    node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
+    return bool(rank_zero_only.rank == 0) and node == "0"  # type: ignore[attr-defined]
+
+
+def make_folder(path: str | Path, key: str) -> Path:
+    """Make a folder that a key of the config names.
+
+    Raises:
+        ValueError: If it cannot be made.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{key}={path} cannot be made ({error.strerror}); name another folder.") from error
+    return folder
+
+
+def new_folder(parent: Path, suffix: str = "") -> Path:
+    """Make a folder named after the time; one of the same second gets a number.
+
+    Args:
+        parent: Where; made if it is missing.
+        suffix: Comes after the time.
+    """
+    make_folder(parent, "run_dir")
+    name = time.strftime("%Y-%m-%d_%H-%M-%S") + suffix
+    for number in count(1):
+        folder = parent / (name if number == 1 else f"{name}_{number}")
+        with suppress(FileExistsError):
+            folder.mkdir()
+            break
+    return folder
+
+
+@contextmanager
+def writing(run_dir: str) -> Iterator[None]:
+    """Let no other run write in a run folder meanwhile; only the first process of a job holds its lock.
+
+    Raises:
+        ValueError: If the folder cannot be made, or another run writes there.
+    """
+    folder = make_folder(run_dir, "run_dir")
+    with run_lock.held(folder) if is_first() else nullcontext():
+        yield
+
+
+@exits
+def run_folder(run_dir: str | None, name: str, seed: int, ckpt_path: str | None) -> str:
+    """The folder of the one run of a command line, made and locked before anything is written there.
+
+    Args:
+        run_dir: The folder that the user named, or ``None``.
+        name: Name of the run.
+        seed: Its seed.
+        ckpt_path: Its checkpoint.
+
+    Returns:
+        ``run_dir``, or a new folder ``runs/<name>/<date>_<time>_<seed>``, to which ``runs/<name>/latest`` points unless
+        the run starts from a checkpoint.
+    """
+    if run_dir is None and ckpt_path == "last":
+        raise ValueError("ckpt_path=last goes on in a run folder: name it with run_dir=<folder>.")
+    if run_dir is None:
+        run_dir = str(agreed(RUNS / re.sub(r"[^\w.-]+", "_", name)[:80], f"_{seed}"))
+        if ckpt_path is None and is_first():
+            link_latest(Path(run_dir))
+    folder = make_folder(run_dir, "run_dir")
+    if is_first():
+        run_lock.take(folder)
+    return run_dir
+
+
+@exits
+def sweep_folder() -> str:
+    """A new folder ``runs/sweeps/<date>_<time>``; in a process that Lightning started, that of the first one."""
+    if "LOCAL_RANK" not in os.environ or SWEEP not in os.environ:
+        os.environ[SWEEP] = str(agreed(RUNS / "sweeps").resolve())
+    return os.environ[SWEEP]
+
+
+def agreed(parent: Path, suffix: str = "") -> Path:
+    """A new folder, the same for all processes of a job that something else than Lightning started.
+
+    Args:
+        parent: Where.
+        suffix: End of its name.
+
+    Returns:
+        See :func:`new_folder`; under SLURM it is named after the job, and made by nobody yet.
+
+    Raises:
+        ValueError: If the processes cannot agree.
+    """
+    given = os.environ
+    if int(given.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in given:
+        step = (given["SLURM_JOB_ID"], given["SLURM_STEP_ID"], given.get("SLURM_RESTART_COUNT", "0"))
+        return parent / f"slurm_{'_'.join(step)}{suffix}"
+    if int(given.get("WORLD_SIZE", "1")) == 1 and "LOCAL_RANK" not in given:
+        return new_folder(parent, suffix)
+    if given.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        raise ValueError("Several processes need one folder: give all of them the same run_dir=<folder>.")
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # which some builds of torch lack
+
+    # torchrun's own store, which is up as long as its processes run.
+    address, port = given["MASTER_ADDR"], int(given["MASTER_PORT"])
+    store = TCPStore(address, port, is_master=False, timeout=timedelta(minutes=5))
+    key = f"lightning_xai/{parent}/{given.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    if given.get("RANK", "0") == "0":
+        store.set(key, str(new_folder(parent, suffix).resolve()))
+    return Path(store.get(key).decode())
+
+
+def link_latest(folder: Path) -> None:
+    """Point ``latest`` beside a folder to it, where the file system knows links."""
+    part = folder.with_name(f".latest.{os.getpid()}")
+    with suppress(OSError):
+        part.unlink(missing_ok=True)
+        part.symlink_to(folder.name)
+        os.replace(part, folder.with_name("latest"))
+    with suppress(OSError):
+        part.unlink(missing_ok=True)
+
+
+@rank_zero_only
+def keep_earlier(folder: Path) -> None:
+    """Move the results of an earlier run in this folder aside."""
+    old = [folder / name for name in RESULTS if (folder / name).exists()]
+    if old:
+        made = time.localtime(max(path.stat().st_mtime for path in old))
+        name = time.strftime("%Y-%m-%d_%H-%M-%S", made)
+        aside, number = folder / "earlier" / name, 1
+        while aside.exists():  # runs of the same second must not mix
+            number += 1
+            aside = aside.with_name(f"{name}_{number}")
+        aside.mkdir(parents=True)
+        for path in old:
+            shutil.move(path, aside / path.name)
+        log.info("Results of an earlier run were moved to %s.", aside)
+
+
+def register_resolvers() -> None:
+    """Let the config ask for ``${run_folder:...}`` and ``${sweep_folder:}``."""
+    resolvers: dict[str, Any] = {"run_folder": run_folder, "sweep_folder": sweep_folder}
+    for name, resolver in resolvers.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True, use_cache=name == "sweep_folder")
+
+
+register_resolvers()

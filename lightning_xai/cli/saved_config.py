@@ -1,0 +1,142 @@
+"""``config.yaml`` of a run: written so that another run can start from it, and that nobody's secrets are in it."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_class
+from lightning import Callback, LightningDataModule
+from lightning.pytorch.loggers import Logger
+from monai.transforms.transform import Transform
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
+from torch import nn
+from torchmetrics import Metric
+
+from lightning_xai.functional.files import atomic_write
+
+NAME = "config.yaml"
+# Values that only Hydra can give, while it runs the job.
+RUNTIME = re.compile(r"\$\{(?:hydra|now):[^{}]*\}")
+# What a class of these packages may be, so that a config can do no more than put parts together.
+PACKAGES = ("lightning", "lightning_xai", "monai", "torch", "torchmetrics")
+PARTS = (Callback, LightningDataModule, Logger, Metric, Transform, nn.Module)
+RESOLVERS = ("oc.env", "oc.select")
+
+
+def write_config(cfg: DictConfig) -> None:
+    """Write the composed configuration into the run folder; references between keys stay references.
+
+    A run that only applies a checkpoint of this very folder leaves the config of the run that made it.
+    """
+    path = Path(cfg.run_dir) / NAME
+    inside = cfg.ckpt_path == "last" or path.parent.resolve() in Path(cfg.ckpt_path or "").resolve().parents
+    if inside and cfg.ckpt_path and cfg.task not in ("explain", "global") and path.is_file():
+        return
+    with atomic_write(path) as file:
+        file.write(OmegaConf.to_yaml(OmegaConf.create(as_composed(cfg))))
+
+
+def as_composed(cfg: DictConfig) -> dict[str, Any]:
+    """The config as plain values and references; only what Hydra's runtime alone knows is filled in."""
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: filled(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [filled(each) for each in value]
+        if not isinstance(value, str):
+            return value
+        return RUNTIME.sub(lambda found: str(OmegaConf.create({"value": found[0]}).value), value)
+
+    content: dict[str, Any] = filled(OmegaConf.to_container(cfg))
+    return content
+
+
+def without_secrets(cfg: DictConfig) -> dict[str, Any]:
+    """The config with all references resolved but those to environment variables, for loggers."""
+    try:
+        with _environment_hidden():
+            content: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    except OmegaConfBaseException:
+        return as_composed(cfg)  # a variable decides what a reference refers to
+    return content
+
+
+@contextmanager
+def _environment_hidden() -> Iterator[None]:
+    """Let ``${oc.env:NAME}`` resolve to itself, wherever it stands and whatever refers to it."""
+
+    def itself(key: str, *_: Any) -> str:
+        return f"${{oc.env:{key}}}"
+
+    OmegaConf.register_new_resolver("oc.env", itself, replace=True)
+    try:
+        yield
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+
+
+def read_config(path: Path, known: set[str]) -> DictConfig:
+    """Read the config of a run, which may come from a stranger: it can put parts together, and run nothing else.
+
+    Args:
+        path: The file.
+        known: What ``_target_`` may name besides the classes of the project and of the packages that it is made of.
+
+    Raises:
+        ValueError: If it cannot be read, or names anything else.
+    """
+    try:
+        config = OmegaConf.load(path)
+        assert isinstance(config, DictConfig), "it holds a list"
+    except Exception as error:  # YAML's and OmegaConf's own, and those of reading
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} is no config of a run ({reason}); give another ckpt_path.") from error
+    for key, value in _strings(OmegaConf.to_container(config)):
+        if key == "_target_" and value not in known and not _is_part(value):
+            raise ValueError(
+                f"{path} names {value}, which is no part of this project; if you trust it, repeat the word of the "
+                f"command line that names it, such as target.model._target_={value}."
+            )
+        if (reference := _foreign_reference(value)) is not None:
+            raise ValueError(f"{path} holds the reference {reference}, which no run writes; give another ckpt_path.")
+    return config
+
+
+def targets_in(*texts: str) -> set[str]:
+    """Everything that texts name as ``_target_``, in YAML or as words of a command line."""
+    return {name for text in texts for name in re.findall(r"_target_\s*[:=]\s*[\"']?([\w.]+)", text)}
+
+
+def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in a config, with its key."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield from _strings(each, str(name))
+    elif isinstance(value, list):
+        for each in value:
+            yield from _strings(each, key)
+    elif isinstance(value, str):
+        yield key, value
+
+
+def _is_part(name: str) -> bool:
+    """Whether a dotted path is a class of the known packages that does nothing by being made."""
+    if name.partition(".")[0] not in PACKAGES:
+        return False
+    try:
+        return issubclass(get_class(name), PARTS)
+    except Exception:  # whatever an import or a look-up may raise
+        return False
+
+
+def _foreign_reference(text: str) -> str | None:
+    """The first reference in a text that calls another resolver than those that a run's config may hold."""
+    for found in re.finditer(r"\$\{([^:}$]*)([:}$]?)", text):
+        if found[2] == "$" or (found[2] == ":" and found[1].strip() not in RESOLVERS):
+            return text[found.start() :]
+    return None

@@ -1,0 +1,149 @@
+"""What ``task=global`` does: global maps of one split, PEPPR on another, and a page about both."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import lightning
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from lightning_xai.callbacks import SaveGlobalMaps
+from lightning_xai.cli.runs import target_module
+from lightning_xai.data import ImageDataModule
+from lightning_xai.data.splits import SPLITS
+from lightning_xai.explainers.base import Explainer
+from lightning_xai.global_maps import PEPPRResult, peppr
+from lightning_xai.global_maps.bias_finder import foreground, read_region
+from lightning_xai.global_maps.findings import Findings
+from lightning_xai.global_maps.progressive import Hide
+from lightning_xai.global_maps.report import write_report
+from lightning_xai.perturbation.baselines import mean_image
+from lightning_xai.targets import SegmenterTarget, Target
+from lightning_xai.targets.training.classifier import fit_target
+
+
+def explain_globally(
+    cfg: DictConfig, data: ImageDataModule, explainer: Explainer, loggers: Sequence[Logger], checkpoint: str | None
+) -> dict[str, float]:
+    """Make global maps, put them to the test, and write ``global.html``, ``global.json`` and the folder ``global``.
+
+    The maps come from all processes of the trainer; PEPPR and the page from rank zero alone. The answers of PEPPR's
+    steps are kept in ``target_dir``, so that a killed run goes on where it stopped.
+
+    Args:
+        cfg: ``global``, ``trainer``, ``target_dir``, ``seed`` and ``run_dir`` are read.
+        data: The data module, set up; aligned images.
+        explainer: The explainer, fitted where it learns.
+        loggers: Get the pictures.
+        checkpoint: The explainer's weights; ``None``: as it is.
+
+    Returns:
+        ``{"global/<number>": value}`` of :meth:`PEPPRResult.summary`; nothing on other ranks.
+
+    Raises:
+        ValueError: If a split is unknown, both are one, or no image gave a map.
+    """
+    settings = cfg["global"]
+    check_splits(settings.maps_split, settings.peppr_split)
+    region = region_of(data, settings.maps_split, settings.region)
+    saver = SaveGlobalMaps(region, **OmegaConf.to_container(settings.maps))  # type: ignore[arg-type]
+    if not isinstance(explainer.target, SegmenterTarget):  # which is asked about every foreground class anyway
+        explainer.ask = "all" if settings.maps.subset == "all" else "label"
+    trainer = instantiate(cfg.trainer, logger=list(loggers), callbacks=[saver])
+    images = data.plain_dataloader(settings.maps_split)
+    trainer.test(explainer, dataloaders=images, ckpt_path=checkpoint, verbose=False, weights_only=True)
+    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+        return {}
+    if saver.result is None or saver.result.overall is None:
+        raise ValueError(
+            f"No image of the {settings.maps_split} split gave a map ({saver.result and saver.result.skipped} all-zero "
+            "ones a label); choose another explainer, split or subset (global.maps.subset)."
+        )
+    device = trainer.strategy.root_device
+    curves = erased_and_restored(cfg, data, explainer.target.to(device), saver.result.overall.to(device), saver)
+    findings = Findings(
+        saver.result, curves, curves.bootstrap(settings.samples), region, saver.biases, settings.retrain
+    )
+    write_report(cfg, data, explainer, findings, trainer)
+    return {f"global/{name}": value for name, value in curves.summary().items()}
+
+
+def check_splits(maps_split: str, peppr_split: str) -> None:
+    """Refuse unknown splits, and maps that are judged on the images they are made of."""
+    for split in (maps_split, peppr_split):
+        if split not in SPLITS:
+            raise ValueError(f"global names the split {split!r}; use one of {', '.join(SPLITS)}.")
+    if maps_split == peppr_split:
+        raise ValueError(
+            f"global.maps_split and global.peppr_split are both {maps_split!r}: a map must be judged on other images "
+            "than it was made of."
+        )
+
+
+def region_of(data: ImageDataModule, split: str, path: str | None) -> Tensor:
+    """Where evidence can be, bool ``(*S)``: from a mask file, or the bright part of the split's mean image."""
+    if path is not None:
+        return read_region(path, data.image_shape[1:])
+    return foreground(mean_image(data.plain_dataloader(split))[0])
+
+
+def erased_and_restored(
+    cfg: DictConfig, data: ImageDataModule, target: Target, overall: Tensor, saver: SaveGlobalMaps
+) -> PEPPRResult:
+    """PEPPR of the overall map, and of every label's."""
+    settings, result = cfg["global"], saver.result
+    assert result is not None
+    return peppr(
+        target,
+        data.plain_dataloader(settings.peppr_split),
+        overall,
+        fractions=settings.fractions,
+        fill=settings.fill,
+        random_orders=settings.random_orders,
+        block_size=settings.block_size,
+        seed=cfg.seed,
+        others=result.found(),
+        retrain=partial(retrained, cfg, data, overall.device) if settings.retrain else None,
+        cache_dir=Path(cfg.target_dir) / "peppr",
+    )
+
+
+def retrained(cfg: DictConfig, data: ImageDataModule, device: torch.device, hide: Hide) -> Target:
+    """A target that was trained, with the target's own recipe, on images of which pixels are hidden."""
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
+    trainer = instantiate(cfg.target_trainer.trainer)
+    trainer.callbacks.append(HidePixels(hide, device))
+    fit_target(target_module(cfg), trainer, data)
+    target: Target = instantiate(cfg.target, weights=trainer.checkpoint_callback.best_model_path)
+    return target.to(device)
+
+
+class HidePixels(lightning.Callback):
+    """Hides pixels of every batch, whatever the stage.
+
+    Args:
+        hide: Images ``(B, C, *S)`` on ``device`` -> the same with pixels hidden.
+        device: Where ``hide`` works.
+    """
+
+    def __init__(self, hide: Hide, device: torch.device) -> None:
+        self.hide, self.device = hide, device
+
+    def on_train_batch_start(self, trainer: object, pl_module: object, batch: dict[str, Tensor], *_: object) -> None:
+        """See the class."""
+        batch["image"] = self.hide(torch.as_tensor(batch["image"]).to(self.device)).to(batch["image"].device)
+
+    def on_validation_batch_start(
+        self, trainer: object, pl_module: object, batch: dict[str, Tensor], *_: object
+    ) -> None:
+        """See the class."""
+        self.on_train_batch_start(trainer, pl_module, batch)
+
+    def on_test_batch_start(self, trainer: object, pl_module: object, batch: dict[str, Tensor], *_: object) -> None:
+        """See the class."""
+        self.on_train_batch_start(trainer, pl_module, batch)

@@ -1,0 +1,105 @@
+"""What ``task=sanity`` does: the sanity checks of the configured explainer, as a table, a file and numbers."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
+from torch import Tensor
+
+from lightning_xai.cli.runs import build_explainer, log_config
+from lightning_xai.data import ImageDataModule
+from lightning_xai.explainers.base import Explainer, as_plain_tensor
+from lightning_xai.functional.files import atomic_write
+from lightning_xai.sanity.checks import Check, format_checks, passes, sanity_checks
+from lightning_xai.targets import SegmenterTarget, Target
+
+#: Training images that the model with random labels learns: few enough to be learned by heart.
+LABELED = 64
+
+
+def check_sanity(cfg: DictConfig, data: ImageDataModule, target: Target) -> dict[str, float]:
+    """Check the explainer on test images, print the table and write ``sanity.json``.
+
+    One process on one device does it, whatever the trainer says; of several processes, rank zero alone. An explainer
+    that learns is trained with the trainer's other settings, without loggers and callbacks.
+
+    Args:
+        cfg: ``sanity``, ``explainer``, ``trainer``, ``seed`` and ``run_dir`` are read.
+        data: The data module, set up.
+        target: The target.
+
+    Returns:
+        ``{"sanity/<check>/<statistic>": value}``, and 1 or 0 as ``"sanity/passed"``; nothing on other ranks.
+
+    Raises:
+        ValueError: If a checkpoint is given that does not stand for the run it comes from, or there are no labels
+            (masks for a segmenter) that could be permuted.
+    """
+    if cfg.ckpt_path is not None and cfg.get("from_run") is None:
+        raise ValueError("task=sanity trains the explainer anew around every target; leave ckpt_path out.")
+    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+        return {}
+    quiet: dict[str, Any] = {"logger": False, "callbacks": [], "enable_checkpointing": False}
+    alone = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+
+    def fit(explainer: Explainer) -> None:
+        instantiate(cfg.trainer, **quiet, **alone).fit(explainer, datamodule=explainer.fit_data(data))
+
+    trainer = instantiate(cfg.trainer, **quiet, **alone)
+    log_config(cfg, trainer)
+    device = trainer.strategy.root_device
+    answers = "mask" if isinstance(target, SegmenterTarget) else "label"
+    images, labels = first_of(data.train_dataloader(), ("image", answers), LABELED)
+    (tested,) = first_of(data.test_dataloader(), ("image",), cfg.sanity.images)
+    checks = sanity_checks(
+        lambda target: build_explainer(cfg, target),
+        target.to(device),
+        tested.to(device),
+        (images.to(device), labels.to(device)),
+        cfg.sanity.thresholds,
+        cfg.sanity.stages,
+        cfg.sanity.label_steps,
+        cfg.data.batch_size,
+        cfg.seed,
+        fit,
+    )
+    report(cfg, checks)
+    values = {f"sanity/{check.name}/{name}": value for check in checks for name, value in check.values.items()}
+    return values | {"sanity/passed": float(passes(checks))}
+
+
+def first_of(loader: Iterable[dict[str, Any]], names: tuple[str, ...], count: int) -> tuple[Tensor, ...]:
+    """The first ``count`` samples of a loader, or all if there are fewer, a plain tensor for each name.
+
+    Raises:
+        ValueError: If the batches lack a name.
+    """
+    parts: list[tuple[Tensor, ...]] = []
+    for batch in loader:
+        missing = [name for name in names if name not in batch]
+        if missing:
+            raise ValueError(
+                f"task=sanity trains a model on permuted {missing[0]}s, but the data set has none; "
+                "give it labels (a segmenter: masks)."
+            )
+        parts.append(tuple(as_plain_tensor(batch[name]) for name in names))
+        if sum(len(part[0]) for part in parts) >= count:
+            break
+    return tuple(torch.cat(values)[:count] for values in zip(*parts, strict=True))
+
+
+def report(cfg: DictConfig, checks: list[Check]) -> None:
+    """Write ``sanity.json`` and print the table, the verdict and where the file is."""
+    passed, path = passes(checks), Path(cfg.run_dir) / "sanity.json"
+    content = {"passed": passed, "seed": cfg.seed, "checks": [asdict(check) for check in checks]}
+    with atomic_write(path) as file:
+        json.dump(content, file, indent=2)
+    print(f"\n{format_checks(checks)}\n")
+    explainer = cfg.explainer._target_.rpartition(".")[2]
+    print(f"{explainer} {'passes' if passed else 'FAILS'} the sanity checks.\nSanity {path}")

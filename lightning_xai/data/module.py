@@ -1,0 +1,317 @@
+"""The data module that every source layout shares: splits, checks, statistics, caching and loaders."""
+
+import logging
+import math
+import zlib
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from lightning import LightningDataModule
+from monai.data.dataloader import DataLoader
+from monai.data.dataset import Dataset
+
+from lightning_xai.data.checks import check_agreement, check_ids, check_items, fingerprint
+from lightning_xai.data.items import Item
+from lightning_xai.data.loaders import choose_workers, make_dataset, make_loader, read_all
+from lightning_xai.data.loading import LoadItem
+from lightning_xai.data.options import Options, Size, check_options
+from lightning_xai.data.reading import BadImageError, ChannelAxis
+from lightning_xai.data.splits import SPLITS, assign_splits, label_counts, limit_splits
+from lightning_xai.data.statistics import ChannelStatistics, IntensityRange
+from lightning_xai.data.survey import survey_masks, survey_sizes
+
+log = logging.getLogger(__name__)
+
+
+class ImageDataModule(LightningDataModule, ABC):
+    """Images with labels, and maybe masks, as batches of `image`, `label`, `mask`, `id`, and `affine` of volumes.
+
+    A subclass sets `where` (its source, for messages) and writes `items`, which also sets `class_names`; it sets
+    `multilabel` where labels are tuples. Images are float32 in natural units, not normalized.
+
+    Args:
+        size: Side, or spatial size, in pixels that every image is resized to; None keeps the sizes, which must agree;
+            "auto" keeps them where they agree, and else resizes all to their rounded median (see `common_size`).
+        batch_size: Images a batch.
+        splits: Shares of train, val and test where the source gives no split; they sum to 1.
+        seed: Seed of the splits, of the order of training images and of the augmentation.
+        cache: Whether to keep all images in memory after the first reading.
+        num_workers: Worker processes a loader; None chooses for the cores at hand.
+        on_bad_image: Whether an image or mask that cannot be used stops the run, or is skipped and listed.
+        augment: MONAI dictionary transforms (keys image and mask) for training images, after the cache; those that give
+            several patches an image, such as RandCropByPosNegLabeld, enlarge the batch.
+        limit: Largest number of images a split, with the classes in proportion; None keeps all.
+        channel_axis: Channel axis of arrays, npy, TIFF and NIfTI files, or "none" for volumes without channels; None
+            takes it from the file or from the shape.
+        mask_classes: Names of the values of the masks, background first: the data are for segmentation. Of two classes
+            the second is the larger one of two values, such as 0 and 255, or all above 0 (see `mask_rule`). None: masks
+            only outline the evidence for a class of the image.
+        prepare: MONAI dictionary transforms (keys image and mask) for every image, before resizing: crops,
+            orientation and spacing of volumes, alignment such as `MirrorSided`. They may read label and laterality.
+        normalize: "image" gives every image mean 0 and standard deviation 1, channel by channel, after `prepare`: for
+            files whose units differ, such as MRI. None keeps the units of the files.
+
+    Attributes:
+        image_shape: Channels and spatial size (C, *S) of every image.
+        channels: Channels an image.
+        spatial_dims: 2 or 3.
+        class_names: Name of each class.
+        multilabel: Whether an image may have several labels.
+        mean: Mean of each channel over the training images, after resizing; None if there are none.
+        std: Standard deviation of each channel over the training images; None if there are none.
+        split_items: The used items of each split, in the order of the loaders; after `setup("predict")` alone those
+            of "predict".
+        skipped: Why each skipped image was skipped.
+        has_masks: Whether batches carry masks.
+    """
+
+    where: str
+    class_names: list[str]
+    multilabel = False
+    image_shape: tuple[int, ...]
+    channels: int
+    spatial_dims: int
+    has_masks: bool
+    mean: list[float] | None
+    std: list[float] | None
+
+    def __init__(
+        self,
+        size: Size = None,
+        batch_size: int = 32,
+        splits: Sequence[float] = (0.7, 0.15, 0.15),
+        seed: int = 0,
+        cache: bool = True,
+        num_workers: int | None = None,
+        on_bad_image: Literal["raise", "skip"] = "raise",
+        augment: Sequence[Callable[..., Any]] | None = None,
+        limit: int | None = None,
+        channel_axis: ChannelAxis = None,
+        mask_classes: Sequence[str] | None = None,
+        prepare: Sequence[Callable[..., Any]] | None = None,
+        normalize: Literal["image"] | None = None,
+    ) -> None:
+        super().__init__()
+        given: Options = {"size": size, "splits": splits, "mask_classes": mask_classes, "on_bad_image": on_bad_image}
+        check_options(given | {"normalize": normalize})
+        self.size: int | tuple[int, ...] | Literal["auto"] | None
+        self.size = size if size is None or isinstance(size, int | str) else tuple(size)
+        self.batch_size = batch_size
+        self.splits = tuple(splits)
+        self.seed = seed
+        self.cache = cache
+        self.num_workers = num_workers
+        self.on_bad_image = on_bad_image
+        self.augment = list(augment or [])
+        self.limit = limit
+        self.channel_axis = channel_axis
+        self.mask_classes = None if mask_classes is None else [str(name) for name in mask_classes]
+        self.prepare = list(prepare or [])
+        self.normalize = normalize
+        self.skipped: list[str] = []
+        self.split_items: dict[str, list[Item]] = {}
+        self._datasets: dict[str, Dataset] = {}
+        self._plain: dict[str, Dataset] = {}
+
+    @abstractmethod
+    def items(self) -> list[Item]:
+        """List all images of the source without reading them, and set `class_names`.
+
+        Returns:
+            The items, in an order that is the same on every machine.
+        """
+
+    def predict_items(self) -> list[Item]:
+        """List all images of the source for `predict`, which needs no label, split or mask.
+
+        Returns:
+            The items, in an order that is the same on every machine.
+        """
+        return [replace(item, label=None, split=None) for item in self.items()]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 for unlabeled images."""
+        return len(self.class_names)
+
+    @property
+    def split_counts(self) -> dict[str, dict[str, int]]:
+        """Images of each class in each split; for unlabeled images their number under "unlabeled"."""
+        if not self.class_names:
+            return {split: {"unlabeled": len(items)} for split, items in self.split_items.items()}
+        return {
+            split: dict(zip(self.class_names, label_counts(items, self.num_classes).sum(0).tolist(), strict=True))
+            for split, items in self.split_items.items()
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """Return what others need to know about the data, as plain values.
+
+        Returns:
+            channels, dims, size (*S, in pixels), classes (their number) and class_names of what the target tells apart,
+            activation ("softmax", or "sigmoid" for several labels), mean, std, has_masks, and a fingerprint of ids,
+            labels, splits and file sizes. After `setup("predict")` alone there are no class names of images, and mean
+            and std are None.
+        """
+        names = self.class_names if self.mask_classes is None else self.mask_classes
+        return {
+            "channels": self.channels,
+            "dims": self.spatial_dims,
+            "size": list(self.image_shape[1:]),
+            "classes": len(names),
+            "class_names": list(names),
+            "activation": "sigmoid" if self.multilabel and self.mask_classes is None else "softmax",
+            "mean": self.mean,
+            "std": self.std,
+            "has_masks": self.has_masks,
+            "fingerprint": fingerprint(self.split_items),
+        }
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find, read and check all images; once.
+
+        Args:
+            stage: "predict", if that comes first, takes every image of the source and needs no label, split or mask,
+                and no second image. All other stages split the images, and need the statistics of the training images.
+
+        Raises:
+            ValueError: Labels, ids, groups, channels or sizes are wrong, or a class or split is empty.
+            BadImageError: An image or mask cannot be used, unless `on_bad_image` is "skip".
+        """
+        if "train" in self._datasets or (stage == "predict" and self._datasets):
+            return
+        self.skipped = []
+        if stage == "predict":
+            self._set_up_prediction()
+        else:
+            self._set_up_splits()
+
+    def train_dataloader(self) -> DataLoader:
+        """Return the training images, shuffled and augmented."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader:
+        """Return the validation images in order."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        """Return the test images in order."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """Return every image of the source in order if `predict` was set up first, else the test images."""
+        return self._loader("predict" if "predict" in self._datasets else "test")
+
+    def plain_dataloader(self, split: str) -> DataLoader:
+        """Return the images of a split in order, without augmentation."""
+        return self._loader(split, plain=True)
+
+    def _set_up_prediction(self) -> None:
+        """Check every image, and keep none: each is explained once."""
+        items = self.predict_items()
+        check_ids(items, self.where)
+        if self.mask_classes is None:  # a classifier is asked about no pixels: nothing here needs a mask
+            items = [replace(item, mask=None) for item in items]
+        items = items[: self.limit]
+        self.class_names, self.mean, self.std = [], None, None
+        load = self._transform(items)
+        self.split_items = {"predict": [item for item, _ in self._usable(load, items)]}
+        self._datasets["predict"] = Dataset(self.split_items["predict"], load)
+        log.info("Images to explain: %d of %s", len(self.split_items["predict"]), self.where)
+
+    def _set_up_splits(self) -> None:
+        """Split and read all images, and report what they are."""
+        items = self.items()
+        check_items(items, self.class_names, self.where)
+        items = assign_splits(items, self.num_classes, self.splits, self.seed)
+        if self.limit is not None:
+            items = limit_splits(items, self.num_classes, self.limit, self.seed)
+        self._read(items)
+        self._report()
+
+    def _read(self, items: list[Item]) -> None:
+        """Read every image once: check it, add it to the statistics, and keep it if there is a cache."""
+        load = self._transform(items)
+        if self.mask_classes is not None and not self.has_masks:
+            raise ValueError(f"data.mask_classes is given, but {self.where} has no masks; say where they are.")
+        statistics, intensities = ChannelStatistics(), IntensityRange()
+        kept: dict[str, list[Item]] = {split: [] for split in SPLITS}
+        cached: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for item, sample in self._usable(load, items):
+            split = item.split or ""
+            kept[split].append(item)
+            if split == "train":
+                statistics.update(sample["image"])
+                intensities.update(sample["image"], item.name)
+            if self.cache:
+                cached[split].append(sample)
+        for split in SPLITS:
+            if not kept[split]:
+                raise ValueError(f"The {split} split of {self.where} ends up empty; give it images.")
+        self.mean, self.std = statistics.mean, statistics.std
+        if (warning := intensities.sentence()) is not None:
+            log.warning(warning)
+        for split, rows in kept.items():
+            # Sources list class after class: mixed, the first batches of a split are a fair sample of it.
+            order = sorted(range(len(rows)), key=lambda row: zlib.crc32(rows[row].id.encode()))
+            kept[split] = [rows[row] for row in order]
+            if self.cache:
+                cached[split] = [cached[split][row] for row in order]
+        self.split_items = kept
+        store = cached if self.cache else {}
+        self._plain = {split: make_dataset(kept[split], load, store.get(split), []) for split in SPLITS}
+        train = make_dataset(kept["train"], load, store.get("train"), self.augment)
+        self._datasets |= self._plain | {"train": train}
+
+    def _transform(self, items: Sequence[Item]) -> LoadItem:
+        """What turns items into samples, with what has to be known of all of them: masks and size."""
+        self.has_masks = any(item.mask is not None for item in items)
+        rule = survey_masks(items, self.mask_classes, self.where)
+        size = None if self.size == "auto" else self.size
+        load = LoadItem(size, self.channel_axis, self.has_masks, self.mask_classes, self.prepare, self.normalize, rule)
+        if self.size == "auto":
+            load.size = survey_sizes(items, load)
+        return load
+
+    def _usable(self, load: LoadItem, items: Sequence[Item]) -> Iterator[tuple[Item, dict[str, Any]]]:
+        """Read every image once; skip and list the bad ones, check that the others agree, and note their shape."""
+        first: tuple[Item, torch.Size] | None = None
+        for item, sample in read_all(load, items):
+            if isinstance(sample, BadImageError):
+                if self.on_bad_image == "raise":
+                    raise sample
+                self.skipped.append(str(sample))
+                continue
+            shape = sample["image"].shape
+            first = first or (item, shape)
+            check_agreement(*first, item, shape)
+            yield item, sample
+        if self.skipped:
+            log.warning("Skipped %d of %d images; the first: %s", len(self.skipped), len(items), self.skipped[0])
+        if first is None:
+            raise ValueError(f"No image of {self.where} can be used; the first one: {self.skipped[0]}")
+        self.image_shape = tuple(first[1])
+        self.channels, self.spatial_dims = self.image_shape[0], len(self.image_shape) - 1
+
+    def _loader(self, split: str, plain: bool = False) -> DataLoader:
+        dataset = (self._plain if plain else self._datasets)[split]
+        return make_loader(dataset, self.batch_size, split == "train" and not plain, self._workers(), self.seed)
+
+    def _workers(self) -> int:
+        if self.num_workers is not None:
+            return self.num_workers
+        # From the cache, only augmenting large images is work enough to pay for sending them between processes.
+        return choose_workers(self.cache and (not self.augment or math.prod(self.image_shape) <= 512 * 512))
+
+    def _report(self) -> None:
+        """Log the splits, and warn of classes that a split lacks."""
+        for split, counts in self.split_counts.items():
+            classes = ", ".join(f"{name} {count}" for name, count in counts.items())
+            log.info("Split %s (seed %d): %d images (%s)", split, self.seed, len(self.split_items[split]), classes)
+            absent = [name for name, count in counts.items() if not count]
+            if absent:
+                log.warning("The %s split has no image of class %s", split, ", ".join(absent))

@@ -1,0 +1,117 @@
+"""Masks and other files that lie beside the images they belong to."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning_xai.data.items import without_suffix
+from lightning_xai.data.sources.layout import IMAGE_WORDS, MASK_WORDS
+
+_MASK = "|".join(sorted((*MASK_WORDS, "ground[ _-]truth"), key=len, reverse=True))
+_SIDE = (
+    "overlay|overlaid|thumb|thumbnail|preview|annotated|marked|heatmap|contours?|outlines?|boundary|boundaries|"
+    "boxes|bbox|visualization|visualization|vis"
+)
+_GAP = r"[\s_.\-]+"
+_NUMBER = r"(?P<number>[\s_.\-]*\(?\d+\)?)?"
+#: Names of masks: x_mask, x-seg, x_mask_1, x mask (2); and mask_x.
+_MASK_NAMES = (
+    re.compile(rf"(?P<image>.+?){_GAP}(?:{_MASK}){_NUMBER}", re.I),
+    re.compile(rf"(?:{_MASK}){_GAP}(?P<image>.+)", re.I),
+)
+#: Names of what is drawn for people: x_overlay, x_thumb_2, x_mask_color.
+_SIDE_NAME = re.compile(rf"(?P<image>.+?){_GAP}(?:{_SIDE}|(?:{_MASK}){_GAP}[a-z]+){_NUMBER}", re.I)
+#: Images whose name says so: x_image, x_img; and image_x.
+_IMAGE = "|".join((*sorted(IMAGE_WORDS, key=len, reverse=True), "original", "orig", "raw"))
+_IMAGE_NAMES = (re.compile(rf"(?P<image>.+?){_GAP}(?:{_IMAGE})", re.I), re.compile(rf"(?:{_IMAGE}){_GAP}(.+)", re.I))
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What the image files of a folder are.
+
+    Attributes:
+        images: The images, in the given order.
+        masks: The masks of an image that has some.
+        left_out: Files that are neither: overlays, thumbnails, masks whose image is missing.
+    """
+
+    images: list[Path]
+    masks: dict[Path, tuple[Path, ...]]
+    left_out: list[Path]
+
+
+def sort_files(paths: Sequence[Path], folder: Path) -> Beside:
+    """Tell images from the masks and the side files that lie beside them.
+
+    A file is the mask of an image if its name is that of the image and a word such as mask, seg or label, with a number
+    where there are several (`x_mask_1.png`, `mask_x.png`), or if it has the name of the image in a folder of such a
+    name beside the images or their folder (`masks/x.png`). It is a side file if the word is another, such as overlay
+    or thumb. Without its image a file is an image, whatever its name, unless other images of the folder have masks.
+
+    Args:
+        paths: Image files below the folder.
+        folder: The folder.
+
+    Returns:
+        Images, masks and the rest.
+    """
+    files = {path: _parts(path, folder) for path in paths}
+    images = _index(files)
+    belongs = {path: _owner(name, path, images) for path, name in files.items()}
+    masks: dict[Path, list[Path]] = defaultdict(list)
+    left_out = []
+    for path, (image, is_mask) in belongs.items():
+        if image is not None and is_mask:
+            masks[image].append(path)
+        elif image is not None:
+            left_out.append(path)
+    if masks:  # then what is named as a mask is one, though its image is missing
+        left_out += [path for path, (image, is_mask) in belongs.items() if image is None and is_mask]
+    taken = {*left_out, *(mask for parts in masks.values() for mask in parts)}
+    return Beside(
+        [path for path in paths if path not in taken],
+        {image: tuple(sorted(parts)) for image, parts in masks.items() if image not in taken},
+        sorted(left_out),
+    )
+
+
+def _parts(path: Path, folder: Path) -> tuple[str, str, bool]:
+    """Place without folders named images or masks, name without suffix, and whether such a folder says mask."""
+    *parents, name = path.relative_to(folder).parts
+    words = [parent.lower() for parent in parents]
+    place = "/".join(word for word in words if word not in IMAGE_WORDS | MASK_WORDS)
+    return place, without_suffix(Path(name)).lower(), any(word in MASK_WORDS for word in words)
+
+
+def _index(files: dict[Path, tuple[str, str, bool]]) -> dict[tuple[str, str], Path]:
+    """Images by place and name; those called x_image also as x."""
+    images: dict[tuple[str, str], Path] = {}
+    for path, (place, stem, in_masks) in files.items():
+        if not in_masks:
+            images.setdefault((place, stem), path)
+    for (place, stem), path in list(images.items()):
+        for pattern in _IMAGE_NAMES:
+            if found := pattern.fullmatch(stem):
+                images.setdefault((place, found[1]), path)
+    return images
+
+
+def _owner(name: tuple[str, str, bool], path: Path, images: dict[tuple[str, str], Path]) -> tuple[Path | None, bool]:
+    """The image that a file belongs to, or None; and whether its name says mask."""
+    place, stem, says_mask = name
+    named = [stem] if says_mask else []
+    for pattern in _MASK_NAMES:
+        if found := pattern.fullmatch(stem):
+            says_mask = True
+            # The number is that of the mask (x_mask_1), or that of the image (case_mask_1 beside case_1).
+            named += [found["image"], found["image"] + (found.groupdict().get("number") or "")]
+    for other in named:
+        if (image := images.get((place, other), path)) != path:
+            return image, True
+    if not says_mask and (found := _SIDE_NAME.fullmatch(stem)):
+        image = images.get((place, found["image"]), path)
+        return (None if image == path else image), False
+    return None, says_mask

@@ -1,0 +1,1 @@
+"""One source layout a file."""

@@ -1,0 +1,123 @@
+"""One folder a class, or one folder of images to segment."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Unpack
+
+from lightning_xai.data.items import Item, index_masks, list_images, sorted_classes, without_suffix
+from lightning_xai.data.module import ImageDataModule
+from lightning_xai.data.options import Options
+from lightning_xai.data.side_files import Beside, sort_files
+from lightning_xai.data.sources.layout import Layout, check_class_names, find_layout, images_in
+
+log = logging.getLogger(__name__)
+
+Masks = Path | tuple[Path, ...] | None
+
+
+class FolderData(ImageDataModule):
+    """Images in one folder a class: `root/cat/1.png`, or `root/train/cat/1.png` where the splits are given.
+
+    Masks may lie beside the images: `1_mask.png`, several of one image as `1_mask_1.png`, or `masks/1.png` beside
+    `images/1.png` (see `sort_files`). With `mask_classes` the class folders may be left out: `root/1.png`, or
+    `root/train/1.png`. Slices of one patient need given splits then, or `ManifestData` with a group column.
+
+    Args:
+        root: The folder that holds the class folders or the split folders. To `predict`, any folder of images, whatever
+            is in it, or one image.
+        mask_root: A folder of masks with the same layout; the suffixes may differ. Masks beside the images are left
+            out then.
+        **options: As in `ImageDataModule`.
+    """
+
+    def __init__(self, root: str | Path, mask_root: str | Path | None = None, **options: Unpack[Options]) -> None:
+        super().__init__(**options)
+        self.root = Path(root)
+        self.mask_root = None if mask_root is None else Path(mask_root)
+        self.where = str(root)
+
+    def items(self) -> list[Item]:
+        """List the images of all class folders."""
+        if self.root.is_file():
+            raise NotADirectoryError(f"data.root={self.root} is a file; give the folder of the class folders.")
+        self._check_root()
+        layout = find_layout(self.root, self.mask_root, self.mask_classes is not None)
+        self.class_names = sorted_classes(folder.name for _, folder in layout.folders) if layout.labeled else []
+        if self.mask_classes is None:
+            check_class_names(self.class_names, self.root)
+        rows: list[tuple[str | None, Path, Path, Masks]] = []
+        left_out: list[Path] = []
+        for split, folder in layout.folders:
+            found = self._files(folder)
+            if not found.images:
+                raise ValueError(f"The folder {folder} has no images; add some or remove the folder.")
+            rows += [(split, folder, image, found.masks.get(image)) for image in found.images]
+            left_out += found.left_out
+        self._report_files(layout, sum(mask is not None for *_, mask in rows), left_out)
+        indexed = {} if self.mask_root is None else index_masks(self.mask_root)
+        # Of images to segment each needs its mask; masks of evidence may be missing.
+        needed = self.mask_classes is not None and any(mask is not None for *_, mask in rows)
+        items = []
+        for split, folder, image, beside in rows:
+            relative, mask = image.relative_to(self.root), beside
+            name = without_suffix(relative)
+            if self.mask_root is not None:
+                mask = indexed.get(name, self.mask_root / relative)
+            elif needed and beside is None:
+                mask = image.with_name(f"{without_suffix(Path(image.name))}_mask.png")
+            label = self.class_names.index(folder.name) if layout.labeled else None
+            items.append(Item(name, image, label, mask, split))
+        return items
+
+    def predict_items(self) -> list[Item]:
+        """List every image below the root, or the one image that it is."""
+        if self.root.is_file():
+            return [Item(without_suffix(Path(self.root.name)), self.root)]
+        self._check_root()
+        found = self._files(self.root)
+        self._report_files(Layout([], False), len(found.masks), found.left_out)
+        indexed = {} if self.mask_root is None else index_masks(self.mask_root)
+        names = [without_suffix(image.relative_to(self.root)) for image in found.images]
+        count = Counter(names)
+        return [
+            # Images that differ in their suffix alone keep it.
+            Item(
+                name if count[name] == 1 else image.relative_to(self.root).as_posix(),
+                image,
+                mask=found.masks.get(image) if self.mask_root is None else indexed.get(name),
+            )
+            for name, image in zip(names, found.images, strict=True)
+        ]
+
+    def _check_root(self) -> None:
+        if not self.root.is_dir():
+            raise NotADirectoryError(f"The folder {self.root} does not exist; correct data.root.")
+
+    def _files(self, folder: Path) -> Beside:
+        """Images of a folder, and what lies beside them; not those below the folder of masks."""
+        images = list_images(folder)
+        if self.mask_root is not None:
+            masks = self.mask_root.resolve()
+            images = [path for path in images if masks not in path.resolve().parents]
+        return sort_files(images, folder)
+
+    def _report_files(self, layout: Layout, masks: int, left_out: Sequence[Path]) -> None:
+        """Say what lies beside the images, and what is left out."""
+        if masks and self.mask_root is not None:
+            log.warning("Left out the masks beside %d images of %s: data.mask_root is given.", masks, self.root)
+        elif masks:
+            log.info("Of the images of %s, %d have masks beside them.", self.root, masks)
+        if left_out:
+            log.warning(
+                "Left out %d files of %s that are drawn from an image beside them or masks of a missing one, such as "
+                "%s.", len(left_out), self.root, left_out[0],
+            )  # fmt: skip
+        if layout.left_out:
+            names = ", ".join(folder.name for folder in layout.left_out)
+            log.warning("Left out %s of %s: beside the split folders, and neither one.", names, self.root)
+        parents = sorted({folder.parent for _, folder in layout.folders}) if layout.labeled else []
+        loose = [path for parent in parents for path in images_in(parent)]
+        if loose:
+            log.warning("Left out %d images beside the class folders, such as %s.", len(loose), loose[0])

@@ -1,0 +1,124 @@
+"""Class activation maps without gradients: the model is asked again, channel by channel."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_xai.explainers.cam.gradient import ActivationMap, Layer
+from lightning_xai.perturbation.perturbations import min_max
+from lightning_xai.perturbation.soft_masks import to_image
+from lightning_xai.targets import Target
+from lightning_xai.targets.layers import Replay, capture_outputs, replayed
+
+
+class ChannelCAM(ActivationMap):
+    """Base of the maps that weigh feature maps by what the model says without gradients, channel by channel.
+
+    Args:
+        target: See :class:`ActivationMap`.
+        layer: See :class:`ActivationMap`.
+        negative: See :class:`ActivationMap`.
+        chunk_size: Channels per pass.
+    """
+
+    def __init__(
+        self, target: Target, layer: Layer | Sequence[Layer] = "auto", negative: bool = False, chunk_size: int = 64
+    ) -> None:
+        super().__init__(target, layer, negative)
+        self.chunk_size = chunk_size
+
+    def layer_maps(
+        self, layers: list[nn.Module], images: Tensor, targets: Tensor, pixels: Tensor | None
+    ) -> list[Tensor]:
+        """See :meth:`ActivationMap.layer_maps`: layer by layer, for each has channels of its own."""
+        with torch.no_grad():
+            return [self.channel_maps(layer, images, targets, pixels) for layer in layers]
+
+    @abstractmethod
+    def channel_maps(self, layer: nn.Module, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+        """Maps ``(B, T, *s)`` of a layer."""
+
+
+class ScoreCAM(ChannelCAM):
+    """Feature maps weighted by the score of the image masked with them, no gradients (Wang et al. 2020, eq. 5-7).
+
+    arXiv 1910.01279. One forward pass a channel serves all queries.
+    """
+
+    def channel_maps(self, layer: nn.Module, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+        """See :meth:`ChannelCAM.channel_maps`."""
+        with capture_outputs([layer]) as seen:
+            self.target.logits(images)
+        features = self.grid(seen[layer].detach(), images)
+        rows = []
+        for number, image in enumerate(images):
+            masks = min_max(to_image(self.target, features[number : number + 1], images))[0].unsqueeze(1)
+            chunks = [
+                self.target.score(
+                    image * part,
+                    targets[number].expand(len(part), -1),
+                    None if pixels is None else pixels[number].expand(len(part), *pixels.shape[1:]),
+                )
+                for part in torch.split(masks, self.chunk_size)
+            ]
+            scores = torch.cat(chunks)
+            weights = (-scores if self.negative else scores).softmax(dim=0)
+            rows.append(torch.einsum("dt,d...->t...", weights, features[number]))
+        return torch.stack(rows)
+
+
+class AblationCAM(ChannelCAM):
+    """Feature maps weighted by how much of the score is lost without them, no gradients.
+
+    Ramaswamy & Desai 2020, eq. 4. What comes before the layer runs once an image, what comes after it once a channel,
+    for all queries together.
+    """
+
+    def channel_maps(self, layer: nn.Module, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+        """See :meth:`ChannelCAM.channel_maps`."""
+        rows = []
+        for number in range(len(images)):
+            part = slice(number, number + 1)
+            sets = None if pixels is None else pixels[part]
+            rows.append(self._one(layer, images[part], targets[part], sets))
+        return torch.cat(rows)
+
+    def _one(self, layer: nn.Module, image: Tensor, asked: Tensor, sets: Tensor | None) -> Tensor:
+        with replayed(self.target.model, layer) as replay:
+            whole = self.target.score(image, asked, sets)[0]
+            output = replay.value
+            grid = self.grid(output, image)
+            self._check(replay, whole, image, asked, sets)
+            losses = []
+            for channels in torch.split(torch.arange(grid.shape[1], device=image.device), self.chunk_size):
+                ablated = output.expand(len(channels), *output.shape[1:]).clone()
+                self.grid(ablated, image)[torch.arange(len(channels)), channels] = 0
+                losses.append(whole - self._rest(replay, ablated, image, asked, sets))
+        lost = torch.cat(losses)
+        weights = torch.where(whole != 0, lost / whole.abs(), lost)
+        return torch.einsum("dt,d...->t...", -weights if self.negative else weights, grid[0]).unsqueeze(0)
+
+    def _rest(self, replay: Replay, value: Tensor, image: Tensor, asked: Tensor, sets: Tensor | None) -> Tensor:
+        """Scores ``(n, T)`` with ``n`` values of the layer."""
+        count = len(value)
+        replay.replace(value)
+        many = None if sets is None else sets.expand(count, *sets.shape[1:])
+        return self.target.score(image.expand(count, *image.shape[1:]), asked.expand(count, -1), many)
+
+    def _check(self, replay: Replay, whole: Tensor, image: Tensor, asked: Tensor, sets: Tensor | None) -> None:
+        """Make sure that a replay with the layer's own value gives the score itself; with copies, if views do not."""
+        twice = replay.value.expand(2, *replay.value.shape[1:])
+        for replay.copies in (False, True):
+            try:
+                again = self._rest(replay, twice, image, asked, sets)
+            except RuntimeError as error:
+                if replay.copies or "more than one element of the written-to tensor" not in str(error):
+                    raise
+                continue  # the model works in place on what is given as a view
+            if torch.allclose(again, whole.expand_as(again), rtol=1e-3, atol=1e-4 * float(1 + whole.abs().max())):
+                return
+        raise ValueError(
+            f"The part of the model after {type(replay.layer).__name__} cannot be run on its own; choose another layer."
+        )

@@ -1,0 +1,125 @@
+"""Maps to compare with: of what knows nothing of the target, of an explainer reversed, and of the reference itself."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from monai.networks.layers.simplelayers import GaussianFilter
+from torch import Tensor
+
+from lightning_xai.explainers.base import Attribute, Explainer, as_plain_tensor
+from lightning_xai.targets import SegmenterTarget, Target
+
+
+class RandomMap(Explainer):
+    """Uniform noise, the same for the same image and query in any batch.
+
+    Args:
+        target: The target; only its queries are used.
+        seed: Another seed gives another map.
+    """
+
+    def __init__(self, target: Target, seed: int = 0) -> None:
+        super().__init__(target)
+        self.seed = seed
+
+    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+        """See :meth:`Explainer.attribute`."""
+        maps = [[self._noise(image, int(target)) for target in row] for image, row in zip(images, targets, strict=True)]
+        return torch.stack([torch.stack(row) for row in maps]).to(images.device)
+
+    def _noise(self, image: Tensor, target: int) -> Tensor:
+        # Seeded by content, so that shards, batch sizes and orders do not matter.
+        digest = hashlib.blake2b(image.float().cpu().contiguous().numpy().tobytes(), digest_size=6).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") + 7919 * target + 104729 * self.seed)
+        return torch.rand(image.shape[1:], generator=generator)
+
+
+class CenterPrior(Explainer):
+    """A Gaussian bump in the middle of the image, one sigma a quarter of each side."""
+
+    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+        """See :meth:`Explainer.attribute`."""
+        return center_bump(images.shape[2:], images.device).expand(*targets.shape, *images.shape[2:])
+
+    def in_windows(self, attribute: Attribute, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+        """The middle of the whole image, not that of each window."""
+        return attribute(images, targets, pixels)
+
+
+class EdgeMap(Explainer):
+    """Gradient magnitude of the channel mean: where the image has edges, whatever the target says.
+
+    Central differences, one-sided at the border.
+    """
+
+    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+        """See :meth:`Explainer.attribute`."""
+        gray = images.mean(dim=1)
+        square = torch.zeros_like(gray)
+        for axis in range(1, gray.ndim):
+            if gray.shape[axis] > 1:
+                square += torch.gradient(gray, dim=axis)[0].square()
+        return square.sqrt().unsqueeze(1).expand(*targets.shape, *gray.shape[1:])
+
+
+class Reversed(Explainer):
+    """Another explainer's maps with the other sign: what it calls least important comes first.
+
+    Args:
+        explainer: The other explainer.
+    """
+
+    def __init__(self, explainer: Explainer) -> None:
+        super().__init__(explainer.target)
+        self.explainer = explainer
+
+    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+        """See :meth:`Explainer.attribute`."""
+        return -self.explainer.attribute(images, targets, pixels)
+
+    def compared(self, answer: dict[str, Any], batch: dict[str, Any]) -> Tensor:
+        """See :meth:`Explainer.compared`; nothing is explained again."""
+        maps: Tensor = answer["maps"]
+        return -maps
+
+
+class BlurredReference(Explainer):
+    """An oracle for segmenters: the reference's pixels first, then those near it.
+
+    The mask plus the mask blurred by a Gaussian, whose sigma is a tenth of the longest side. Asked without masks, it
+    takes the query's pixel set.
+    """
+
+    explains = SegmenterTarget
+
+    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+        """See :meth:`Explainer.attribute`."""
+        assert pixels is not None
+        return blurred(pixels)
+
+    def compared(self, answer: dict[str, Any], batch: dict[str, Any]) -> Tensor:
+        """See :meth:`Explainer.compared`."""
+        if "mask" not in batch:
+            return super().compared(answer, batch)
+        sets = self.target.evidence(as_plain_tensor(batch["mask"]), answer["targets"])
+        return blurred(sets.expand(*answer["targets"].shape, *sets.shape[2:]))
+
+
+def blurred(pixels: Tensor) -> Tensor:
+    """Pixel sets ``(B, T, *S)`` plus themselves blurred: inside above 1, falling with the distance outside."""
+    values, side = pixels.float(), max(pixels.shape[2:])
+    # As wide as the image, and sampled: no two pixels tie for being far away.
+    blur = GaussianFilter(pixels.ndim - 2, side / 10, truncated=10, approx="sampled").to(pixels.device)
+    smooth: Tensor = blur(values)
+    return values + smooth
+
+
+def center_bump(size: Sequence[int], device: torch.device) -> Tensor:
+    """A Gaussian bump ``(*size)`` in the middle, one sigma a quarter of each side."""
+    bump = torch.ones((), device=device)
+    for side in size:
+        position = torch.linspace(-1, 1, side, device=device) if side > 1 else torch.zeros(1, device=device)
+        bump = bump.unsqueeze(-1) * torch.exp(-0.5 * (position / 0.5) ** 2)
+    return bump

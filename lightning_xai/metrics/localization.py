@@ -1,0 +1,182 @@
+"""Localization: does the map lie on the evidence that an expert marked?
+
+Beside its value every metric records what a random map would get (``random``) and what the center prior gets on the
+same masks (``center``): a map that does not beat both locates nothing.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_xai.metrics.base import MapMetric
+from lightning_xai.metrics.batch import Batch
+from lightning_xai.metrics.functional import chance
+from lightning_xai.metrics.functional import localization as core
+
+
+class LocalizationMetric(MapMetric):
+    """Base of the metrics that compare maps with masks; undefined for an empty mask."""
+
+    family = "localization"
+    needs_masks = True
+    higher_is_better = True
+    references = ("random", "center")
+
+    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """See :meth:`MapMetric.score`."""
+        references = torch.stack([self.expected(batch), self.value(batch.center)], dim=2)
+        return self.value(batch), references
+
+    @abstractmethod
+    def value(self, batch: Batch) -> Tensor:
+        """Values ``(B, T)``."""
+
+    def expected(self, batch: Batch) -> Tensor:
+        """What a random map gets, ``(B, T)``: by default the area fraction of the evidence."""
+        return batch.area_fraction
+
+
+class PointingGame(LocalizationMetric):
+    """Whether the map's maximum lies on the evidence; the fraction of maxima where several tie.
+
+    Undefined also for a constant map.
+
+    Example:
+        >>> metric = PointingGame()
+        >>> metric.update(maps=torch.tensor([[[[0.1, 0.9]]]]), masks=torch.tensor([[[[0, 1]]]]))
+        >>> metric.compute().item(), metric.per_image("random").item()
+        (1.0, 0.5)
+    """
+
+    paper = "Zhang et al. 2018, Top-down neural attention by excitation backprop, arXiv 1608.00507"
+
+    def value(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalizationMetric.value`."""
+        return core.pointing_game(batch.sorted)
+
+
+class RelevanceMass(LocalizationMetric):
+    """Fraction of the map's positive mass that lies on the evidence; undefined also without positive mass."""
+
+    paper = "Arras et al. 2022, CLEVR-XAI, arXiv 2003.07258"
+
+    def value(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalizationMetric.value`."""
+        return core.relevance_mass(batch.maps.flatten(2), batch.evidence.flatten(2))
+
+
+class RelevanceRank(LocalizationMetric):
+    """Fraction of evidence among as many of the highest pixels as there is evidence; undefined also for a constant map."""
+
+    paper = RelevanceMass.paper
+
+    def value(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalizationMetric.value`."""
+        return core.relevance_rank(batch.sorted)
+
+
+class TopKIntersection(LocalizationMetric):
+    """Fraction of evidence among the ``k`` highest pixels; undefined also for a constant map.
+
+    Args:
+        k: Number of pixels.
+
+    Raises:
+        ValueError: If it is below 1.
+    """
+
+    paper = "Theiner et al. 2022, Interpretable semantic photo geolocation, arXiv 2104.14995"
+    options = ("k",)
+
+    def __init__(self, k: int = 100, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if k < 1:
+            raise ValueError(f"k is {k}; count at least 1 pixel.")
+        self.k = k
+
+    def value(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalizationMetric.value`."""
+        return core.top_k_intersection(batch.sorted, self.k)
+
+
+class PixelAUC(LocalizationMetric):
+    """Area under the ROC curve of the map as a classifier of pixels; undefined also for a full mask or constant map."""
+
+    paper = "Fawcett 2006, An introduction to ROC analysis"
+
+    def value(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalizationMetric.value`."""
+        return core.pixel_auc(batch.sorted)
+
+    def expected(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalizationMetric.expected`: one half."""
+        return chance.random_auc(batch.evidence.flatten(2))
+
+
+class PixelAveragePrecision(LocalizationMetric):
+    """Mean precision of the map as a detector of the evidence's pixels; undefined also for a constant map."""
+
+    paper = "Everingham et al. 2010, PASCAL VOC; steps as in scikit-learn"
+
+    def value(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalizationMetric.value`."""
+        return core.pixel_average_precision(batch.sorted)
+
+    def expected(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalizationMetric.expected`."""
+        return chance.random_average_precision(batch.evidence.flatten(2))
+
+
+class BestIoU(LocalizationMetric):
+    """Highest overlap with the evidence over all thresholds of the map; undefined also for a constant map."""
+
+    paper = "Choe et al. 2020, Evaluating weakly supervised object localization methods right, arXiv 2001.07437"
+
+    def value(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalizationMetric.value`."""
+        return core.best_iou(batch.sorted)
+
+
+class FixedIoU(LocalizationMetric):
+    """Overlap of the evidence with the map cut at a fraction of its range; undefined also for a constant map.
+
+    Args:
+        threshold: Fraction of the range, 0 to 1.
+
+    Raises:
+        ValueError: If it is not between 0 and 1.
+    """
+
+    paper = BestIoU.paper
+    options = ("threshold",)
+
+    def __init__(self, threshold: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is {threshold}; give a fraction of the map's range between 0 and 1.")
+        self.threshold = threshold
+
+    def value(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalizationMetric.value`."""
+        return core.fixed_iou(batch.sorted, self.threshold)
+
+    def expected(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalizationMetric.expected`: that of uniformly random values."""
+        return chance.random_fixed_iou(batch.evidence.flatten(2), self.threshold)
+
+
+class BoxEnergy(LocalizationMetric):
+    """Fraction of the map's positive mass inside the evidence's bounding box; undefined also without positive mass."""
+
+    paper = "Wang et al. 2020, Score-CAM (energy-based pointing game), arXiv 1910.01279"
+
+    def value(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalizationMetric.value`."""
+        return core.box_energy(batch.maps, batch.evidence)
+
+    def expected(self, batch: Batch) -> Tensor:
+        """See :meth:`LocalizationMetric.expected`: the area fraction of the box."""
+        return chance.random_box_energy(batch.evidence)

@@ -1,0 +1,1 @@
+"""Mask generators and small targets."""

@@ -1,0 +1,191 @@
+"""Soft masks, blends and objectives shared by the explainers that learn a mask."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_xai.perturbation.baselines import Fill, baseline_images
+from lightning_xai.targets import Target
+from lightning_xai.targets.padding import cropped
+
+GOLDEN_RATIO = 0.6180339887498949
+#: Side of the coarse grid that :func:`smooth_noise` is drawn on.
+NOISE_GRID = 8
+Baseline = str | Tensor | Fill | Sequence[str]
+
+
+def blend(images: Tensor, baseline: Tensor, alpha: Tensor) -> Tensor:
+    """Mix the pixel channels: ``b + alpha (x - b)``, the explicit mix of :func:`isolate` without its N channels.
+
+    Args:
+        images: ``(B, C, *S)``.
+        baseline: ``(B, C, *S)``, what an absent pixel shows.
+        alpha: ``(B, 1 or C, *S)``, 1 = the pixel, 0 = the baseline.
+    """
+    # lerp, because b + (x - b) rounds: alpha = 1 must give x to the last bit.
+    return torch.lerp(baseline, images, alpha.to(images.dtype))
+
+
+def isolate(images: Tensor, baseline: Tensor) -> Tensor:
+    """Every pixel as a channel of its own, for tests and teaching: N^2 memory.
+
+    Args:
+        images: ``(B, C, *S)``.
+        baseline: ``(B, C, *S)``.
+
+    Returns:
+        ``(B, N, C, *S)``; channel ``i`` is the baseline everywhere but at pixel ``i``.
+    """
+    pixels = images[0, 0].numel()
+    one_hot = torch.eye(pixels, dtype=torch.bool, device=images.device).view(1, pixels, 1, *images.shape[2:])
+    return torch.where(one_hot, images.unsqueeze(1), baseline.unsqueeze(1))
+
+
+def baselines(images: Tensor, baseline: Baseline) -> list[Tensor]:
+    """The fills that are drawn in turn, each ``(B, C, *S)``.
+
+    Args:
+        images: ``(B, C, *S)``.
+        baseline: One fill (see :func:`lightning_xai.perturbation.baselines.baseline_images`) or a list of names.
+    """
+    if isinstance(baseline, str | Tensor) or callable(baseline):
+        return [baseline_images(images, baseline)]
+    made = {name: baseline_images(images, name) for name in baseline}
+    return [made[name] for name in baseline]
+
+
+def distinct(fills: Sequence[Tensor]) -> list[Tensor]:
+    """The fills of :func:`baselines`, each once however often it is drawn."""
+    return list({id(fill): fill for fill in fills}.values())
+
+
+def area_fraction(step: int, low: float = 0.01, high: float = 0.99) -> float:
+    """Area fraction of a step: one deterministic low-discrepancy sequence, so that B images equal B single runs."""
+    return low + (high - low) * ((step + 1) * GOLDEN_RATIO % 1.0)
+
+
+def top_fraction(alpha: Tensor, fraction: float | Tensor, tau: float) -> Tensor:
+    """Soft mask of the top ``fraction`` of each map: ``sigmoid((a - quantile(a)) / (tau std(a)))``.
+
+    The quantile and the spread are constants for the gradient, which then says pixel by pixel whether to rise or fall.
+
+    Args:
+        alpha: ``(B, 1 or C, *S)``.
+        fraction: Fraction of the map to keep, in (0, 1): one for all, or one per map ``(B,)``.
+        tau: Softness of the edge, in standard deviations of the map.
+
+    Returns:
+        ``(B, 1 or C, *S)`` in (0, 1).
+    """
+    flat = alpha.detach().flatten(1)
+    count = flat.shape[1]
+    if isinstance(fraction, Tensor):
+        rank = ((1 - fraction) * count).round().long().clamp(1, count) - 1
+        threshold = flat.sort(dim=1).values.gather(1, rank.unsqueeze(1))
+    else:
+        threshold = flat.kthvalue(min(count, max(1, round((1 - fraction) * count))), dim=1).values
+    shape = (-1, *(1,) * (alpha.ndim - 1))
+    spread = flat.std(dim=1).view(shape) + 1e-3
+    return torch.sigmoid((alpha - threshold.view(shape)) / (tau * spread))
+
+
+def smooth_noise(
+    count: int, size: Sequence[int], device: torch.device, generator: torch.Generator | None = None
+) -> Tensor:
+    """Random smooth fields of mean 0 and deviation 1, which shift what a mask keeps without breaking it into pixels.
+
+    Args:
+        count: Number of fields ``R``.
+        size: ``*S``.
+        device: Where the fields go; they are drawn on the CPU, so that a seed means the same everywhere.
+        generator: Where the numbers come from; the global one if ``None``.
+
+    Returns:
+        ``(R, 1, *S)``.
+    """
+    coarse = torch.randn(count, 1, *(min(NOISE_GRID, side) for side in size), generator=generator)
+    return standardize(resize(coarse.to(device), size))
+
+
+def standardize(maps: Tensor) -> Tensor:
+    """Bring every map of ``(B, T, *S)`` to mean 0 and standard deviation 1; a constant map to 0."""
+    flat = maps.flatten(2)
+    flat = (flat - flat.mean(dim=2, keepdim=True)) / (flat.std(dim=2, keepdim=True, correction=0) + 1e-3)
+    return flat.view_as(maps)
+
+
+def total_variation(alpha: Tensor) -> Tensor:
+    """Mean absolute difference of neighbors, summed over the axes: ``(B,)``."""
+    total = alpha.new_zeros(len(alpha))
+    for axis in range(2, alpha.ndim):
+        if alpha.shape[axis] > 1:
+            total = total + alpha.diff(dim=axis).abs().flatten(1).mean(dim=1)
+    return total
+
+
+def two_sided(
+    target: Target, images: Tensor, baseline: Tensor, mask: Tensor, targets: Tensor, pixels: Tensor | None
+) -> Tensor:
+    """How far the masked image falls short of the class, and its complement shows it: ``(1 - p(kept)) + p(rest)``.
+
+    Probabilities, not their logarithms: averaged over area shares this is 1 minus the insertion - deletion gap, so
+    areas at which no mask could keep the class do not dominate those at which one can.
+
+    Args:
+        target: The frozen target.
+        images: ``(R, C, *S)``.
+        baseline: ``(R, C, *S)``.
+        mask: ``(R, 1 or C, *S)`` in [0, 1].
+        targets: ``(R, 1)``.
+        pixels: ``(R, 1, *S)`` or ``None``.
+
+    Returns:
+        ``(R,)``, 0 at best.
+    """
+    both = torch.cat([blend(images, baseline, mask), blend(images, baseline, 1 - mask)])
+    twice = None if pixels is None else pixels.repeat(2, *(1,) * (pixels.ndim - 1))
+    kept, rest = target.probability(both, targets.repeat(2, 1), twice)[:, 0].chunk(2)
+    return (1 - kept) + rest
+
+
+def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Linear resize of ``(B, C, *s)`` to ``(B, C, *size)``; the same tensor where the sizes agree."""
+    if list(maps.shape[2:]) == list(size):
+        return maps
+    return F.interpolate(maps, size=list(size), mode="bilinear" if maps.ndim == 4 else "trilinear", align_corners=False)
+
+
+def to_image(target: Target, maps: Tensor, images: Tensor) -> Tensor:
+    """Maps of a layer at image resolution.
+
+    Args:
+        target: The target, whose model saw the images, padded where it wants that.
+        maps: ``(B, T, *s)`` over all that it saw.
+        images: ``(B, C, *S)``.
+
+    Returns:
+        ``(B, T, *S)``, linearly enlarged, without what was padded.
+    """
+    return cropped(resize(maps, target.seen_size(images)), images.shape[2:])
+
+
+def spread(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Enlarge ``(B, C, *s)`` to ``(B, C, *size)`` so that every region keeps its mass: each sums to what it was.
+
+    Linear interpolation whose weights are scaled so that those of every region sum to 1.
+    """
+    axes = "xyz"[: len(size)]
+    weights = [spread_weights(before, after).to(maps) for before, after in zip(maps.shape[2:], size, strict=True)]
+    terms = [f"{axis.upper()}{axis}" for axis in axes]
+    return torch.einsum(f"bc{axes},{','.join(terms)}->bc{axes.upper()}", maps, *weights)
+
+
+def spread_weights(before: int, after: int) -> Tensor:
+    """``(after, before)``: how the mass of each region is spread over the pixels; columns sum to 1."""
+    few, many = sorted((before, after))
+    place = ((torch.arange(many, dtype=torch.float64) + 0.5) * few / many - 0.5).clamp(0, few - 1)
+    linear = (1 - (place[:, None] - torch.arange(few)).abs()).clamp(min=0)
+    # More regions than pixels: each region is shared out between the pixels nearest to it.
+    return linear / linear.sum(dim=0) if after >= before else linear.T

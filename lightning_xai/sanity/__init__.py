@@ -1,0 +1,1 @@
+"""Does an explainer care about the model and the image at all?"""

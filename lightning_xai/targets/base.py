@@ -1,0 +1,280 @@
+"""What every target fractions: a frozen model, and how it is asked about images."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_xai.functional.segmentation import gather_classes, over_region
+from lightning_xai.targets.freezing import fingerprint, freeze, normalize
+from lightning_xai.targets.model_call import ModelCall
+from lightning_xai.targets.outputs import Output
+from lightning_xai.targets.sliding_window import pass_sides
+from lightning_xai.targets.weights import load_model
+
+Scorer = Callable[[Tensor, Tensor], Tensor]
+
+
+class Target(nn.Module, ABC):
+    """A frozen model that answers queries about images.
+
+    The model is kept out of the module tree: its weights are in no ``state_dict``, no optimizer and no DDP bucket, and
+    ``train()`` does not reach it. It still follows ``.to(device)``.
+
+    Args:
+        model: ``(B, C, *S)`` -> logits, or a dict, tuple, list or object that holds them; an ``nn.Module``, or any
+            callable for explainers that need no gradient. It is put into eval mode and its parameters stop requiring
+            gradients. It may write into its input, which is never the caller's tensor.
+        activation: ``"softmax"`` for exclusive classes, ``"sigmoid"`` for multi-label and for a single logit.
+        mean: Per-channel mean that is subtracted from the images (natural units), or ``None``.
+        std: Per-channel standard deviation that the images are divided by, or ``None``.
+        class_names: Names for tables and pictures.
+        weights: A weights file (safetensors, state dict, TorchScript, ``torch.export``, or a checkpoint of our target
+            training).
+        allow_code: Whether the weights file may be code, which TorchScript and ``torch.export`` files are: loading them
+            runs what they hold.
+        output: Which part of the model's answer holds the logits, where guessing is wrong: a key, an attribute, a
+            position, or a function of the answer; see :class:`lightning_xai.targets.outputs.OutputReader`.
+
+    Raises:
+        ValueError: If the activation or ``output`` is unknown, mean and std disagree, or the class names are not as
+            many as those that the weights were trained for.
+    """
+
+    mean: Tensor | None
+    std: Tensor | None
+    #: Largest sides of the images that go through the model at once; larger ones go window by window.
+    window: Sequence[int] | int | None = None
+    #: Whether the model answers for every pixel.
+    dense = False
+
+    def __init__(
+        self,
+        model: nn.Module | Callable[[Tensor], Tensor] | None = None,
+        activation: str = "softmax",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        class_names: Sequence[str] | None = None,
+        weights: str | Path | None = None,
+        allow_code: bool = False,
+        output: Output = None,
+    ) -> None:
+        super().__init__()
+        if activation not in ("softmax", "sigmoid"):
+            raise ValueError(
+                f"activation is {activation!r}; "
+                "use 'softmax' (exclusive classes) or 'sigmoid' (multi-label, one logit)."
+            )
+        if weights is not None:
+            model, stored = load_model(model if isinstance(model, nn.Module) else None, weights, allow_code)
+            if stored.class_names and class_names and len(stored.class_names) != len(class_names):
+                raise ValueError(
+                    f"{weights} was trained for {listed(stored.class_names)}, but the target is given "
+                    f"{listed(class_names)}; use data of the same classes, or leave class_names out."
+                )
+            mean, std, class_names = stored.mean or mean, stored.std or std, stored.class_names or class_names
+        if model is None:
+            raise ValueError("A target needs a model, or a weights file that holds one (TorchScript or torch.export).")
+        if (mean is None) != (std is None) or (mean is not None and std is not None and len(mean) != len(std)):
+            raise ValueError(f"mean ({mean}) and std ({std}) must be given together, one number per channel each.")
+        #: False only while an explainer trains the model along with itself.
+        self.frozen = True
+        #: Classes that the model tells apart; 0 until :meth:`queries` has seen an answer.
+        self.classes = 0
+        # A plain tuple hides the model from nn.Module's bookkeeping.
+        self._hidden: tuple[Any, ...] = (freeze(model),)
+        self.call_model = ModelCall(self.dense, output)
+        self.activation = activation
+        self.class_names = list(class_names) if class_names is not None else None
+        self.register_buffer(
+            "mean", None if mean is None else torch.tensor(list(mean), dtype=torch.float32), persistent=False
+        )
+        self.register_buffer(
+            "std", None if std is None else torch.tensor(list(std), dtype=torch.float32), persistent=False
+        )
+
+    @property
+    def model(self) -> Any:
+        """The frozen model."""
+        return self._hidden[0]
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether gradients can flow through the model to its input."""
+        return isinstance(self.model, nn.Module)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        if isinstance(self.model, nn.Module):
+            self.model._apply(fn)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the model's weights; see :func:`lightning_xai.targets.freezing.fingerprint`."""
+        return fingerprint(self.model)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images ``(B, C, *S)`` as the model takes them: minus mean, divided by std, where the target has them.
+
+        Returns:
+            ``(B, C, *S)`` in memory of its own, whatever the target has.
+
+        Raises:
+            ValueError: If the channels are not those that the target was made for.
+        """
+        return normalize(images, self.mean, self.std)
+
+    def raw_logits(self, images: Tensor) -> Tensor:
+        """Run the frozen model once and leave its logits as they are: one logit stays one.
+
+        Args:
+            images: ``(B, C, *S)`` in natural units; they are never written into.
+
+        Returns:
+            ``(B, K)`` for a classifier, ``(B, K, *S)`` for a segmenter.
+
+        Raises:
+            ValueError: If the model does not take such images, or answers without logits.
+        """
+        if self.frozen and getattr(self.model, "training", False):
+            # Whoever else holds the model may have called train() on it.
+            freeze(self.model)
+        return self.call_model(self.model, images, self.normalize)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Run the frozen model once.
+
+        Args:
+            images: ``(B, C, *S)`` in natural units.
+
+        Returns:
+            ``(B, K)`` for a classifier, ``(B, K, *S)`` for a segmenter; one logit becomes the pair (no, yes).
+
+        Raises:
+            ValueError: If the model does not take such images, answers without logits, or with another number of them
+                than there are class names.
+        """
+        logits = self.raw_logits(images)
+        count = logits.shape[1]
+        if self.class_names and len(self.class_names) not in {count, max(count, 2)}:
+            raise ValueError(
+                f"The model gives {count} logits, but there are names of {listed(self.class_names)}; give the model's "
+                "own names (target.class_names), or data with the model's classes."
+            )
+        if count > 1:
+            return logits
+        if self.dense:
+            self.activation = "sigmoid"
+        elif self.activation == "softmax":
+            raise ValueError("The model has one logit, whose softmax is always 1; use activation='sigmoid'.")
+        return torch.cat([-logits, logits], dim=1)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Class probabilities ``(B, K)``, or ``(B, K, *S)`` for a segmenter."""
+        return self.activate(self.logits(images))
+
+    def score(self, images: Tensor, targets: Tensor, pixels: Tensor | None = None) -> Tensor:
+        """The scalar under explanation: the logit of each asked class, summed over the pixel set for a segmenter.
+
+        Args:
+            images: ``(B, C, *S)``.
+            targets: ``(B,)`` or ``(B, T)`` class indices.
+            pixels: Pixel sets ``(B, T or 1, *S)``, or ``None`` (segmenters: the pixels predicted as the class).
+
+        Returns:
+            ``(B, T)``.
+        """
+        targets, pixels = self._checked(images, targets, pixels)
+        logits = self.logits(images)
+        return over_region(gather_classes(logits, targets), self._sets(logits, targets, pixels), mean=False)
+
+    def log_probability(self, images: Tensor, targets: Tensor, pixels: Tensor | None = None) -> Tensor:
+        """``log p`` of each asked class, ``(B, T)``; a segmenter gives its mean over the pixel set."""
+        targets, pixels = self._checked(images, targets, pixels)
+        logits = self.logits(images)
+        logs = F.logsigmoid(logits.float()) if self.activation == "sigmoid" else logits.float().log_softmax(dim=1)
+        return over_region(gather_classes(logs, targets), self._sets(logits, targets, pixels), mean=True)
+
+    def probability(self, images: Tensor, targets: Tensor, pixels: Tensor | None = None) -> Tensor:
+        """Probability ``(B, T)`` of each asked class; a segmenter gives its mean over the pixel set."""
+        targets, pixels = self._checked(images, targets, pixels)
+        logits = self.logits(images)
+        asked = gather_classes(self.activate(logits), targets)
+        return over_region(asked, self._sets(logits, targets, pixels), mean=True)
+
+    def scorer(self, images: Tensor, targets: Tensor, pixels: Tensor | None = None) -> Scorer:
+        """A ``score(images, rows)`` for :func:`lightning_xai.reveal.reveal_curve`.
+
+        Args:
+            images: ``(B, C, *S)``, whole: hiding pixels must not change a segmenter's default pixel sets.
+            targets: ``(B, T)``, the asked queries; row ``b * T + t`` is query ``t`` of image ``b``.
+            pixels: ``(B, T or 1, *S)`` or ``None`` (segmenters: the pixels predicted as the class in the whole image).
+
+        Returns:
+            A function from hidden or revealed images ``(n, C, *S)`` and their rows ``(n,)`` to probabilities ``(n,)``.
+        """
+        flat, sets = targets.flatten(), None if pixels is None else pixels.flatten(0, 1)
+
+        def score(images: Tensor, rows: Tensor) -> Tensor:
+            return self.probability(images, flat[rows, None], None if sets is None else sets[rows, None])[:, 0]
+
+        return score
+
+    def evidence(self, masks: Tensor, targets: Tensor) -> Tensor:
+        """The pixels that a mask gives to each query.
+
+        Args:
+            masks: ``(B, 1 or T, *S)``: above 0 = evidence. For a segmenter one channel of integers holds classes.
+            targets: ``(B, T)``.
+
+        Returns:
+            Boolean ``(B, 1 or T, *S)``.
+        """
+        return masks > 0
+
+    def input_zero(self, images: Tensor) -> Tensor:
+        """Images ``(B, C, *S)`` that the model receives as zeros: the mean that the target subtracts, else black."""
+        if self.mean is None:
+            return torch.zeros_like(images)
+        return self.mean.view(1, -1, *(1,) * (images.ndim - 2)).to(images).expand_as(images)
+
+    def knows(self, images: Tensor) -> bool:
+        """Whether images of this kind and shape went through the model before: what it wants of them is known then."""
+        return self.call_model.knows((*images.shape[1:2], *pass_sides(images.shape[2:], self.window)), images.dtype)
+
+    def seen_size(self, images: Tensor) -> tuple[int, ...]:
+        """Sides with which images ``(B, C, *S)`` that fit into the window reach the model: larger where it needs it."""
+        return self.call_model.size_of(images)
+
+    @abstractmethod
+    def queries(self, images: Tensor, targets: Tensor | None, pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Complete a query: ``(B, T)`` classes and, for segmenters, ``(B, T, *S)`` pixel sets, both detached."""
+
+    def _sets(self, logits: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor | None:
+        """The pixel sets of the queries; a classifier has none."""
+        return None
+
+    def activate(self, logits: Tensor) -> Tensor:
+        """Probabilities from logits ``(B, K, *S)``, float32."""
+        return logits.float().sigmoid() if self.activation == "sigmoid" else logits.float().softmax(dim=1)
+
+    def _checked(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        targets = torch.as_tensor(targets, device=images.device)
+        if targets.is_floating_point():
+            raise ValueError(f"targets are {targets.dtype}, but a query is a class index; is this a multi-hot label?")
+        targets = targets.long()
+        targets = targets if targets.ndim == 2 else targets.view(-1, 1)
+        if targets.shape[0] != images.shape[0]:
+            raise ValueError(
+                f"{targets.shape[0]} queries for {images.shape[0]} images; targets must be (B,) or (B, T)."
+            )
+        return targets, pixels
+
+
+def listed(names: Sequence[str]) -> str:
+    """The number of classes and the first names, in words."""
+    return f"{len(names)} classes ({', '.join(map(str, names[:5]))}{', ...' if len(names) > 5 else ''})"

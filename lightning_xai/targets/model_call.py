@@ -1,0 +1,196 @@
+"""The one place where a model is called, whatever it answers and whatever it does to its input."""
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_xai.targets.outputs import Output, OutputReader, per_image, per_pixel
+from lightning_xai.targets.padding import cropped, larger_sizes, padded
+
+log = logging.getLogger(__name__)
+
+#: What a network raises when it does not take images of some shape.
+FAILURES = (RuntimeError, ValueError, AssertionError, IndexError, TypeError)
+AXES = re.compile(r"input to conv(\d)d")
+CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
+
+
+class ImageShapeError(ValueError, RuntimeError):
+    """Images that a model does not take; also a ``RuntimeError``, which is what PyTorch raises for them."""
+
+
+class ModelCall:
+    """Calls a model with images, and gives its logits in one shape.
+
+    The model gets a tensor of its own, so that it may write into its input. A segmenter that does not take images of
+    some size, such as a U-Net that cannot halve it, gets them with their last pixels repeated up to the first multiple
+    that it takes, and its logits are cropped: gradients flow through both. Which size it gets depends on the size of
+    the images alone.
+
+    Args:
+        dense: Whether the model answers for every pixel, as a segmenter.
+        output: Which part of the model's answer holds the logits; see :class:`lightning_xai.targets.outputs.OutputReader`.
+
+    Raises:
+        ValueError: If ``output`` is no key, position or function.
+    """
+
+    def __init__(self, dense: bool, output: Output = None) -> None:
+        self.dense = dense
+        self.read = OutputReader(output)
+        self.shape_of = per_pixel if dense else per_image
+        #: Sides with which images reach the model, for every kind and shape ``(C, *S)`` that went through it.
+        self.sizes: dict[tuple[Any, ...], tuple[int, ...]] = {}
+
+    def __call__(self, model: Any, images: Tensor, own: Callable[[Tensor], Tensor]) -> Tensor:
+        """Run the model once.
+
+        Args:
+            model: ``(B, C, *S)`` -> an answer that holds logits.
+            images: ``(B, C, *S)``, as the caller has them.
+            own: Gives the images as the model takes them, as a tensor that nobody else holds.
+
+        Returns:
+            ``(B, K)``, or ``(B, K, *S)`` of a segmenter; one logit stays one.
+
+        Raises:
+            ValueError: If the model does not take such images (:class:`ImageShapeError`), or answers without logits.
+        """
+        check_images(images)
+        if self.knows(images.shape[1:], images.dtype):
+            return self._run(model, images, own, self.size_of(images))
+        size = tuple(images.shape[2:])
+        try:
+            with convolved_in_batches(model, images):
+                logits = self._run(model, images, own, size)
+        except torch.OutOfMemoryError:
+            raise
+        except FAILURES as error:
+            size = self._larger(model, images, own, error)
+            logits = self._run(model, images, own, size)
+        self.sizes[images.dtype, *images.shape[1:]] = size
+        return logits
+
+    def knows(self, shape: Sequence[int], kind: torch.dtype) -> bool:
+        """Whether images of this shape ``(C, *S)`` and kind went through the model before."""
+        return (kind, *shape) in self.sizes
+
+    def size_of(self, images: Tensor) -> tuple[int, ...]:
+        """The sides with which images ``(B, C, *S)`` reach the model."""
+        return self.sizes.get((images.dtype, *images.shape[1:]), tuple(images.shape[2:]))
+
+    def _run(self, model: Any, images: Tensor, own: Callable[[Tensor], Tensor], size: Sequence[int]) -> Tensor:
+        values = padded(own(images), size)
+        shape = values.shape
+        logits = self.shape_of(self.read(model(values), lambda found: self._fit(found, shape)), shape)
+        return cropped(logits, images.shape[2:]) if self.dense else logits
+
+    def _fit(self, logits: Tensor, shape: torch.Size) -> int:
+        """2: the shape of logits, 1: that of logits with an axis squeezed away, 0: another."""
+        try:
+            return 2 if self.shape_of(logits, shape).shape == logits.shape else 1
+        except ValueError:
+            return 0
+
+    @torch.no_grad()
+    def _larger(self, model: Any, images: Tensor, own: Callable[[Tensor], Tensor], error: Exception) -> tuple[int, ...]:
+        """The sides of the smallest padding that a segmenter takes.
+
+        Raises:
+            ImageShapeError: If there is none; it says what the images lack. A ``ValueError`` of the model passes.
+        """
+        sentence = misfit(model, images, error)
+        if sentence is None and self.dense:
+            for size in larger_sizes(model, images.shape[2:]):
+                try:
+                    self._run(model, images[:1], own, size)
+                except torch.OutOfMemoryError:
+                    raise
+                except FAILURES:
+                    continue
+                log.info(
+                    "The model does not take images of %s: their last pixels are repeated up to %s, and its logits "
+                    "are cropped.",
+                    *(" x ".join(map(str, sides)) for sides in (images.shape[2:], size)),
+                )
+                return size
+        if sentence is None and isinstance(error, ValueError):
+            raise error
+        raise ImageShapeError(sentence or failure(images, error)) from error
+
+
+def check_images(images: Any) -> None:
+    """Refuse what is no batch of images, before a model takes it for something else.
+
+    Raises:
+        ImageShapeError: If it is no tensor ``(B, C, *S)`` with two or three spatial axes.
+    """
+    if not isinstance(images, Tensor):
+        raise ImageShapeError(f"The images are a {type(images).__name__}; give a tensor (B, C, *S).")
+    if images.ndim not in (4, 5):
+        raise ImageShapeError(
+            f"The images have shape {tuple(images.shape)}; give (B, C, *S) with two or three spatial axes. "
+            "Is the batch axis missing? images.unsqueeze(0) adds it."
+        )
+
+
+@contextmanager
+def convolved_in_batches(model: Any, images: Tensor) -> Iterator[None]:
+    """Refuse a volume ``(C, D, H, W)`` that a convolution would silently take for a batch of one.
+
+    Raises:
+        ImageShapeError: If a convolution is given the images as they are, without a batch axis.
+    """
+
+    def refuse(module: nn.Module, given: tuple[Any, ...]) -> None:
+        if given and isinstance(given[0], Tensor) and given[0].ndim == 4:
+            raise ImageShapeError(few_axes(images, 3))
+
+    modules = model.modules() if isinstance(model, nn.Module) and images.ndim == 4 else ()
+    with ExitStack() as hooks:
+        for module in modules:
+            if isinstance(module, nn.Conv3d):
+                hooks.callback(module.register_forward_pre_hook(refuse).remove)
+        yield
+
+
+def misfit(model: Any, images: Tensor, error: Exception) -> str | None:
+    """What the images lack for a model that fails on them, in one sentence; ``None`` if it cannot be told."""
+    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
+    kinds = {value.dtype for value in parameters if value.is_floating_point()}
+    autocast = images.is_floating_point() and torch.is_autocast_enabled(images.device.type)
+    if kinds and images.dtype not in kinds and not autocast:
+        kind = next(iter(kinds))
+        return f"The images are {images.dtype}, but the model's weights are {kind}; give images.to({kind})."
+    axes = AXES.search(str(error))
+    if axes and int(axes[1]) != images.ndim - 2:
+        return few_axes(images, int(axes[1]))
+    channels = CHANNELS.search(str(error))
+    if channels and int(channels[2]) == images.shape[1]:
+        return (
+            f"The images have {channels[2]} channels, but the model takes {channels[1]}; give a model of "
+            f"{channels[2]} channels, or images of {channels[1]}."
+        )
+    return None
+
+
+def few_axes(images: Tensor, axes: int) -> str:
+    """The sentence for images with another number of spatial axes than the model's convolutions take."""
+    return (
+        f"The images have shape {tuple(images.shape)}, so {images.ndim - 2} spatial axes, but the model's convolutions "
+        f"take {axes}; is the batch axis or the channel axis missing? Give (B, C, *S)."
+    )
+
+
+def failure(images: Tensor, error: Exception) -> str:
+    """The sentence for a model that fails on images for a reason that only it knows."""
+    line = str(error).strip().partition("\n")[0] or type(error).__name__
+    return (
+        f"The model fails on images of shape {tuple(images.shape)} ({images.dtype}): {line.rstrip('.')}. "
+        "Check their channels and size against what it takes."
+    )

@@ -1,0 +1,160 @@
+"""The head that contributions need: global average pooling over regions, then one linear layer."""
+
+import logging
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_xai.targets import Target
+from lightning_xai.targets.layers import removing, to_grid
+
+log = logging.getLogger(__name__)
+
+
+class PooledHead:
+    """A classifier's average pooling and linear layer, found in the model and checked against its logits.
+
+    Where ``F`` are the features before the pooling, the class maps ``M_c(i) = W_c F(i) + b_c`` average to the logits.
+
+    Args:
+        target: The classifier.
+        name: Name of the linear layer that gives the logits; default: the model's last one.
+
+    Raises:
+        ValueError: If the model has no linear layer, or none of that name.
+    """
+
+    def __init__(self, target: Target, name: str | None = None) -> None:
+        self.target = target
+        modules = dict(target.model.named_modules()) if isinstance(target.model, nn.Module) else {}
+        linear = [key for key, module in modules.items() if isinstance(module, nn.Linear)]
+        if not linear or (name is not None and name not in linear):
+            asked = "" if name is None else f" named {name!r}"
+            raise ValueError(
+                f"The model has no linear layer{asked} that can be seen; its linear layers are {linear or 'none'}. "
+                "Contributions need average pooling and one linear layer at the end."
+            )
+        self.name = linear[-1] if name is None else name
+        self.linear: nn.Linear = modules[self.name]
+        #: The module whose output is pooled, and whether a ReLU that is no module lies between; found at first use.
+        self.regions: tuple[nn.Module, bool] | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """``(K, D)``; one logit becomes the pair (no, yes)."""
+        weight = self.linear.weight
+        return weight if len(weight) > 1 else torch.cat([-weight, weight])
+
+    @property
+    def bias(self) -> Tensor:
+        """``(K,)``; zeros if the layer has none."""
+        if self.linear.bias is None:
+            return self.weight.new_zeros(len(self.weight))
+        bias = self.linear.bias
+        return bias if len(bias) > 1 else torch.cat([-bias, bias])
+
+    def cams(self, features: Tensor) -> Tensor:
+        """Class activation maps ``W_c F(i) / N``, which sum to the logits without their biases.
+
+        Args:
+            features: ``(B, D, *N)``.
+
+        Returns:
+            ``(B, K, *N)``.
+        """
+        return linear_maps(features, self.weight) / features[0, 0].numel()
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the model once.
+
+        Args:
+            images: ``(B, C, *S)``.
+
+        Returns:
+            Features ``(B, D, *N)`` on the regions, and the model's logits ``(B, K)``.
+
+        Raises:
+            ValueError: If the model does not end in average pooling and a linear layer.
+        """
+        if self.regions is None:
+            self.regions = self._find(images[:2])
+        module, relu = self.regions
+        seen: list[Tensor] = []
+        # Read after the pass: what follows may work in place, and is then part of the features.
+        with removed(module.register_forward_hook(lambda _module, _input, output: seen.append(output))):
+            logits = self.target.logits(images)
+        grid = to_grid(seen[-1], images.shape[2:])
+        assert grid is not None
+        return (grid.relu() if relu else grid), logits
+
+    @torch.no_grad()
+    def _find(self, images: Tensor) -> tuple[nn.Module, bool]:
+        names = {module: name for name, module in self.target.model.named_modules()}
+        outputs: dict[nn.Module, Tensor] = {}
+        inputs: list[Tensor] = []
+
+        def note(module: nn.Module, given: Any, output: Any) -> None:
+            if module is self.linear:
+                inputs.append(given[0])
+            if isinstance(output, Tensor):
+                outputs.pop(module, None)  # the order is that of the last calls
+                outputs[module] = output
+
+        with ExitStack() as hooks:
+            for module in names:
+                hooks.enter_context(removed(module.register_forward_hook(note)))
+            logits = self.target.raw_logits(images)
+        if not inputs or outputs[self.linear].shape != logits.shape or not close(outputs[self.linear], logits):
+            raise ValueError(
+                f"The linear layer {self.name!r} does not give the model's logits; name the one that does with head=."
+            )
+        pooled, size = inputs[-1], images.shape[2:]
+        for module in reversed(outputs):
+            grid = to_grid(outputs[module], size)
+            if grid is None or grid.shape[1] != pooled.shape[1]:
+                continue
+            for relu in (False, True):
+                mean = (grid.relu() if relu else grid).flatten(2).mean(dim=2)
+                if close(mean, pooled):
+                    after = " after a ReLU" if relu else ""
+                    sides = " x ".join(str(side) for side in grid.shape[2:])
+                    log.info("Head %r pools the %s regions of %r%s.", self.name, sides, names[module], after)
+                    return module, relu
+        raise ValueError(
+            f"The linear layer {self.name!r} does not read the mean of regions: {self._found(outputs, pooled, size)}. "
+            "Contributions need global average pooling and one linear layer; use a CAM or PCIM for this model."
+        )
+
+    def _found(self, outputs: dict[nn.Module, Tensor], pooled: Tensor, size: torch.Size) -> str:
+        """What the model does instead of averaging regions, as far as can be said."""
+        for values in outputs.values():
+            grid = to_grid(values, size)
+            if values.ndim == 3 and values.shape[::2] == pooled.shape and close(values[:, 0], pooled):
+                return "it reads a class token"
+            if grid is not None and grid.shape[1] == pooled.shape[1] and close(grid.flatten(2).amax(dim=2), pooled):
+                return "its regions are max-pooled"
+            if grid is not None and values[0].numel() == pooled.shape[1] and close(values.flatten(1), pooled):
+                return "its regions are flattened, each with weights of its own"
+        if any(close(values.flatten(1), pooled) for values in outputs.values() if values[0].numel() == len(pooled[0])):
+            grids = [values for values in outputs.values() if values.ndim == len(size) + 2]
+            if grids and grids[-1][0, 0].numel() == 1:
+                return f"images of {tuple(size)} leave a single region, give larger ones"
+        return "something else lies between its regions and this layer"
+
+
+def linear_maps(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A linear head applied region by region: ``(B, D, *N)`` -> ``(B, K, *N)``, at least float32."""
+    kind = torch.promote_types(features.dtype, torch.float32)
+    flat = features.to(kind).flatten(2)
+    maps = torch.matmul(weight.to(kind), flat)
+    maps = maps if bias is None else maps + bias.to(kind)[:, None]
+    return maps.view(*maps.shape[:2], *features.shape[2:])
+
+
+def close(values: Tensor, expected: Tensor) -> bool:
+    """Whether two computations of the same agree up to rounding."""
+    return values.shape == expected.shape and torch.allclose(
+        values.float(), expected.float(), rtol=1e-3, atol=1e-4 * float(1 + expected.abs().max())
+    )

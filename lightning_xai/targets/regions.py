@@ -1,0 +1,165 @@
+"""The pixels that a query to a segmenter is about, made from images: small functions that build on one another.
+
+Every set is a function ``(target, images, targets, masks) -> bool (B, T, *S)`` of the images ``(B, C, *S)``, the asked
+classes ``(B, T)`` and the reference masks ``(B, 1, *S)`` of class indices, or ``None``; options are bound with
+``functools.partial``, in YAML with ``_partial_: true``. The result is what ``explain(images, targets, pixels=...)``
+takes. Rheude et al. 2024, Seg-HiRes-Grad CAM, arXiv 2409.20287; Vinogradova et al. 2020, arXiv 2002.11434.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from lightning_xai.functional.finite import check_outputs
+from lightning_xai.functional.segmentation import gather_classes, image_pixels, predicted_pixels, reference_pixels
+from lightning_xai.targets import SegmenterTarget
+
+PixelSet = Callable[[SegmenterTarget, Tensor, Tensor, Tensor | None], Tensor]
+
+
+@torch.no_grad()
+def predicted(target: SegmenterTarget, images: Tensor, targets: Tensor, masks: Tensor | None = None) -> Tensor:
+    """The pixels that the segmenter gives to each class.
+
+    Example:
+        >>> target = SegmenterTarget(torch.nn.Conv2d(1, 2, 1))
+        >>> predicted(target, torch.rand(3, 1, 4, 4), torch.ones(3, 1).long()).shape
+        torch.Size([3, 1, 4, 4])
+    """
+    logits = target.logits(images)
+    check_outputs(logits)
+    return predicted_pixels(logits, targets, target.activation)
+
+
+@torch.no_grad()
+def probable(
+    target: SegmenterTarget, images: Tensor, targets: Tensor, masks: Tensor | None = None, above: float = 0.5
+) -> Tensor:
+    """The pixels where the class's probability is above a bound in [0, 1]."""
+    logits = target.logits(images)
+    check_outputs(logits)
+    return gather_classes(target.activate(logits), targets) > above
+
+
+def reference(target: SegmenterTarget, images: Tensor, targets: Tensor, masks: Tensor | None = None) -> Tensor:
+    """The pixels that the reference mask gives to each class.
+
+    Raises:
+        ValueError: If there is no mask.
+    """
+    if masks is None:
+        raise ValueError("pixels=reference needs masks, and the data set has none; use pixels=predicted.")
+    return reference_pixels(masks, targets)
+
+
+def whole(target: SegmenterTarget, images: Tensor, targets: Tensor, masks: Tensor | None = None) -> Tensor:
+    """Every pixel of the image."""
+    return image_pixels(images).expand(-1, targets.shape[1], *images.shape[2:])
+
+
+def empty(target: SegmenterTarget, images: Tensor, targets: Tensor, masks: Tensor | None = None) -> Tensor:
+    """No pixel at all: the sanity set, whose map must be zero."""
+    return torch.zeros_like(whole(target, images, targets))
+
+
+def point(
+    target: SegmenterTarget,
+    images: Tensor,
+    targets: Tensor,
+    masks: Tensor | None = None,
+    at: Sequence[float] = (0.5, 0.5),
+) -> Tensor:
+    """One pixel.
+
+    Args:
+        target: The segmenter.
+        images: ``(B, C, *S)``.
+        targets: ``(B, T)``.
+        masks: Unused.
+        at: Where, as fractions of each side in [0, 1].
+
+    Raises:
+        ValueError: If ``at`` has another number of axes, or lies outside.
+    """
+    return box(target, images, targets, low=at, high=at)
+
+
+def box(
+    target: SegmenterTarget,
+    images: Tensor,
+    targets: Tensor,
+    masks: Tensor | None = None,
+    low: Sequence[float] = (0.25, 0.25),
+    high: Sequence[float] = (0.75, 0.75),
+    of: PixelSet = whole,
+) -> Tensor:
+    """The pixels of another set inside a box.
+
+    Args:
+        target: The segmenter.
+        images: ``(B, C, *S)``.
+        targets: ``(B, T)``.
+        masks: See the module.
+        low: First corner, as fractions of each side in [0, 1].
+        high: Last corner; it belongs to the box.
+        of: The other set.
+
+    Raises:
+        ValueError: If a corner has another number of axes, or lies outside.
+    """
+    size = images.shape[2:]
+    fit = len(low) == len(high) == len(size)
+    if not fit or not all(0 <= first <= last <= 1 for first, last in zip(low, high, strict=True)):
+        raise ValueError(
+            f"A box from {list(low)} to {list(high)} does not fit images of {tuple(size)}; "
+            "give fractions between 0 and 1 for each axis, the lower ones first."
+        )
+    inside = torch.zeros(tuple(size), dtype=torch.bool, device=images.device)
+    inside[tuple(_span(a, b, side) for a, b, side in zip(low, high, size, strict=True))] = True
+    return of(target, images, targets, masks) & inside
+
+
+def component(
+    target: SegmenterTarget,
+    images: Tensor,
+    targets: Tensor,
+    masks: Tensor | None = None,
+    of: PixelSet = predicted,
+    which: str = "largest",
+) -> Tensor:
+    """The largest or smallest connected component of another set; pixels touch along an axis.
+
+    Args:
+        target: The segmenter.
+        images: ``(B, C, *S)``.
+        targets: ``(B, T)``.
+        masks: See the module.
+        of: The other set.
+        which: ``"largest"`` or ``"smallest"``; of equal ones the first in scan order.
+
+    Raises:
+        ValueError: If ``which`` is neither.
+    """
+    if which not in ("largest", "smallest"):
+        raise ValueError(f"which is {which!r}; use largest or smallest.")
+    sets = of(target, images, targets, masks)
+    picked = [torch.from_numpy(_component(one.cpu().numpy(), which)) for one in sets.flatten(0, 1)]
+    return torch.stack(picked).view(sets.shape).to(sets.device)
+
+
+def _component(pixels: np.ndarray, which: str) -> np.ndarray:
+    """One component ``(*S)``; nothing of nothing."""
+    labels, count = ndimage.label(pixels)
+    if not count:
+        return pixels
+    sizes = np.bincount(labels.ravel())[1:]
+    found: np.ndarray = labels == 1 + (sizes.argmax() if which == "largest" else sizes.argmin())
+    return found
+
+
+def _span(low: float, high: float, side: int) -> slice:
+    """Pixels from one fraction of a side to another."""
+    return slice(round(low * (side - 1)), round(high * (side - 1)) + 1)

@@ -1,0 +1,1 @@
+"""Train a target that has no weights."""

@@ -1,0 +1,1 @@
+"""Figures of images, maps and curves; nothing here knows a logger."""

@@ -1,0 +1,335 @@
+"""PEPPR: the same pixels of all images go, and come back."""
+
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from lightning_xai import ClassifierTarget, SegmenterTarget
+from lightning_xai.global_maps import peppr
+from lightning_xai.global_maps.pixel_orders import closeness, curves_of, data_baseline, pixel_ranks, survey, tie_keys
+from lightning_xai.global_maps.result import label_auc
+from lightning_xai.perturbation.baselines import mean_image
+from tests.helpers import CountingTarget, linear_net
+
+SIDE = 8
+
+
+def planted(count=60, noise=1.0):
+    """Label 1 is brighter in one corner; the model reads that corner, and a little of everything else."""
+    generator = torch.Generator().manual_seed(0)
+    images = noise * torch.rand(count, 1, SIDE, SIDE, generator=generator)
+    labels = torch.arange(count) % 2
+    images[labels == 1, :, :2, :2] += 0.3
+    # Small enough that no probability is 1 but for rounding, which would break ties.
+    weight = torch.full((SIDE, SIDE), 0.005)
+    weight[:2, :2] = 0.4
+    target = CountingTarget(linear_net(torch.stack([-weight.flatten(), weight.flatten()])))
+    batches = [{"image": images[part], "label": labels[part]} for part in torch.arange(count).split(16)]
+    return target, batches, weight, images, labels
+
+
+@pytest.fixture(scope="module")
+def result():
+    target, batches, weight, *_ = planted()
+    return peppr(target, batches, weight, random_orders=3)
+
+
+# ------------------------------------------------------------------ what must hold
+
+
+def test_most_first_is_below_random_is_below_least_first(result):
+    numbers = result.summary()
+    assert numbers["area_erase"] < numbers["area_random"] < numbers["area_reversed"]
+    assert numbers["area_restore"] > numbers["area_random"] > numbers["area_erase"]
+    assert numbers["difference"] == pytest.approx(numbers["area_restore"] - numbers["area_erase"])
+    assert numbers["sufficient"] <= 0.3, "a tenth of the pixels holds the corner, and the rest says little"
+
+
+def test_the_plot_shows_every_curve(result, tmp_path):
+    figure = result.plot()
+    (axes,) = figure.axes
+    assert [line.get_label().split()[0] for line in axes.lines[:4]] == ["erase", "erase", "erase", "restore"]
+    assert axes.lines[1].get_ydata() == pytest.approx(result.erase.mean(dim=0).tolist())
+    figure.savefig(tmp_path / "peppr.png")
+    assert (tmp_path / "peppr.png").stat().st_size > 5000
+
+
+def test_restoring_is_erasing_the_least_important_of_the_rest(result):
+    assert torch.equal(result.restore, result.erase_reversed.flip(1))
+    assert torch.equal(result.erase[:, 0], result.restore[:, -1])
+    assert torch.equal(result.erase_random[:, :, 0], result.erase[:, 0].expand(3, -1))
+
+
+@pytest.mark.parametrize("fill", ["channel_mean", "mean_image", "noise", "black"])
+def test_a_hidden_set_has_one_half_exactly(fill):
+    target, batches, weight, *_ = planted(40)
+    hidden = peppr(target, batches, weight, (0, 0.3, 1), fill, random_orders=2)
+    assert (hidden.erase[:, -1] == 0.5).all() and (hidden.restore[:, 0] == 0.5).all()
+    assert (hidden.erase_random[..., -1] == 0.5).all()
+
+
+def test_curves_are_the_aucs_of_images_hidden_by_hand():
+    target, batches, weight, images, labels = planted()
+    told = peppr(target, batches, weight, (0, 0.25, 0.5, 1), "mean_image", random_orders=1)
+    blank = mean_image(batches)
+    order = pixel_ranks(weight, tie_keys((SIDE, SIDE), 1, 0)[0]).flatten().argsort()
+    for column, count in ((1, 16), (2, 32)):
+        hidden = torch.zeros(SIDE * SIDE, dtype=torch.bool)
+        hidden[order[:count]] = True
+        shown = torch.where(hidden.view(SIDE, SIDE), blank, images)
+        other = torch.where(hidden.view(SIDE, SIDE), images, blank)
+        for curve, pictures in ((told.erase, shown), (told.restore, other)):
+            expected = roc_auc_score(labels, target.predict(pictures)[:, 1].double())
+            assert curve[1, column].item() == pytest.approx(expected, abs=1e-12), (column, count)
+
+
+def test_a_constant_ranking_is_the_first_random_order():
+    target, batches, *_ = planted(40)
+    flat = peppr(target, batches, torch.ones(SIDE, SIDE), random_orders=2)
+    assert torch.equal(flat.erase, flat.erase_random[0]) and not torch.equal(flat.erase, flat.erase_random[1])
+
+
+def test_batches_and_chunks_do_not_matter():
+    target, batches, weight, images, labels = planted(40)
+    whole = peppr(target, [{"image": images, "label": labels}], weight, random_orders=2, chunk_size=7)
+    parts = peppr(target, batches, weight, random_orders=2)
+    for name in ("erase", "restore", "erase_reversed", "erase_random"):
+        assert torch.allclose(getattr(whole, name), getattr(parts, name), atol=1e-3), name
+    assert torch.allclose(whole.values["erase"], parts.values["erase"], atol=1e-6)
+
+
+def test_each_picture_is_asked_once():
+    """11 steps: erasing and restoring share nothing but the ends; the reverse of one order is the other."""
+    target, batches, weight, *_ = planted(40)
+    peppr(target, batches, weight, random_orders=5)
+    per_image = 1 + 2 * 9 + 5 * 9 + 2 * 9  # whole, both directions, random orders, the center
+    assert sum(target.chunks) == 40 * per_image + 1, "one blank for all images"
+
+
+# ------------------------------------------------------------------ labels
+
+
+def test_labels_of_one_kind_are_skipped_and_counted():
+    target = ClassifierTarget(linear_net(torch.randn(4, SIDE * SIDE)), activation="sigmoid")
+    labels = torch.zeros(12, 4, dtype=torch.long)
+    labels[:, 0] = 1
+    labels[::2, 1] = labels[::3, 3] = 1
+    told = peppr(target, [{"image": torch.rand(12, 1, SIDE, SIDE), "label": labels}], torch.rand(SIDE, SIDE))
+    assert told.labels == [1, 3] and told.skipped == {0: 12, 2: 0}
+    assert told.erase.shape == (2, 11) and told.erase_random.shape == (5, 2, 11) and not told.erase.isnan().any()
+
+
+def test_no_label_to_score_is_an_error():
+    target, batches, weight, *_ = planted(4)
+    one = [{"image": batch["image"], "label": torch.ones_like(batch["label"])} for batch in batches]
+    with pytest.raises(ValueError, match="No label has both positive and negative images"):
+        peppr(target, one, weight)
+
+
+def test_aucs_are_those_of_scikit_learn():
+    values, truth = torch.rand(30, 3, 5).mul(8).round(), torch.rand(30, 3) > 0.6
+    auc = label_auc(values, truth)
+    for label in range(3):
+        for column in range(5):
+            expected = roc_auc_score(truth[:, label], values[:, label, column])
+            assert auc[label, column].item() == pytest.approx(expected, abs=1e-12)
+
+
+# ------------------------------------------------------------------ orders, fills, intervals
+
+
+def test_ranks_are_a_permutation_and_ties_follow_a_fixed_key():
+    ranking, keys = torch.tensor([[0.0, 1.0, 1.0], [2.0, 0.0, 1.0]]), tie_keys((2, 3), 2, seed=1)
+    ranks = pixel_ranks(ranking, keys[0]).flatten()
+    assert sorted(ranks.tolist()) == list(range(6))
+    assert ranks[3] == 0 and {int(ranks[0]), int(ranks[4])} == {4, 5}
+    assert (keys[0][0] > keys[0][4]) == (ranks[0] < ranks[4]), "of equal pixels the one with the higher key is first"
+    with pytest.raises(ValueError, match="holds NaN"):
+        pixel_ranks(torch.tensor([[float("nan"), 1.0]]), torch.arange(2))
+
+
+@pytest.mark.parametrize(("size", "block_size"), [((7, 10), 3), ((4, 6, 5), 2)])
+def test_random_orders_keep_blocks_together(size, block_size):
+    keys = tie_keys(size, 3, seed=0, block_size=block_size)
+    for key in keys.view(3, *size):
+        assert sorted(key.flatten().tolist()) == list(range(key.numel()))
+        block = key[tuple([slice(block_size)] * len(size))].flatten().sort().values
+        assert block[-1] - block[0] == block_size ** len(size) - 1, "the pixels of a block follow each other"
+    assert not torch.equal(keys[0], keys[1])
+
+
+@pytest.mark.parametrize("size", [(7, 9), (3, 4, 5)])
+def test_masks_nest_and_have_exactly_the_rounded_fraction(size):
+    generator = torch.Generator().manual_seed(0)
+    fractions, pixels = [step / 13 for step in range(14)], torch.Size(size).numel()
+    curves = curves_of(torch.rand(size, generator=generator).mul(4).round(), {}, fractions, 2, 0, block_size=1)
+    for name, masks in curves.items():
+        for fraction, mask in zip(fractions, masks, strict=True):
+            hidden = pixels - int(mask.sum())
+            expected = round(fraction * pixels) if not name.startswith("restore") else pixels - round(fraction * pixels)
+            assert hidden == expected, (name, fraction)
+        for smaller, larger in zip(masks, masks[1:], strict=False):
+            grows = name.startswith("restore")
+            assert not (smaller & ~larger if grows else larger & ~smaller).any(), name
+    for one, other in zip(curves["restore"], reversed(curves["erase_reversed"]), strict=True):
+        assert int((one ^ other).sum()) <= 1, "fractions that are no tenths may round apart by a pixel"
+
+
+def test_the_center_comes_first():
+    distance = closeness((5, 7))
+    assert distance.argmax() == 2 * 7 + 3 and distance[0, 0] == distance.min() == distance[-1, -1]
+
+
+def test_fills_of_the_data():
+    batches = [{"image": torch.rand(5, 2, 4, 4) * torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)} for _ in range(3)]
+    everything, found = torch.cat([batch["image"] for batch in batches]), survey(batches)
+    assert torch.allclose(data_baseline(found, "mean_image", 0), everything.mean(0, keepdim=True), atol=1e-6)
+    level = data_baseline(found, "channel_mean", 0)
+    assert torch.allclose(level, everything.mean(dim=(0, 2, 3)).view(1, 2, 1, 1).expand_as(level), atol=1e-6)
+    noise = data_baseline(survey([{"image": torch.rand(5, 2, 64, 64)}]), "noise", 0)
+    assert torch.allclose(noise.std(dim=(2, 3)), torch.full((1, 2), 1 / 12**0.5), atol=0.02)
+    assert not data_baseline(found, "black", 0).any()
+    with pytest.raises(ValueError, match="no batch"):
+        survey([])
+    with pytest.raises(ValueError, match="one size"):
+        survey([*batches, {"image": torch.rand(1, 2, 5, 5)}])
+
+
+def test_intervals_hold_the_estimate_and_differ_where_the_map_is_right(result):
+    intervals, numbers = result.bootstrap(samples=50), result.summary()
+    for name, (low, high) in intervals.items():
+        assert low <= numbers[name] <= high and high - low < 0.5, name
+    assert intervals["random_minus_erase"][0] > 0 and intervals["reversed_minus_random"][0] > 0
+    assert intervals["difference"][0] > 0, "the corner's map is better than chance"
+    assert intervals == result.bootstrap(samples=50)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"fill": "median"}, "Unknown fill 'median'"),
+        ({"fractions": (0.1, 1)}, "reach from 0 to 1"),
+        ({"random_orders": 0}, "at least one order"),
+        ({"block_size": 0}, "a block_size of at least one pixel"),
+    ],
+)
+def test_bad_settings(settings, message):
+    target, batches, weight, *_ = planted(8)
+    with pytest.raises(ValueError, match=message):
+        peppr(target, batches, weight, **settings)
+
+
+def test_three_dimensions():
+    target = ClassifierTarget(linear_net(torch.randn(2, 64)))
+    batches = [{"image": torch.rand(10, 1, 4, 4, 4), "label": torch.arange(10) % 2}]
+    assert peppr(target, batches, torch.rand(4, 4, 4), (0, 0.5, 1)).erase.shape == (2, 3)
+
+
+# ------------------------------------------------------------------ comparisons, segmenters, resuming, retraining
+
+
+def halves():
+    """Two labels, each told by its own half of the picture."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.rand(80, 2, generator=generator) > 0.5
+    images = torch.rand(80, 1, SIDE, SIDE, generator=generator)
+    images[labels[:, 0], :, :, :4] += 0.2
+    images[labels[:, 1], :, :, 4:] += 0.2
+    left, right = torch.zeros(2, SIDE, SIDE)
+    left[:, :4] = right[:, 4:] = 1
+    weight = torch.stack([left.flatten(), right.flatten()])
+    target = ClassifierTarget(linear_net(weight, torch.tensor([-20.0, -20.0])), activation="sigmoid")
+    return target, [{"image": images, "label": labels}], {"left": left, "right": right}
+
+
+def test_the_map_of_another_label_is_worse():
+    target, batches, maps = halves()
+    told = peppr(target, batches, maps["left"] + maps["right"], others=maps)
+    matrix = told.specificity()
+    assert list(matrix) == told.others == ["center", "left", "right"]
+    assert matrix["left"][0] > 0.2 > -0.2 > matrix["left"][1]
+    assert matrix["right"][1] > 0.2 > -0.2 > matrix["right"][0]
+    alone = peppr(target, batches, maps["left"]).per_label()[0]
+    assert alone["difference"] == pytest.approx(matrix["left"][0]), "its diagonal is PEPPR with the label's own map"
+    with pytest.raises(ValueError, match="maps of one size"):
+        peppr(target, batches, maps["left"], others={"small": torch.rand(2, 2)})
+
+
+@pytest.mark.parametrize("size", [(8, 8), (4, 6, 5)])
+def test_a_segmenter_is_judged_by_its_dice(size):
+    target = SegmenterTarget(lambda images: torch.cat([5 - 10 * images, 10 * images - 5], dim=1))
+    generator = torch.Generator().manual_seed(0)
+    masks = (torch.rand(6, 1, *size, generator=generator) > 0.7).long()
+    masks[5] = 0  # no Dice is defined here
+    images = masks.float() * 0.8 + 0.1
+    ranking = masks.float().mean(dim=(0, 1))
+    told = peppr(target, [{"image": images, "mask": masks}], ranking, fill="black", random_orders=3)
+    assert told.metric == "dice" and told.labels == [1] and told.truth.sum() == 5
+    assert told.erase[0, 0] == 1 and told.erase[0, -1] == 0, "this model is perfect, and says nothing of black"
+    numbers = told.summary()
+    assert numbers["area_erase"] < numbers["area_random"] < numbers["area_reversed"]
+    half = told.fractions.index(0.5)
+    ranks = pixel_ranks(ranking, tie_keys(ranking.shape, 3, 0)[0])
+    kept = (masks * (ranks >= ranking.numel() // 2))[:5].flatten(1).sum(dim=1).double()
+    expected = (2 * kept / (kept + masks[:5].flatten(1).sum(dim=1))).mean()
+    assert told.erase[0, half].item() == pytest.approx(expected.item(), abs=1e-6)
+    assert told.plot(samples=5).axes[0].get_ylabel().startswith("Dice")
+    with pytest.raises(ValueError, match="have no mask"):
+        peppr(target, [{"image": images}], ranking)
+
+
+def test_a_killed_run_goes_on_at_the_next_step(tmp_path):
+    target, batches, weight, *_ = planted(40)
+
+    class Killed(list):
+        """Gives no more batches after some passes over the data."""
+
+        left = 20
+
+        def __iter__(self):
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+            return super().__iter__()
+
+    with pytest.raises(KeyboardInterrupt):
+        peppr(target, Killed(batches), weight, cache_dir=tmp_path)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*.npy")}
+    assert len(files) == 19, "one pass surveys the data"
+    before = len(target.chunks)
+    resumed = peppr(target, batches, weight, cache_dir=tmp_path)
+    whole = len(target.chunks) - before
+    fresh = peppr(target, batches, weight)
+    assert all(path.read_bytes() == content for path, content in files.items())
+    assert len(target.chunks) - before - whole > whole, "the first steps were not asked again"
+    assert all(torch.equal(curve, fresh.curves[name]) for name, curve in resumed.curves.items())
+    asked = len(target.chunks)
+    peppr(target, batches, weight, fill="black", cache_dir=tmp_path)
+    assert len(target.chunks) - asked > whole, "another fill has other answers"
+
+
+def test_retraining_asks_a_new_model_at_every_step():
+    target, batches, weight, images, labels = planted(40)
+    shown = []
+
+    def retrain(hide):
+        pictures = hide(images)
+        shown.append(int((pictures != pictures[:1]).any(dim=0).sum()))
+        visible = (pictures - pictures.mean(dim=0)).abs().amax(dim=0).flatten() > 0
+        difference = pictures[labels == 1].mean(dim=0) - pictures[labels == 0].mean(dim=0)
+        line = difference.flatten() * visible
+        return ClassifierTarget(linear_net(torch.stack([-line, line])))
+
+    told = peppr(target, batches, weight, (0, 0.25, 0.5, 1), random_orders=1, retrain=retrain)
+    pixels = SIDE * SIDE
+    assert pixels not in shown, "whole images need no new model"
+    assert sorted(set(shown)) == [0, pixels // 4, pixels // 2, 3 * pixels // 4]
+    plain = peppr(target, batches, weight, (0, 0.25, 0.5, 1), random_orders=1)
+    assert torch.equal(told.erase[:, 0], plain.erase[:, 0]) and not torch.equal(told.erase, plain.erase)
+    assert (told.erase[:, -1] == 0.5).all()
+
+
+def test_a_blur_keeps_something_of_every_image():
+    target, batches, weight, *_ = planted(40)
+    told = peppr(target, batches, weight, (0, 0.5, 1), "blur", random_orders=1)
+    assert not (told.erase[:, -1] == 0.5).all() and torch.equal(told.restore, told.erase_reversed.flip(1))

@@ -1,0 +1,223 @@
+"""Loggers: W&B read back from disk, W&B that fails or hangs, a CSV that survives a resume, dispatch to TensorBoard."""
+
+import csv
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+import wandb
+from lightning import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from lightning_xai.loggers import (
+    ResilientWandbLogger,
+    RunCSVLogger,
+    finish_loggers,
+    has_wandb_key,
+    log_images,
+)
+from lightning_xai.loggers import wandb as loggers
+from lightning_xai.loggers.tables import log_table
+from tests.wandb_files import read_wandb
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no_netrc"))
+
+
+class Net(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1)
+
+    def training_step(self, batch, batch_idx):
+        loss = self.layer(batch).mean()
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def make_trainer(tmp_path, *run_loggers, **kwargs):
+    return Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=list(run_loggers),
+        log_every_n_steps=1,
+        default_root_dir=tmp_path,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        **kwargs,
+    )
+
+
+def fit(tmp_path, *run_loggers):
+    trainer = make_trainer(tmp_path, *run_loggers)
+    trainer.fit(Net(), DataLoader(torch.rand(4, 2), batch_size=2))
+    assert trainer.global_step == 2, "training stopped early"
+    return trainer
+
+
+def test_offline_run_read_back(tmp_path, capsys):
+    logger = ResilientWandbLogger(tmp_path)
+    logger.log_hyperparams({"explainer": {"steps": 300}})
+    trainer = fit(tmp_path, logger)
+    log_images(trainer, "maps/val", [np.full((8, 8, 3), 7, np.uint8)])
+    log_table(trainer, "per_image", ["id", "value"], [["a", 0.5], ["b", float("nan")]])
+    finish_loggers(trainer.loggers)
+    config, history = read_wandb(tmp_path)
+    assert config["explainer"] == '{"steps":300}'
+    assert float(history["loss"]) == pytest.approx(float(trainer.callback_metrics["loss"]), abs=1e-5)
+    files = next(tmp_path.glob("wandb/offline-run-*/files"))
+    (picture,) = json.loads(history["maps/val/filenames"])
+    assert (np.asarray(Image.open(files / picture)) == 7).all()
+    table = json.loads((files / json.loads(history["per_image/path"])).read_text())
+    assert table["columns"] == ["id", "value"] and table["data"][0] == ["a", 0.5]
+    assert f"wandb sync {tmp_path}" in capsys.readouterr().out
+    assert wandb.run is None, "a second run in this process would go on in the first"
+
+
+def test_offline_without_a_key_says_so(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(loggers, "rank_zero_info", said.append)
+    assert ResilientWandbLogger(tmp_path)._wandb_init["mode"] == "offline"
+    assert len(said) == 1 and "no API key" in said[0]
+
+
+def test_key_in_environment_or_netrc_means_online(tmp_path, monkeypatch):
+    assert not has_wandb_key()
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert has_wandb_key()
+    monkeypatch.setenv("NETRC", "nowhere")
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    assert has_wandb_key()
+    assert ResilientWandbLogger(tmp_path)._wandb_init["mode"] is None
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert ResilientWandbLogger(tmp_path)._wandb_init["mode"] == "offline"
+
+
+class FakeRun:
+    """Stands for a W&B run; ``do`` is called by everything."""
+
+    offline = False
+
+    def __init__(self, do):
+        self.do, self.calls = do, 0
+        self.config = self
+
+    def log(self, *args, **kwargs):
+        self.calls += 1
+        self.do()
+
+    update = finish = define_metric = log
+
+
+def explode():
+    raise RuntimeError("the server says no\nand more")
+
+
+def test_logging_that_raises_is_skipped_and_warned_about_once(tmp_path, monkeypatch):
+    run = FakeRun(explode)
+    monkeypatch.setattr(wandb, "init", lambda **kwargs: run)
+    logger = ResilientWandbLogger(tmp_path)
+    with pytest.warns(UserWarning) as caught:
+        fit(tmp_path, logger)
+        logger.finish()
+    messages = [str(w.message) for w in caught if str(w.message).startswith("W&B")]
+    assert [message.split(";")[0] for message in messages] == [
+        f"W&B: {what} failed (RuntimeError: the server says no)" for what in ("logging", "finishing")
+    ]
+    assert run.calls > 2, "one failed call must not turn W&B off"
+
+
+def test_logging_that_hangs_turns_it_off(tmp_path, monkeypatch):
+    run = FakeRun(lambda: time.sleep(5))
+    monkeypatch.setattr(wandb, "init", lambda **kwargs: run)
+    start = time.monotonic()
+    with pytest.warns(UserWarning, match=r"logging failed \(TimeoutError"):
+        fit(tmp_path, ResilientWandbLogger(tmp_path, log_timeout=0.1))
+    assert run.calls == 1 and time.monotonic() - start < 4
+
+
+def test_a_table_or_file_that_hangs_or_fails_leaves_logging_on(tmp_path, monkeypatch):
+    run = FakeRun(lambda: None)
+    monkeypatch.setattr(wandb, "init", lambda **kwargs: run)
+    logger = ResilientWandbLogger(tmp_path, log_timeout=0.1)
+    logger.log_metrics({"loss": 1.0})
+    run.do, run.dir = lambda: time.sleep(1), str(tmp_path / "wandb_files")
+    run.save = lambda *args, **kwargs: run.log()
+    (tmp_path / "wandb_files").mkdir()
+    (tmp_path / "rows.csv").write_text("id\n")
+    with pytest.warns(UserWarning) as caught:
+        logger.log_table("scores", columns=["id"], data=[["a"]])
+        logger.save_file(tmp_path / "rows.csv")
+    said = [str(w.message) for w in caught if str(w.message).startswith("W&B")]
+    assert [sentence.partition(" failed (")[0] for sentence in said] == [
+        "W&B: the table scores",
+        "W&B: the file rows.csv",
+    ]
+    assert all("no answer within 0.1 s" in sentence and "logging goes on" in sentence for sentence in said)
+    run.do = lambda: None
+    calls = run.calls
+    logger.log_metrics({"loss": 0.5})
+    assert run.calls == calls + 1, "the table turned W&B off"
+
+
+def test_start_that_fails_is_tried_offline(tmp_path, monkeypatch):
+    modes = []
+
+    def init(mode, **kwargs):
+        modes.append(mode)
+        explode()
+
+    monkeypatch.setattr(wandb, "init", init)
+    with pytest.warns(UserWarning, match="run goes on without W&B"):
+        fit(tmp_path, ResilientWandbLogger(tmp_path, mode="online"))
+    assert modes == ["online", "offline"]
+
+
+def rows(tmp_path):
+    with (tmp_path / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_csv_keeps_its_rows_on_resume(tmp_path):
+    first = RunCSVLogger(tmp_path)
+    first.log_metrics({"loss": 1.0}, 0)
+    second = RunCSVLogger(tmp_path)
+    second.log_metrics({"loss": 0.5}, 1)
+    second.log_metrics({"accuracy": 0.9}, 2)
+    assert [row["step"] for row in rows(tmp_path)] == ["0", "1", "2"]
+    assert [row["loss"] for row in rows(tmp_path)] == ["1.0", "0.5", ""]
+    assert rows(tmp_path)[2]["accuracy"] == "0.9"
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_csv_in_a_trainer(tmp_path):
+    logger = RunCSVLogger(tmp_path)
+    logger.log_hyperparams({"lr": 1})
+    fit(tmp_path, logger)
+    assert [float(row["loss"]) for row in rows(tmp_path)] and len(rows(tmp_path)) == 2
+
+
+def test_tensorboard_gets_images_and_tables(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer = make_trainer(tmp_path, TensorBoardLogger(tmp_path, name="", version=""), RunCSVLogger(tmp_path))
+    log_images(trainer, "maps", [np.zeros((4, 6, 3), np.uint8)] * 2, step=3)
+    log_table(trainer, "scores", ["id", "value"], [["a", 1]])
+    trainer.loggers[0].experiment.flush()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert sorted(events.Tags()["images"]) == ["maps/0", "maps/1"]
+    assert (events.Images("maps/0")[0].width, events.Images("maps/0")[0].step) == (6, 3)
+    assert "| a | 1 |" in events.Tensors("scores/text_summary")[0].tensor_proto.string_val[0].decode()

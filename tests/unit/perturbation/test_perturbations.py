@@ -1,0 +1,158 @@
+"""Pictures of one queue: blends, noise, and what queries share."""
+
+import itertools
+
+import pytest
+import torch
+
+from lightning_xai.perturbation.perturbations import Blend, Curve, Noisy, PerturbationContext, min_max
+from lightning_xai.reveal import EvaluationPlan, reveal
+
+
+class Asked:
+    """Answers with the mean of the picture times a weight of the row, and keeps what it was asked."""
+
+    def __init__(self):
+        self.pictures, self.chunks = [], []
+
+    def __call__(self, pictures, rows, which=None):
+        self.pictures.append(pictures.clone())
+        self.chunks.append((len(pictures), len(rows)))
+        values = pictures.double().flatten(1).mean(1)
+        return (values if which is None else values[which]) * (rows + 1)
+
+
+def case(batch=3, queries=2, size=(4, 5)):
+    return PerturbationContext(torch.rand(batch, 2, *size), torch.randn(batch, queries, *size))
+
+
+REQUESTS = {
+    "erase": Curve((0.0, 0.25, 0.5, 1.0)),
+    "reveal": Curve((0.0, 0.5, 1.0), "reveal", "median"),
+    "map": Blend("map"),
+    "rest": Blend("rest", "channel_mean"),
+    "noise": Noisy(3, 0.1, "gaussian", per_channel=False),
+}
+
+
+# ------------------------------------------------------------------ sharing
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4, 7, 1000])
+def test_sharing_changes_no_answer(chunk_size):
+    drawn = case()
+    alone = reveal(Asked(), drawn, REQUESTS, chunk_size=5)
+    shared = reveal(Asked(), drawn, REQUESTS, chunk_size, fraction=True)
+    assert alone.keys() == shared.keys() == REQUESTS.keys()
+    for name, values in alone.items():
+        assert torch.allclose(values, shared[name], atol=1e-12), name
+
+
+@pytest.mark.parametrize(("batch", "queries", "chunk_size"), [(1, 1, 8), (1, 5, 8), (4, 3, 16)])
+def test_queries_fraction_whole_blank_and_noisy_pictures_and_chunks_are_full(batch, queries, chunk_size):
+    readout, drawn = Asked(), case(batch, queries)
+    reveal(readout, drawn, REQUESTS, chunk_size, fraction=True)
+    common = 1 + 2 + 3  # whole, two blanks, three noisy
+    own = 2 + 1 + 1 + 1  # two fractions of one curve, one of the other, and two blends
+    assert sum(count for count, _ in readout.chunks) == batch * (common + queries * own)
+    assert sum(count for _, count in readout.chunks) == batch * queries * (common + own), "a query was not asked"
+    assert {count for count, _ in readout.chunks[:-1]} <= {chunk_size}
+    plan = EvaluationPlan(REQUESTS, 20)
+    assert plan.passes(queries) == common + queries * own and plan.steps == common + own
+
+
+def test_several_answers_at_once():
+    drawn = case()
+
+    def both(pictures, rows, which=None):
+        values = Asked()(pictures, rows, which)
+        return torch.stack([values, -values], dim=1)
+
+    single = reveal(Asked(), drawn, REQUESTS, fraction=True)
+    double = reveal(both, drawn, REQUESTS, fraction=True)
+    for name, values in single.items():
+        assert torch.equal(double[name], torch.stack([values, -values], dim=-1)), name
+
+
+# ------------------------------------------------------------------ blends
+
+
+def test_a_blend_is_the_image_times_its_scaled_map():
+    readout, drawn = Asked(), case()
+    reveal(readout, drawn, {"map": Blend("map"), "rest": Blend("rest")})
+    kept, rest = torch.cat(readout.perturbations).chunk(2)
+    images = drawn.images.repeat_interleave(2, 0)
+    alpha = min_max(drawn.maps).flatten(0, 1).unsqueeze(1)
+    assert torch.allclose(kept, images * alpha, atol=1e-6)
+    assert torch.allclose(rest, images * (1 - alpha), atol=1e-6)
+    assert torch.equal(drawn.images, case_images_before(drawn)), "drawing changed the images"
+
+
+def case_images_before(drawn):
+    torch.manual_seed(0)
+    return torch.rand_like(drawn.images)
+
+
+def test_a_blend_over_a_fill_and_of_maps_that_come_scaled():
+    readout, drawn = Asked(), PerturbationContext(torch.rand(2, 1, 3, 3), torch.rand(2, 1, 3, 3))
+    fill = torch.full((1, 1, 1, 1), 0.25)
+    reveal(readout, drawn, {"map": Blend("map", fill, given=True)})
+    assert torch.allclose(readout.perturbations[0], 0.25 + drawn.maps * (drawn.images - 0.25), atol=1e-6)
+
+
+def test_a_constant_map_keeps_nothing_rather_than_nan():
+    assert min_max(torch.full((1, 1, 2, 2), 3.0)).eq(0).all()
+    assert min_max(torch.tensor([[[1.0, 3.0]]]).bfloat16()).tolist() == [[[0, 1]]]
+
+
+# ------------------------------------------------------------------ noise
+
+
+@pytest.mark.parametrize("law", ["gaussian", "uniform"])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_noise_is_one_field_a_sample_in_units_of_the_image(law, per_channel):
+    noise = Noisy(4, 0.5, law, per_channel, seed=3)
+    readout, drawn = Asked(), case(2, 1)
+    reveal(readout, drawn, {"noise": noise}, fraction=True)
+    added = torch.cat(readout.perturbations).view(4, 2, 2, 4, 5) - drawn.images
+    flat = drawn.images.flatten(1)
+    size = flat.std(1) if law == "gaussian" else flat.amax(1) - flat.amin(1)
+    unit = added / (0.5 * size.view(2, 1, 1, 1))
+    assert torch.allclose(unit[:, 0], unit[:, 1], atol=1e-5), "images have different noise"
+    assert torch.allclose(unit[:, 0, 0], unit[:, 0, 1], atol=1e-5) is not per_channel
+    if law == "uniform":
+        assert unit.abs().max() <= 1 + 1e-5 and unit.min() < -0.8 and unit.max() > 0.8
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(unit[:, 0], 2)), "two samples are the same"
+
+
+def test_noise_does_not_depend_on_the_batch_around_an_image():
+    noise, drawn = Noisy(2), case(3, 1)
+    whole = reveal(Asked(), drawn, {"noise": noise})["noise"]
+    alone = reveal(Asked(), PerturbationContext(drawn.images[2:], drawn.maps[2:]), {"noise": noise})["noise"]
+    assert torch.allclose(whole[2] / 3, alone[0], atol=1e-12)
+
+
+def test_equal_noise_is_drawn_once_and_other_noise_is_not():
+    readout = Asked()
+    requests = {"a": Noisy(3), "b": Noisy(3), "longer": Noisy(5), "other": Noisy(3, seed=1)}
+    answers = reveal(readout, case(1, 1), requests)
+    assert torch.equal(answers["a"], answers["b"]) and not torch.equal(answers["a"], answers["other"])
+    assert sum(count for count, _ in readout.chunks) == 3 + 5 + 3
+
+
+@pytest.mark.parametrize("settings", [{"law": "poisson"}, {"samples": 0}, {"level": 0.0}])
+def test_noise_that_makes_no_sense_is_refused(settings):
+    with pytest.raises(ValueError, match=r"use gaussian \| uniform, at least one sample, and a level above 0"):
+        Noisy(**settings)
+
+
+def test_other_content_is_seen_where_pixels_are_shown():
+    drawn, curve = case(batch=3), Curve((0.0, 1.0), "reveal", content="swapped")
+    readout = Asked()
+    reveal(readout, drawn, {"swapped": curve}, chunk_size=100)
+    everything = [picture for part in readout.perturbations for picture in part if picture.any()]
+    assert len(everything) == 6, "three images of two queries, all visible"
+    for row, picture in enumerate(everything):
+        assert torch.equal(picture, drawn.images[row // 2 - 1])
+    with pytest.raises(ValueError, match=r"Curve has content 'other'; use own \| shifted \| swapped \| noise"):
+        Curve((0.5,), content="other")
