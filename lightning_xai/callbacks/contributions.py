@@ -10,8 +10,8 @@ from lightning import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
 from lightning_xai.callbacks.attribution_maps import class_name
-from lightning_xai.explainers.base import as_plain_tensor
 from lightning_xai.explainers.cape.cape import CAPE
+from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.loggers import log_images
 from lightning_xai.visualization.contributions import contribution_figure
 from lightning_xai.visualization.grid import save_png

@@ -10,12 +10,14 @@ import lightning
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_xai.explainers.base import Explainer, as_plain_tensor
+from lightning_xai.explainers.base import Explainer
 from lightning_xai.explainers.reference import BlurredReference, RandomMap, Reversed
 from lightning_xai.functional.files import atomic_write
 from lightning_xai.functional.finite import naming_images
-from lightning_xai.loggers.tables import log_table
+from lightning_xai.functional.tensors import as_plain_tensor
+from lightning_xai.loggers.media import log_table
 from lightning_xai.metrics import MapMetric, MetricSuite, VisibilityCurve
+from lightning_xai.metrics.evaluation import SharedOutputs
 from lightning_xai.report.statistics import Rows
 from lightning_xai.targets import SegmenterTarget, Target
 
@@ -53,7 +55,7 @@ class Faithfulness(lightning.Callback):
         #: After a test: ``{explainer: {metric: [(id, class, value)]}}``, the explainer first; the same on every rank.
         self.results: dict[str, dict[str, Rows]] = {}
         #: Likewise ``{explainer: {metric: {reference: mean}}}``: what the metrics record with their value.
-        self.reference_values: dict[str, dict[str, dict[str, float]]] = {}
+        self.references: dict[str, dict[str, dict[str, float]]] = {}
 
     def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start with empty state."""
@@ -99,7 +101,7 @@ class Faithfulness(lightning.Callback):
         """Log the means, gather the per-image values and write them."""
         self._log(pl_module, "test")
         self.results = {name: collect(suite) for name, suite in self.suites.items()}
-        self.reference_values = {
+        self.references = {
             name: {metric: suite.members()[metric].reference_means() for metric in self.results[name]}
             for name, suite in self.suites.items()
         }
@@ -118,11 +120,12 @@ class Faithfulness(lightning.Callback):
         images, masks = as_plain_tensor(batch["image"]), as_plain_tensor(batch["mask"]) if "mask" in batch else None
         own = type(explainer).__name__
         context = {"target": explainer.target, "images": images, "masks": masks, "ids": batch["id"], **query}
+        shared = SharedOutputs()
         for name, suite in self.suites.items():
             scored = explainer if name == own else self.controls[name]
             maps = outputs["maps"] if name == own else scored.compared(outputs, batch)
             with naming_images(batch):
-                suite.update(maps=maps, explainer=scored, **context)
+                suite.update(maps=maps, explainer=scored, shared=shared, **context)
 
     def _log(self, explainer: lightning.LightningModule, stage: str) -> None:
         own = self.suites[type(explainer).__name__]

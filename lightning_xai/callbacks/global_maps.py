@@ -10,8 +10,8 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_xai.callbacks.save_maps import affine_of
-from lightning_xai.explainers.base import as_plain_tensor
 from lightning_xai.functional.segmentation import class_labels
+from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.global_maps import GlobalMaps, GlobalMapsResult
 from lightning_xai.global_maps.aggregation import agreed, entering, present_labels
 from lightning_xai.global_maps.bias_finder import Bias, find_bias

@@ -9,7 +9,7 @@ import torch
 
 from lightning_xai.callbacks.faithfulness import Faithfulness, write_csv
 from lightning_xai.loggers import log_images
-from lightning_xai.loggers.tables import log_files
+from lightning_xai.loggers.media import log_files
 from lightning_xai.metrics import MetricSuite, VisibilityCurve
 from lightning_xai.report.statistics import Interval, Rows, bootstrap, per_image_means
 from lightning_xai.visualization.curves import visibility_figure

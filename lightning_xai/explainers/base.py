@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_xai.functional.finite import LossWatch, check_loss, check_outputs, check_weights, naming_images
+from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.targets import SegmenterTarget, Target
 from lightning_xai.targets.regions import PixelSet, predicted
 from lightning_xai.targets.sliding_window import by_window, fits
@@ -235,10 +236,3 @@ class Explainer(lightning.LightningModule):
                 f"The checkpoint explains target {stored}, but this target is {own}: load the weights it was trained "
                 "with, or start a fine-tuning from it with explainer.init_from=<checkpoint>."
             )
-
-
-def as_plain_tensor(images: Tensor) -> Tensor:
-    """A plain tensor without metadata, history or inference flag, safe to differentiate through."""
-    with torch.inference_mode(False):
-        images = images.as_tensor() if hasattr(images, "as_tensor") else images
-        return images.detach().clone() if images.is_inference() or images.requires_grad else images.detach()

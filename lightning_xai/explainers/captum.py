@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.perturbation.baselines import Fill, baseline_images
-from lightning_xai.perturbation.soft_masks import to_image
 from lightning_xai.targets import Answer, Target, asking
-from lightning_xai.targets.layers import hook_guard, named_layer
+from lightning_xai.targets.layers import hook_guard, named_layer, to_image
 
 #: Methods that draw random numbers.
 RANDOM = ("GradientShap", "KernelShap", "Lime", "ShapleyValueSampling")
@@ -37,7 +36,8 @@ class CaptumExplainer(Explainer):
         method: Name of the class in ``captum.attr``, such as ``"IntegratedGradients"``.
         layer: Name of a module inside the target's model, for Captum's ``Layer...`` methods. Their maps are upsampled
             linearly; ``"LayerGradientXActivation"`` is HiResCAM.
-        baseline: Captum's baseline as a fill (see :func:`lightning_xai.perturbation.baselines.baseline_images`), where it takes one.
+        baseline: Captum's baseline, where it takes one; see
+            :func:`lightning_xai.perturbation.baselines.baseline_images`.
         patch: Side, in pixels, of the squares that a method hides: of occlusion, which moves on by half of it, and of
             the grid whose cells feature ablation and kernel SHAP take as features.
         smooth: Noisy copies of the image that the attributions are averaged over (SmoothGrad); 0: none.

@@ -9,13 +9,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lightning_xai.explainers.base import Explainer
+from lightning_xai.functional.resize import resize
 from lightning_xai.perturbation.soft_masks import (
     Baseline,
     area_fraction,
     baselines,
     blend,
     distinct,
-    resize,
     smooth_noise,
     top_fraction,
     total_variation,
@@ -277,7 +277,7 @@ class PCIM(Explainer):
             self.warned = True
             log.warning(
                 "%d of %d queries ask for a class that the blank image already has (p > 0.5): deletion and insertion "
-                "say little there, so judge with two fills and per class. (Said once; p_baseline stands with every map.)",
+                "say little there, so judge with two fills and per class. (Said once; every map has its p_baseline.)",
                 count,
                 len(targets),
             )

@@ -1,14 +1,15 @@
 """Maps to compare with: of what knows nothing of the target, of an explainer reversed, and of the reference itself."""
 
 import hashlib
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from monai.networks.layers.simplelayers import GaussianFilter
 from torch import Tensor
 
-from lightning_xai.explainers.base import Attribute, Explainer, as_plain_tensor
+from lightning_xai.explainers.base import Attribute, Explainer
+from lightning_xai.functional.priors import center_bump
+from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.targets import SegmenterTarget, Target
 
 
@@ -114,12 +115,3 @@ def blurred(pixels: Tensor) -> Tensor:
     blur = GaussianFilter(pixels.ndim - 2, side / 10, truncated=10, approx="sampled").to(pixels.device)
     smooth: Tensor = blur(values)
     return values + smooth
-
-
-def center_bump(size: Sequence[int], device: torch.device) -> Tensor:
-    """A Gaussian bump ``(*size)`` in the middle, one sigma a quarter of each side."""
-    bump = torch.ones((), device=device)
-    for side in size:
-        position = torch.linspace(-1, 1, side, device=device) if side > 1 else torch.zeros(1, device=device)
-        bump = bump.unsqueeze(-1) * torch.exp(-0.5 * (position / 0.5) ** 2)
-    return bump

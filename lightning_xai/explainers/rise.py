@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from lightning_xai.explainers.base import Explainer
+from lightning_xai.functional.resize import resize
 from lightning_xai.perturbation.baselines import Fill, baseline_images
-from lightning_xai.perturbation.soft_masks import blend, resize
+from lightning_xai.perturbation.soft_masks import blend
 from lightning_xai.targets import Target, asking
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lightning_xai.metrics.functional.similarity import average_ranks
+from lightning_xai.functional.ranking import average_ranks
 
 NORMALIZATIONS = ("mass", "max", "none", "rank")
 SUBSETS = ("label", "true_positive", "all")

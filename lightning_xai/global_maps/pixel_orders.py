@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_xai.explainers.base import as_plain_tensor
+from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.perturbation.baselines import noise_field
-from lightning_xai.perturbation.perturbations import pixel_count
+from lightning_xai.perturbation.sets import pixel_count
 
 PEPPR_BASELINES = ("channel_mean", "mean_image", "noise", "blur", "black")
 
@@ -58,7 +58,9 @@ def survey(batches: Iterable[dict[str, Any]]) -> Survey:
 
 
 def data_baseline(found: Survey, fill: str, seed: int) -> Tensor:
-    """One picture ``(1, C, *S)`` that hides pixels of all images alike; see :func:`~lightning_xai.global_maps.peppr`.
+    """One input ``(1, C, *S)`` that hides pixels of all images alike.
+
+    See :func:`lightning_xai.global_maps.peppr`.
 
     Raises:
         ValueError: If the fill is unknown.

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_xai.explainers.base import as_plain_tensor
 from lightning_xai.functional.files import atomic_write
 from lightning_xai.functional.segmentation import reference_pixels
+from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.global_maps.aggregation import present_labels
 from lightning_xai.global_maps.pixel_orders import Survey, curves_of, data_baseline, survey
 from lightning_xai.global_maps.result import PEPPRResult
@@ -56,8 +56,8 @@ def peppr(
         fill: What hidden pixels show, one picture for all images: ``"channel_mean"`` or ``"mean_image"`` of the data,
             ``"noise"`` of the data's mean and deviation, ``"black"``; or ``"blur"``, each image's own.
         random_orders: Random orders for comparison.
-        block_size: Side, in pixels, of the blocks that the random orders keep together. Holes of single pixels are noise
-            that no model has seen, and hurt more than one large hole: a fair comparison has about the map's own block_size.
+        block_size: Side, in pixels, of the blocks that the random orders keep together. Holes of single pixels are
+            noise that no model has seen, and hurt more than one large hole: fair is about the grain of the map.
         seed: Of the random orders and the noise.
         chunk_size: Largest number of pictures per forward pass.
         others: Further maps ``(*S)`` by name, for comparison: with one a label, :meth:`PEPPRResult.specificity` tells
@@ -77,8 +77,8 @@ def peppr(
     fractions = tuple(sorted(set(fractions)))
     if fractions[0] != 0 or fractions[-1] != 1 or min(random_orders, block_size) < 1:
         raise ValueError(
-            f"fractions are {tuple(fractions)}, random_orders {random_orders}, block_size {block_size}; reach from 0 to 1, with "
-            "at least one order and a block_size of at least one pixel."
+            f"fractions are {tuple(fractions)}, random_orders {random_orders}, block_size {block_size}; reach from "
+            "0 to 1, with at least one order and blocks of at least one pixel."
         )
     found = survey(batches)
     if tuple(ranking.shape) != tuple(found.mean.shape[1:]):

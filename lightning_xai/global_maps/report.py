@@ -126,19 +126,19 @@ def as_taken(data: ImageDataModule, values: Tensor, side: str | None) -> Tensor:
     return values
 
 
-def sections(settings: DictConfig, found: Findings, pictures: dict[str, NDArray[np.uint8]]) -> list[str]:
+def sections(settings: DictConfig, found: Findings, pictures: dict[str, NDArray[np.uint8]]) -> list[page.Part]:
     """The parts of the page."""
     judged = f"the {len(found.peppr.truth)} images of the {settings.peppr_split} split"
     return [
         page.heading("What the numbers say"),
         page.bullets(reading(found)),
         page.heading("Where the model looks"),
-        page.picture(
+        page.figure(
             pictures["maps"],
             f"Maps of the {settings.maps_split} split over its mean image; outlined: the region where evidence can be.",
         ),
         labels_table(found),
-        page.picture(
+        page.figure(
             pictures["over_images"],
             "The overall map over single images as they were taken, mirrored ones mirrored back.",
         ),
@@ -148,10 +148,10 @@ def sections(settings: DictConfig, found: Findings, pictures: dict[str, NDArray[
             f"overall map, and the {SCORES[found.peppr.metric]} is taken again. Hidden pixels show: {settings.fill}. "
             "Bands: 95 % over resampled images; of the random orders their range."
         ),
-        page.picture(pictures["peppr"], "PEPPR of the overall map."),
-        summary_table(found),
+        page.figure(pictures["peppr"], "PEPPR of the overall map."),
+        *summary_table(found),
         page.heading("Is each map about its own label?"),
-        page.picture(pictures["specificity"], "For every label (column) its own map (row) should do best."),
+        page.figure(pictures["specificity"], "For every label (column) its own map (row) should do best."),
         page.heading("Does a label look at the wrong place?"),
         *bias_parts(found),
         page.heading("About"),
@@ -159,7 +159,7 @@ def sections(settings: DictConfig, found: Findings, pictures: dict[str, NDArray[
     ]
 
 
-def labels_table(found: Findings) -> str:
+def labels_table(found: Findings) -> page.Part:
     """What each label's map is made of."""
     outside = {bias.label: f"{100 * bias.outside:.0f} %" for bias in found.biases}
     maps = found.maps
@@ -170,7 +170,7 @@ def labels_table(found: Findings) -> str:
     return page.table(["label", "maps", "all-zero, left out", "halves correlate", "outside the region"], rows)
 
 
-def summary_table(found: Findings) -> str:
+def summary_table(found: Findings) -> list[page.Part]:
     """The numbers of PEPPR: mean over labels with intervals, and each label's."""
     names = found.maps.labels
     summary, by_label = found.peppr.summary(), found.peppr.per_label()
@@ -183,10 +183,10 @@ def summary_table(found: Findings) -> str:
         f"{names[label]} has {count} positive images, so it cannot be judged."
         for label, count in found.peppr.skipped.items()
     ]
-    return page.table(head, rows) + (page.bullets(notes) if notes else "")
+    return [page.table(head, rows), *([page.bullets(notes)] if notes else [])]
 
 
-def bias_parts(found: Findings) -> list[str]:
+def bias_parts(found: Findings) -> list[page.Part]:
     """How much of each label's map lies outside of the region, and the images that contribute most."""
     rows = [
         [

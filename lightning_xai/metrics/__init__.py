@@ -1,7 +1,7 @@
 """Metrics of maps: one family a file, all per image, all exact under DDP; ``functional`` holds their formulas."""
 
 from lightning_xai.metrics.base import MapMetric
-from lightning_xai.metrics.batch import Batch
+from lightning_xai.metrics.batch import MapBatch
 from lightning_xai.metrics.collection import MetricSuite
 from lightning_xai.metrics.curves import (
     ROAD,
@@ -35,7 +35,7 @@ from lightning_xai.metrics.masking import (
     MaskingMetric,
     TopClassesIoU,
 )
-from lightning_xai.metrics.readout import Readout
+from lightning_xai.metrics.readouts import Readout
 from lightning_xai.metrics.segmentation import BoundaryReliance, ContextReliance, DiceDrop, OffTargetLeakage
 from lightning_xai.metrics.stability import Infidelity, MaxSensitivity, NoiseStability, StabilityMetric
 from lightning_xai.metrics.visibility import VisibilityCurve, VisibilityLeak
@@ -46,7 +46,7 @@ __all__ = [
     "Readout",
     "AverageDrop",
     "AverageDropInDeletion",
-    "Batch",
+    "MapBatch",
     "BestIoU",
     "BlankProbability",
     "BoundaryReliance",

@@ -1,30 +1,19 @@
-"""Per-image metric state: values with their ids, exact under DDP."""
+"""The base of all metrics of maps: one value per image and query, exact under DDP."""
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_xai.metrics.batch import Batch
-from lightning_xai.metrics.readout import Readout, answer, passes
+from lightning_xai.metrics.batch import MapBatch
+from lightning_xai.metrics.evaluation import SharedOutputs, evaluate, passes
+from lightning_xai.metrics.readouts import Readout
+from lightning_xai.metrics.state import ID_BYTES, State, decode_ids, encode_ids, first_appearance
 from lightning_xai.targets import SegmenterTarget
-
-ID_BYTES = 96
-
-
-class State(NamedTuple):
-    """The rows of a metric: values ``(R,)``, references ``(R, D)``, asked classes, number of the query, ids."""
-
-    values: Tensor
-    reference_values: Tensor
-    classes: Tensor
-    place: Tensor
-    names: Tensor
 
 
 class MapMetric(Metric, ABC):
@@ -34,12 +23,12 @@ class MapMetric(Metric, ABC):
     sampler repeated to even out the ranks counts once (equal ids).
 
     Args:
-        chunk_size: Pictures per pass where the metric readouts about pictures, and no suite readouts for it.
+        chunk_size: Inputs per pass where the metric runs a model, and no collection runs it for it.
     """
 
     is_differentiable = False
     full_state_update = False
-    #: "faithfulness", "localization", "segmentation" or "stability".
+    #: "faithfulness", "masking", "localization", "segmentation" or "stability".
     family: ClassVar[str]
     #: Where the metric comes from.
     paper: ClassVar[str]
@@ -47,46 +36,46 @@ class MapMetric(Metric, ABC):
     needs_masks: ClassVar[bool] = False
     needs_explainer: ClassVar[bool] = False
     needs_segmenter: ClassVar[bool] = False
-    #: Explanations a query that the metric readouts for itself, beside :meth:`readouts`.
+    #: Explanations a query that the metric makes itself, in addition to those of :meth:`readouts`.
     own_explanations: ClassVar[int] = 0
     #: Constructor arguments that change the value, recorded with every result.
     options: ClassVar[tuple[str, ...]] = ()
-    #: Names of what is kept beside the value, per image and query.
+    #: Names of what is recorded with each value, such as what a random map would get.
     references: tuple[str, ...] = ()
 
     values: list[Tensor]
     reference_values: list[Tensor]
-    classes: list[Tensor]
-    place: list[Tensor]
-    names: list[Tensor]
+    targets: list[Tensor]
+    query_index: list[Tensor]
+    ids: list[Tensor]
 
     def __init__(self, chunk_size: int = 64, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.chunk_size = chunk_size
-        for name in ("values", "references", "classes", "place", "names"):
+        for name in State._fields:
             # Persistent: a checkpoint in the middle of an epoch holds what was scored so far.
             self.add_state(name, default=[], dist_reduce_fx="cat", persistent=True)
 
     def readouts(self, target: Any = None) -> dict[str, Readout]:
-        """What the metric readouts about pictures; its answers go to :meth:`score`."""
+        """What the metric reads about perturbed inputs; the values go to :meth:`score`."""
         return {}
 
     @abstractmethod
-    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+    def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
         """The values ``(B, T)`` of a batch, NaN where undefined, and the :attr:`references` ``(B, T, D)`` if there are.
 
         Args:
             batch: The maps, and what they were made for.
-            answers: ``(B, T, steps)`` for each of :meth:`readouts`.
+            outputs: ``(B, T, steps)`` for each of :meth:`readouts`.
         """
 
-    def lacks(self, batch: Batch) -> str | None:
+    def lacks(self, batch: MapBatch) -> str | None:
         """Why the metric cannot score such a batch, as a sentence; ``None`` if it can."""
         name = type(self).__name__
         if self.needs_masks and batch.masks is None:
             return f"{name} needs masks of the evidence; give a data set with masks or leave it out."
         if self.needs_explainer and batch.explainer is None:
-            return f"{name} explains pictures again; give explainer= to update() or leave it out."
+            return f"{name} explains perturbed inputs; give explainer= to update() or leave it out."
         if self.needs_segmenter and not isinstance(batch.target, SegmenterTarget):
             return f"{name} compares segmentations; give a SegmenterTarget or leave it out."
         return None
@@ -102,8 +91,7 @@ class MapMetric(Metric, ABC):
         ids: Sequence[str] | None = None,
         pixels: Tensor | None = None,
         explainer: Any = None,
-        batch: Batch | None = None,
-        answers: Mapping[str, Tensor] | None = None,
+        shared: SharedOutputs | None = None,
     ) -> None:
         """Score the maps of a batch.
 
@@ -111,34 +99,48 @@ class MapMetric(Metric, ABC):
             maps: ``(B, T, *S)``.
             target: The :class:`~lightning_xai.targets.Target` that the maps explain.
             images: ``(B, C, *S)``, natural units.
-            targets: ``(B,)`` or ``(B, T)`` asked classes; ``None``: the target's default queries.
+            targets: ``(B,)`` or ``(B, T)`` class indices; ``None``: the target's default query.
             masks: ``(B, 1 or T, *S)``, above 0 = evidence; see :meth:`lightning_xai.targets.Target.evidence`.
             ids: One unique id an image; numbered when left out.
-            pixels: ``(B, T, *S)`` pixel sets of a segmenter's queries.
-            explainer: The explainer that made the maps, for metrics that explain again.
-            batch: All of the above together, where a :class:`~lightning_xai.metrics.MetricSuite` made it.
-            answers: Likewise, the answers to :meth:`readouts`.
+            pixels: ``(B, 1 or T, *S)`` regions of the queries to a segmenter.
+            explainer: The explainer that made the maps, for metrics that explain perturbed inputs.
+            shared: Outputs kept for all explainers that are scored on the same images and queries.
 
         Raises:
             ValueError: If masks are needed and missing, or shapes disagree.
         """
-        if ids is not None and len(ids) != len(maps):
-            raise ValueError(f"{len(ids)} ids for {len(maps)} images; give one id an image.")
-        batch = batch or make_batch(maps, target, images, targets, masks, pixels, explainer)
+        batch = make_batch(maps, target, images, targets, masks, pixels, explainer, shared)
         if reason := self.lacks(batch):
             raise ValueError(reason)
-        told = self.score(
-            batch, answer(batch, self.readouts(batch.target), self.chunk_size) if answers is None else answers
-        )
-        values, beside = told if isinstance(told, tuple) else (told, told.new_zeros(*told.shape, 0))
+        readouts = self.readouts(batch.target)
+        self.record(batch, evaluate(batch, readouts, self.chunk_size, shared=shared), ids)
+
+    def record(self, batch: MapBatch, outputs: Mapping[str, Tensor], ids: Sequence[str] | None) -> None:
+        """Score a batch whose readouts are evaluated; :meth:`update` and collections end here.
+
+        Args:
+            batch: The maps, and what they were made for.
+            outputs: See :meth:`score`.
+            ids: One unique id an image; numbered when left out.
+
+        Raises:
+            ValueError: If there are more or fewer ids than images.
+        """
+        count, queries = batch.maps.shape[:2]
+        if ids is not None and len(ids) != count:
+            raise ValueError(f"{len(ids)} ids for {count} images; give one id an image.")
+        scored = self.score(batch, outputs)
+        values, references = scored if isinstance(scored, tuple) else (scored, scored.new_zeros(*scored.shape, 0))
         if ids is None:
-            seen = sum(len(block) for block in self.values)
-            ids = [f"{self._rank()}-{seen + index:08d}" for index in range(len(maps))]
+            recorded = sum(len(block) for block in self.values)
+            ids = [f"{self._rank()}-{recorded + index:08d}" for index in range(count)]
         self.values.append(values.double().flatten())
-        self.reference_values.append(beside.double().flatten(0, 1))
-        self.classes.append(batch.queries.flatten())
-        self.place.append(torch.arange(maps.shape[1], device=maps.device).repeat(len(maps)))
-        self.names.append(encode_ids(ids).to(maps.device).repeat_interleave(maps.shape[1], dim=0))
+        self.reference_values.append(references.double().flatten(0, 1))
+        self.targets.append(batch.targets.flatten())
+        self.query_index.append(torch.arange(queries, device=batch.maps.device).repeat(count))
+        self.ids.append(encode_ids(ids).to(batch.maps.device).repeat_interleave(queries, dim=0))
+        # torchmetrics notes an update only where its own wrapper was called.
+        self._computed, self._update_count = None, max(1, self._update_count)
 
     def compute(self) -> Tensor:
         """Mean over the defined values, float64; NaN if there is none."""
@@ -155,23 +157,23 @@ class MapMetric(Metric, ABC):
         values = state.values if reference is None else state.reference_values[:, self.references.index(reference)]
         if not len(values):
             return values.view(0, 0)
-        _, image = _first_appearance(state.names)
-        table = values.new_full((int(image.max()) + 1, int(state.place.max()) + 1), float("nan"))
-        table[image, state.place] = values
+        _, image = first_appearance(state.ids)
+        table = values.new_full((int(image.max()) + 1, int(state.query_index.max()) + 1), float("nan"))
+        table[image, state.query_index] = values
         return table
 
     def per_class(self) -> dict[int, float]:
-        """Mean over the defined values of each asked class."""
+        """Mean over the defined values of each class that was asked about."""
         with self.sync_context():
             state = self.unique()
-        return {int(k): state.values[state.classes == k].nanmean().item() for k in torch.unique(state.classes)}
+        return {int(k): state.values[state.targets == k].nanmean().item() for k in torch.unique(state.targets)}
 
     def rows(self, reference: str | None = None) -> list[tuple[str, int, float]]:
         """``(id, class, value)`` of every image and query; see :meth:`per_image`."""
         with self.sync_context():
             state = self.unique()
         values = state.values if reference is None else state.reference_values[:, self.references.index(reference)]
-        return list(zip(decode_ids(state.names), state.classes.tolist(), values.tolist(), strict=True))
+        return list(zip(decode_ids(state.ids), state.targets.tolist(), values.tolist(), strict=True))
 
     def reference_means(self) -> dict[str, float]:
         """Mean over the defined values of each of :attr:`references`."""
@@ -180,7 +182,7 @@ class MapMetric(Metric, ABC):
         return dict(zip(self.references, means.tolist(), strict=True))
 
     def counts(self) -> tuple[int, int]:
-        """How many queries were asked, and for how many the metric is undefined."""
+        """How many values there are, and how many of them are undefined."""
         with self.sync_context():
             values = self.unique().values
         return len(values), int(values.isnan().sum())
@@ -211,11 +213,12 @@ class MapMetric(Metric, ABC):
     def _fill_empty(self) -> None:
         """Give an empty state its types and shapes."""
         if isinstance(self.values, list) and not self.values:
-            self.values.append(torch.zeros(0, dtype=torch.float64, device=self.device))
-            self.reference_values.append(torch.zeros(0, len(self.references), dtype=torch.float64, device=self.device))
-            self.classes.append(torch.zeros(0, dtype=torch.long, device=self.device))
-            self.place.append(torch.zeros(0, dtype=torch.long, device=self.device))
-            self.names.append(torch.zeros(0, ID_BYTES, dtype=torch.uint8, device=self.device))
+            device = self.device
+            self.values.append(torch.zeros(0, dtype=torch.float64, device=device))
+            self.reference_values.append(torch.zeros(0, len(self.references), dtype=torch.float64, device=device))
+            self.targets.append(torch.zeros(0, dtype=torch.long, device=device))
+            self.query_index.append(torch.zeros(0, dtype=torch.long, device=device))
+            self.ids.append(torch.zeros(0, ID_BYTES, dtype=torch.uint8, device=device))
 
     def _rank(self) -> int:
         return (
@@ -227,10 +230,7 @@ class MapMetric(Metric, ABC):
     def unique(self) -> State:
         """The state as tensors, each image and query once."""
         self._fill_empty()
-        state = State(*(dim_zero_cat(getattr(self, name)) for name in State._fields))
-        key = torch.cat([state.names.long(), state.place.unsqueeze(1)], dim=1)
-        keep, _ = _first_appearance(key)
-        return State(*(column[keep] for column in state))
+        return State(*(dim_zero_cat(getattr(self, name)) for name in State._fields)).unique()
 
 
 def make_batch(
@@ -241,58 +241,22 @@ def make_batch(
     masks: Tensor | None,
     pixels: Tensor | None,
     explainer: Any,
-) -> Batch:
-    """A batch whose queries are complete; see :meth:`MapMetric.update`."""
+    shared: SharedOutputs | None,
+) -> MapBatch:
+    """A batch whose targets are complete; see :meth:`MapMetric.update`."""
     if targets is None and target is not None and images is not None:
         targets, pixels = target.queries(images, None, pixels)
-    return Batch(maps, checked_queries(maps, images, targets), target, images, masks, pixels, explainer)
+    logits = None if shared is None else shared.logits
+    return MapBatch(maps, checked_targets(maps, images, targets), target, images, masks, pixels, explainer, logits)
 
 
-def checked_queries(maps: Tensor, images: Tensor | None, targets: Tensor | None) -> Tensor:
-    """Asked classes as ``(B, T)``, zeros where nothing says; raises a ``ValueError`` if the shapes disagree."""
+def checked_targets(maps: Tensor, images: Tensor | None, targets: Tensor | None) -> Tensor:
+    """Class indices as ``(B, T)``, zeros where nothing says; raises a ``ValueError`` if the shapes disagree."""
     if images is not None and (len(maps) != len(images) or maps.shape[2:] != images.shape[2:]):
         raise ValueError(f"Maps {tuple(maps.shape)} do not fit images {tuple(images.shape)}; maps must be (B, T, *S).")
     if targets is None:
         return torch.zeros(maps.shape[:2], dtype=torch.long, device=maps.device)
-    queries = targets.unsqueeze(1) if targets.ndim == 1 else targets
-    if queries.shape != maps.shape[:2]:
-        raise ValueError(f"Maps {tuple(maps.shape)} do not fit queries {tuple(targets.shape)}; one map a query.")
-    return queries
-
-
-def _first_appearance(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Row index of the first appearance of each distinct key, and for each row the number of its key in that order."""
-    position = torch.arange(len(keys), device=keys.device)
-    if not len(keys):
-        return position, position
-    _, inverse = torch.unique(keys, dim=0, return_inverse=True)
-    first = torch.full((int(inverse.max()) + 1,), len(keys), device=keys.device).scatter_reduce(
-        0, inverse, position, "amin"
-    )
-    keep = first.sort().values
-    number = torch.empty_like(first)
-    number[inverse[keep]] = torch.arange(len(keep), device=keys.device)
-    return keep, number[inverse]
-
-
-def encode_ids(ids: Sequence[str]) -> Tensor:
-    """Ids as rows of ``ID_BYTES`` bytes, which travel between ranks as a tensor; a longer id ends in its hash."""
-    table = torch.zeros(len(ids), ID_BYTES, dtype=torch.uint8)
-    for row, name in zip(table, ids, strict=True):
-        raw = name.encode()
-        if len(raw) > ID_BYTES:
-            # Cut by bytes: drop a character that the cut leaves incomplete.
-            head = raw[: ID_BYTES - 17].decode(errors="ignore").encode()
-            raw = head + b"~" + hashlib.blake2b(raw, digest_size=8).hexdigest().encode()
-        row[: len(raw)] = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+    table = targets.unsqueeze(1) if targets.ndim == 1 else targets
+    if table.shape != maps.shape[:2]:
+        raise ValueError(f"Maps {tuple(maps.shape)} do not fit targets {tuple(targets.shape)}; one map a query.")
     return table
-
-
-def decode_ids(table: Tensor) -> list[str]:
-    """Inverse of :func:`encode_ids`.
-
-    Example:
-        >>> decode_ids(encode_ids(["cell_1", "Zelle ä"]))
-        ['cell_1', 'Zelle ä']
-    """
-    return [bytes(row.tolist()).rstrip(b"\0").decode() for row in table.cpu()]

@@ -5,25 +5,28 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_xai.explainers.reference import center_bump
+from lightning_xai.functional.priors import center_bump
+from lightning_xai.functional.ranking import average_ranks, order_of
+from lightning_xai.functional.segmentation import predicted_pixels
 from lightning_xai.metrics.functional.chance import random_fraction
 from lightning_xai.metrics.functional.evidence import Sorted, sort_evidence
-from lightning_xai.metrics.functional.similarity import average_ranks
-from lightning_xai.perturbation.perturbations import PerturbationContext, order_of
+from lightning_xai.perturbation.context import PerturbationContext
+from lightning_xai.structures import Query
 from lightning_xai.targets import SegmenterTarget
 
 
-class Batch:
+class MapBatch:
     """What metrics score.
 
     Args:
         maps: ``(B, T, *S)``.
-        queries: ``(B, T)`` asked classes.
-        target: The target that the maps explain, or ``None`` where no metric readouts it.
+        targets: ``(B, T)`` class indices that the maps explain.
+        target: The target that the maps explain, or ``None`` where no metric runs it.
         images: ``(B, C, *S)``, or ``None`` likewise.
         masks: ``(B, 1 or T, *S)``, see :meth:`lightning_xai.targets.Target.evidence`, or ``None``.
-        pixels: ``(B, T, *S)`` pixel sets of a segmenter's queries, or ``None``.
+        pixels: ``(B, 1 or T, *S)`` regions of the queries to a segmenter, or ``None``: the predicted pixels.
         explainer: The explainer that made the maps, or ``None``.
+        logits: ``(B, K, *S)`` of the images, where a pass has given them.
 
     Raises:
         ValueError: If the masks do not fit the maps.
@@ -32,12 +35,13 @@ class Batch:
     def __init__(
         self,
         maps: Tensor,
-        queries: Tensor,
+        targets: Tensor,
         target: Any = None,
         images: Tensor | None = None,
         masks: Tensor | None = None,
         pixels: Tensor | None = None,
         explainer: Any = None,
+        logits: Tensor | None = None,
     ) -> None:
         if masks is not None and (
             masks.shape[2:] != maps.shape[2:] or len(masks) != len(maps) or masks.shape[1] not in (1, maps.shape[1])
@@ -46,11 +50,12 @@ class Batch:
                 f"Masks {tuple(masks.shape)} do not fit maps {tuple(maps.shape)}; masks must be (B, 1 or T, *S)."
             )
         self.maps = maps
-        self.queries = queries
+        self.targets = targets
         self.target = target
         self.masks = masks
         self.pixels = pixels
         self.explainer = explainer
+        self.logits = logits
         self._images = images
         #: Pixels in descending order ``(B, T, N)``, where they were sorted before.
         self.order: Tensor | None = None
@@ -63,12 +68,21 @@ class Batch:
             ValueError: If none were given.
         """
         if self._images is None or self.target is None:
-            raise ValueError("The metric readouts the model about pictures: give target= and images= to update().")
+            raise ValueError("The metric runs the model: give target= and images= to update().")
         return self._images
 
     @cached_property
+    def query(self) -> Query:
+        """What the maps explain; a pass where a segmenter's predicted pixels are meant and no logits are known."""
+        if not isinstance(self.target, SegmenterTarget):
+            return Query(self.targets)
+        if self.pixels is None:
+            return Query(self.targets, self.predicted)
+        return Query(self.targets, self.pixels.expand(-1, self.maps.shape[1], *self.maps.shape[2:]))
+
+    @cached_property
     def context(self) -> PerturbationContext:
-        """What pictures are made from."""
+        """What perturbed inputs are made from."""
         return PerturbationContext(self.images, self.maps)
 
     @cached_property
@@ -87,7 +101,7 @@ class Batch:
         """
         if self.masks is None:
             raise ValueError("The metric needs masks of the evidence: give masks= to update().")
-        shown = self.masks > 0 if self.target is None else self.target.evidence(self.masks, self.queries)
+        shown = self.masks > 0 if self.target is None else self.target.evidence(self.masks, self.targets)
         expanded: Tensor = shown.expand(-1, self.maps.shape[1], *self.maps.shape[2:])
         return expanded
 
@@ -98,22 +112,13 @@ class Batch:
 
     @cached_property
     def predicted(self) -> Tensor:
-        """The pixels that a segmenter gives to each asked class, boolean ``(B, T, *S)``; one pass."""
-        predicted: Tensor = self.target.queries(self.images, self.queries, None)[1]
-        return predicted
-
-    @cached_property
-    def sets(self) -> Tensor | None:
-        """The pixel sets of a segmenter's queries, boolean ``(B, T, *S)``; ``None`` for a classifier."""
-        if not isinstance(self.target, SegmenterTarget):
-            return None
-        if self.pixels is None:
-            return self.predicted
-        return self.pixels.expand(-1, self.maps.shape[1], *self.maps.shape[2:])
+        """The pixels that a segmenter gives to each query's class, boolean ``(B, T, *S)``; a pass if none is known."""
+        logits = self.target.logits(self.images) if self.logits is None else self.logits
+        return predicted_pixels(logits, self.targets, self.target.activation)
 
     @cached_property
     def sorted(self) -> Sorted:
-        """The evidence in the order of the map: one sort for all rankings, the pictures' if there was one."""
+        """The evidence in the order of the map: one sort for all rankings, the perturbations' if there was one."""
         order = self.order
         if order is None and self._images is not None:
             order = self.context.__dict__.get("order")
@@ -125,10 +130,10 @@ class Batch:
         return random_fraction(self.evidence.flatten(2))
 
     @cached_property
-    def center(self) -> "Batch":
+    def center(self) -> "MapBatch":
         """The same masks with the center prior for maps."""
         prior = center_bump(self.maps.shape[2:], self.maps.device)[None, None]
-        center = Batch(prior.expand_as(self.maps), self.queries, self.target, masks=self.masks)
+        center = MapBatch(prior.expand_as(self.maps), self.targets, self.target, masks=self.masks)
         center.evidence = self.evidence
         center.order = order_of(prior).expand(*self.maps.shape[:2], -1)
         return center

@@ -7,16 +7,16 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from lightning_xai.metrics.base import MapMetric, make_batch
-from lightning_xai.metrics.readout import answer, passes
+from lightning_xai.metrics.evaluation import SharedOutputs, evaluate, passes
 from lightning_xai.perturbation.batch_size import fitting_chunk
 
 
 class MetricSuite(MetricCollection):
-    """A collection whose metrics share one job queue, one ranking and one sort: what two of them readout is asked once.
+    """A collection whose metrics share one queue, one ranking and one sort: what two of them read is evaluated once.
 
     Args:
         metrics: Metrics by name.
-        chunk_size: Pictures per pass, or ``"auto"``: as many as fit into memory, found at the first batch.
+        chunk_size: Inputs per pass, or ``"auto"``: as many as fit into memory, found at the first batch.
 
     Raises:
         ValueError: If the chunk size is neither.
@@ -26,9 +26,9 @@ class MetricSuite(MetricCollection):
         # With compute groups, two metrics whose first states are equal are merged for good.
         super().__init__(dict(metrics), compute_groups=False)
         if chunk_size != "auto" and (not isinstance(chunk_size, int) or chunk_size < 1):
-            raise ValueError(f"chunk_size is {chunk_size!r}; give a number of pictures, at least 1, or 'auto'.")
+            raise ValueError(f"chunk_size is {chunk_size!r}; give a number of inputs, at least 1, or 'auto'.")
         self.chunk_size = chunk_size
-        #: Pictures per forward pass and per explanation, ``None`` until they are found.
+        #: Inputs per forward pass and per explanation, ``None`` until they are found.
         self.sizes = None if chunk_size == "auto" else (int(chunk_size), int(chunk_size))
 
     def members(self) -> dict[str, MapMetric]:
@@ -40,7 +40,7 @@ class MetricSuite(MetricCollection):
 
         Args:
             queries: About each image.
-            target: Where the fill ``"input_zero"`` is black, as for a target without a mean, it is shared with it.
+            target: Where the baseline ``"input_zero"`` is black, as for a target without a mean, it is shared with it.
 
         Returns:
             ``{"passes": ..., "explanations": ...}``.
@@ -65,18 +65,18 @@ class MetricSuite(MetricCollection):
         pixels: Tensor | None = None,
         explainer: Any = None,
         ids: Any = None,
+        shared: SharedOutputs | None = None,
     ) -> None:
         """Score a batch with every metric; those that need what is not there (masks, a segmenter) sit out.
 
         See :meth:`MapMetric.update`.
         """
-        batch = make_batch(maps, target, images, targets, masks, pixels, explainer)
+        batch = make_batch(maps, target, images, targets, masks, pixels, explainer, shared)
         active = {name: metric for name, metric in self.members().items() if metric.lacks(batch) is None}
-        asked = {name: metric.readouts(target) for name, metric in active.items()}
-        readouts = {f"{name}/{key}": readout for name, own in asked.items() for key, readout in own.items()}
+        wanted = {name: metric.readouts(target) for name, metric in active.items()}
+        readouts = {f"{name}/{key}": readout for name, own in wanted.items() for key, readout in own.items()}
         if readouts and self.sizes is None:
             self.sizes = fitting_chunk(target.logits, images), fitting_chunk(target.logits, images, gradients=True)
-        answers = answer(batch, readouts, *self.sizes) if readouts and self.sizes else {}
+        outputs = evaluate(batch, readouts, *self.sizes, shared=shared) if readouts and self.sizes else {}
         for name, metric in active.items():
-            own_answers = {key: answers[f"{name}/{key}"] for key in asked[name]}
-            metric.update(maps=maps, ids=ids, batch=batch, answers=own_answers)
+            metric.record(batch, {key: outputs[f"{name}/{key}"] for key in wanted[name]}, ids)

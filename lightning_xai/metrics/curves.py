@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from lightning_xai.metrics.base import MapMetric
-from lightning_xai.metrics.batch import Batch
+from lightning_xai.metrics.batch import MapBatch
 from lightning_xai.metrics.functional.curves import normalized, trapezoid
-from lightning_xai.metrics.readout import Readout
+from lightning_xai.metrics.readouts import Readout
 from lightning_xai.perturbation.baselines import BASELINES, NeighborBaseline
-from lightning_xai.perturbation.perturbations import AnyBaseline, Curve, other_content
+from lightning_xai.perturbation.context import AnyBaseline
+from lightning_xai.perturbation.sets import Curve, other_content
 
 OUTPUTS = ("probability", "score", "dice")
 RISE = "Petsiuk et al. 2018, RISE, arXiv 1806.07421"
@@ -24,11 +25,12 @@ ORDERS = ("most_first", "least_first", "gap")
 class CurveMetric(MapMetric):
     """Base of the metrics that read curves of :mod:`lightning_xai.reveal`.
 
-    Beside its value it records what the model says about the ``full`` and about the ``blank`` image.
+    With its value it records the output for the ``full`` and for the ``blank`` image.
 
     Args:
         steps: Equal steps from no pixel to all.
-        fill: What stands where pixels are hidden; see :func:`~lightning_xai.perturbation.baselines.hide_pixels`. ``"input_zero"``: what
+        fill: What stands where pixels are hidden; see
+            :func:`~lightning_xai.perturbation.baselines.hide_pixels`. ``"input_zero"``: what
             the model receives as zero, the mean that the target subtracts.
         normalize: Report ``(p - p_blank) / (p_full - p_blank)`` instead of ``p``; undefined where the two are equal.
         output: What is followed: ``"probability"`` of the class (a segmenter's mean over the pixel set), its logit or
@@ -83,10 +85,10 @@ class CurveMetric(MapMetric):
         """A Dice is for segmenters only."""
         return self.output == "dice"
 
-    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """See :meth:`MapMetric.score`; a constant map, or one with NaN, ranks nothing and is undefined."""
-        full, blank = (answers[end][..., 0] for end in ("full", "blank"))
-        curves = {name: answers[name] for name in self.ways}
+        full, blank = (outputs[end][..., 0] for end in ("full", "blank"))
+        curves = {name: outputs[name] for name in self.ways}
         if self.normalize:
             curves = {name: normalized(curve, full, blank) for name, curve in curves.items()}
         return batch.where_defined(self.area(curves)), torch.stack([full, blank], dim=2)
@@ -157,9 +159,9 @@ class InsertionLeak(InsertionAUC):
         curve = Curve(self.fractions, "reveal", input_baseline(self.fill, target), content=self.content)
         return super().readouts(target) | {"reveal": Readout(curve, self.output)}
 
-    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """See :meth:`MapMetric.score`; one image alone has nothing to be swapped with."""
-        value, ends = super().score(batch, answers)
+        value, ends = super().score(batch, outputs)
         return (torch.full_like(value, float("nan")) if self.content == "swapped" and len(value) == 1 else value), ends
 
 
@@ -195,9 +197,9 @@ class BlankProbability(MapMetric):
         """See :meth:`MapMetric.readouts`."""
         return {"blank": Readout(Curve((1.0,), "erase", input_baseline(self.fill, target)))}
 
-    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+    def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MapMetric.score`."""
-        return answers["blank"][..., 0]
+        return outputs["blank"][..., 0]
 
 
 class PixelFlipping(CurveMetric):

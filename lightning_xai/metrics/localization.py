@@ -1,6 +1,6 @@
 """Localization: does the map lie on the evidence that an expert marked?
 
-Beside its value every metric records what a random map would get (``random``) and what the center prior gets on the
+With its value every metric records what a random map would get (``random``) and what the center prior gets on the
 same masks (``center``): a map that does not beat both locates nothing.
 """
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_xai.metrics.base import MapMetric
-from lightning_xai.metrics.batch import Batch
+from lightning_xai.metrics.batch import MapBatch
 from lightning_xai.metrics.functional import chance
 from lightning_xai.metrics.functional import localization as core
 
@@ -25,16 +25,16 @@ class LocalizationMetric(MapMetric):
     higher_is_better = True
     references = ("random", "center")
 
-    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """See :meth:`MapMetric.score`."""
         references = torch.stack([self.expected(batch), self.value(batch.center)], dim=2)
         return self.value(batch), references
 
     @abstractmethod
-    def value(self, batch: Batch) -> Tensor:
+    def value(self, batch: MapBatch) -> Tensor:
         """Values ``(B, T)``."""
 
-    def expected(self, batch: Batch) -> Tensor:
+    def expected(self, batch: MapBatch) -> Tensor:
         """What a random map gets, ``(B, T)``: by default the area fraction of the evidence."""
         return batch.area_fraction
 
@@ -53,7 +53,7 @@ class PointingGame(LocalizationMetric):
 
     paper = "Zhang et al. 2018, Top-down neural attention by excitation backprop, arXiv 1608.00507"
 
-    def value(self, batch: Batch) -> Tensor:
+    def value(self, batch: MapBatch) -> Tensor:
         """See :meth:`LocalizationMetric.value`."""
         return core.pointing_game(batch.sorted)
 
@@ -63,7 +63,7 @@ class RelevanceMass(LocalizationMetric):
 
     paper = "Arras et al. 2022, CLEVR-XAI, arXiv 2003.07258"
 
-    def value(self, batch: Batch) -> Tensor:
+    def value(self, batch: MapBatch) -> Tensor:
         """See :meth:`LocalizationMetric.value`."""
         return core.relevance_mass(batch.maps.flatten(2), batch.evidence.flatten(2))
 
@@ -73,7 +73,7 @@ class RelevanceRank(LocalizationMetric):
 
     paper = RelevanceMass.paper
 
-    def value(self, batch: Batch) -> Tensor:
+    def value(self, batch: MapBatch) -> Tensor:
         """See :meth:`LocalizationMetric.value`."""
         return core.relevance_rank(batch.sorted)
 
@@ -97,7 +97,7 @@ class TopKIntersection(LocalizationMetric):
             raise ValueError(f"k is {k}; count at least 1 pixel.")
         self.k = k
 
-    def value(self, batch: Batch) -> Tensor:
+    def value(self, batch: MapBatch) -> Tensor:
         """See :meth:`LocalizationMetric.value`."""
         return core.top_k_intersection(batch.sorted, self.k)
 
@@ -107,11 +107,11 @@ class PixelAUC(LocalizationMetric):
 
     paper = "Fawcett 2006, An introduction to ROC analysis"
 
-    def value(self, batch: Batch) -> Tensor:
+    def value(self, batch: MapBatch) -> Tensor:
         """See :meth:`LocalizationMetric.value`."""
         return core.pixel_auc(batch.sorted)
 
-    def expected(self, batch: Batch) -> Tensor:
+    def expected(self, batch: MapBatch) -> Tensor:
         """See :meth:`LocalizationMetric.expected`: one half."""
         return chance.random_auc(batch.evidence.flatten(2))
 
@@ -121,11 +121,11 @@ class PixelAveragePrecision(LocalizationMetric):
 
     paper = "Everingham et al. 2010, PASCAL VOC; steps as in scikit-learn"
 
-    def value(self, batch: Batch) -> Tensor:
+    def value(self, batch: MapBatch) -> Tensor:
         """See :meth:`LocalizationMetric.value`."""
         return core.pixel_average_precision(batch.sorted)
 
-    def expected(self, batch: Batch) -> Tensor:
+    def expected(self, batch: MapBatch) -> Tensor:
         """See :meth:`LocalizationMetric.expected`."""
         return chance.random_average_precision(batch.evidence.flatten(2))
 
@@ -135,7 +135,7 @@ class BestIoU(LocalizationMetric):
 
     paper = "Choe et al. 2020, Evaluating weakly supervised object localization methods right, arXiv 2001.07437"
 
-    def value(self, batch: Batch) -> Tensor:
+    def value(self, batch: MapBatch) -> Tensor:
         """See :meth:`LocalizationMetric.value`."""
         return core.best_iou(batch.sorted)
 
@@ -159,11 +159,11 @@ class FixedIoU(LocalizationMetric):
             raise ValueError(f"threshold is {threshold}; give a fraction of the map's range between 0 and 1.")
         self.threshold = threshold
 
-    def value(self, batch: Batch) -> Tensor:
+    def value(self, batch: MapBatch) -> Tensor:
         """See :meth:`LocalizationMetric.value`."""
         return core.fixed_iou(batch.sorted, self.threshold)
 
-    def expected(self, batch: Batch) -> Tensor:
+    def expected(self, batch: MapBatch) -> Tensor:
         """See :meth:`LocalizationMetric.expected`: that of uniformly random values."""
         return chance.random_fixed_iou(batch.evidence.flatten(2), self.threshold)
 
@@ -173,10 +173,10 @@ class BoxEnergy(LocalizationMetric):
 
     paper = "Wang et al. 2020, Score-CAM (energy-based pointing game), arXiv 1910.01279"
 
-    def value(self, batch: Batch) -> Tensor:
+    def value(self, batch: MapBatch) -> Tensor:
         """See :meth:`LocalizationMetric.value`."""
         return core.box_energy(batch.maps, batch.evidence)
 
-    def expected(self, batch: Batch) -> Tensor:
+    def expected(self, batch: MapBatch) -> Tensor:
         """See :meth:`LocalizationMetric.expected`: the area fraction of the box."""
         return chance.random_box_energy(batch.evidence)

@@ -7,12 +7,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from lightning_xai.functional.tensors import min_max
 from lightning_xai.metrics.base import MapMetric
-from lightning_xai.metrics.batch import Batch
+from lightning_xai.metrics.batch import MapBatch
 from lightning_xai.metrics.curves import checked_baseline, input_baseline
 from lightning_xai.metrics.functional import masking
-from lightning_xai.metrics.readout import Readout
-from lightning_xai.perturbation.perturbations import AnyBaseline, Blend, Curve, min_max
+from lightning_xai.metrics.readouts import Readout
+from lightning_xai.perturbation.context import AnyBaseline
+from lightning_xai.perturbation.sets import Blend, Curve
 
 ADCC_PAPER = "Poppi et al. 2021, Revisiting the evaluation of class activation mapping, arXiv 2104.10252"
 WHOLE = Curve((1.0,), "reveal")
@@ -57,7 +59,7 @@ class MaskingMetric(MapMetric):
 
     def blend(self, part: str, target: Any) -> Blend:
         """The image times the map (``"map"``), or times the rest."""
-        return Blend(part, input_baseline(self.fill, target), given=self.scaled == "before")
+        return Blend(part, input_baseline(self.fill, target), prescaled=self.scaled == "before")
 
     @property
     def confidence(self) -> str:
@@ -69,11 +71,11 @@ class MaskingMetric(MapMetric):
         """Only where its own head is asked."""
         return self.head == "explainer"
 
-    def scaled_maps(self, batch: Batch) -> Tensor:
+    def scaled_maps(self, batch: MapBatch) -> Tensor:
         """``E``, ``(B, T, *S)``."""
         return min_max(batch.maps) if self.scaled == "after" else batch.maps
 
-    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+    def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MapMetric.score`; a constant map, or one with NaN, cannot be scaled and is undefined.
 
         Raises:
@@ -84,11 +86,11 @@ class MaskingMetric(MapMetric):
                 f"scaled is 'before', but the maps reach from {float(batch.maps.min()):.3g} to "
                 f"{float(batch.maps.max()):.3g}; give maps between 0 and 1, or scaled='after'."
             )
-        return batch.where_defined(self.value(batch, {name: told[..., 0] for name, told in answers.items()}))
+        return batch.where_defined(self.value(batch, {name: value[..., 0] for name, value in outputs.items()}))
 
     @abstractmethod
-    def value(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
-        """From answers ``(B, T)`` to values ``(B, T)``."""
+    def value(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
+        """From outputs ``(B, T)`` to values ``(B, T)``."""
 
 
 class AverageDrop(MaskingMetric):
@@ -101,9 +103,9 @@ class AverageDrop(MaskingMetric):
         """See :meth:`MapMetric.readouts`."""
         return {"whole": Readout(WHOLE, self.confidence), "kept": Readout(self.blend("map", target), self.confidence)}
 
-    def value(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+    def value(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MaskingMetric.value`."""
-        return masking.average_drop(answers["whole"], answers["kept"])
+        return masking.average_drop(outputs["whole"], outputs["kept"])
 
 
 class IncreaseInConfidence(AverageDrop):
@@ -111,9 +113,9 @@ class IncreaseInConfidence(AverageDrop):
 
     higher_is_better = True
 
-    def value(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+    def value(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MaskingMetric.value`."""
-        return masking.increase_in_confidence(answers["whole"], answers["kept"])
+        return masking.increase_in_confidence(outputs["whole"], outputs["kept"])
 
 
 class AverageDropInDeletion(MaskingMetric):
@@ -126,9 +128,9 @@ class AverageDropInDeletion(MaskingMetric):
         """See :meth:`MapMetric.readouts`."""
         return {"whole": Readout(WHOLE, self.confidence), "rest": Readout(self.blend("rest", target), self.confidence)}
 
-    def value(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+    def value(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MaskingMetric.value`."""
-        return masking.average_drop(answers["whole"], answers["rest"])
+        return masking.average_drop(outputs["whole"], outputs["rest"])
 
 
 class Complexity(MaskingMetric):
@@ -138,7 +140,7 @@ class Complexity(MaskingMetric):
     paper = ADCC_PAPER
     options = ("scaled",)
 
-    def value(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+    def value(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MaskingMetric.value`."""
         return masking.complexity(self.scaled_maps(batch))
 
@@ -155,9 +157,9 @@ class Coherency(MaskingMetric):
         """See :meth:`MapMetric.readouts`."""
         return {"coherence": Readout(self.blend("map", target), "coherence")}
 
-    def value(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+    def value(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MaskingMetric.value`."""
-        return answers["coherence"]
+        return outputs["coherence"]
 
 
 class ADCC(AverageDrop):
@@ -171,10 +173,10 @@ class ADCC(AverageDrop):
         """See :meth:`MapMetric.readouts`."""
         return super().readouts(target) | {"coherence": Readout(self.blend("map", target), "coherence")}
 
-    def value(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+    def value(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MaskingMetric.value`."""
-        drop = super().value(batch, answers)
-        return masking.adcc(answers["coherence"], masking.complexity(self.scaled_maps(batch)), drop)
+        drop = super().value(batch, outputs)
+        return masking.adcc(outputs["coherence"], masking.complexity(self.scaled_maps(batch)), drop)
 
 
 class TopClassesIoU(MapMetric):
@@ -210,9 +212,9 @@ class TopClassesIoU(MapMetric):
         """See :meth:`MapMetric.readouts`."""
         return {"rival": Readout(WHOLE, "rival")}
 
-    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+    def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MapMetric.score`; a constant map is undefined."""
-        rivals = answers["rival"][..., 0].long()
-        both = batch.maps, torch.as_tensor(batch.explainer.explain(batch.images, rivals, batch.sets))
+        rivals = outputs["rival"][..., 0].long()
+        both = batch.maps, torch.as_tensor(batch.explainer.explain(batch.images, rivals, batch.query.regions))
         first, second = both if self.scaled == "raw" else map(min_max, both)
         return batch.where_defined(masking.top_iou(first, second, self.threshold))

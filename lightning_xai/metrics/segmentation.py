@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from lightning_xai.metrics.base import MapMetric
-from lightning_xai.metrics.batch import Batch
+from lightning_xai.metrics.batch import MapBatch
 from lightning_xai.metrics.curves import checked_baseline, input_baseline
 from lightning_xai.metrics.functional.localization import relevance_mass
 from lightning_xai.metrics.functional.segmentation import boundary_reliance
-from lightning_xai.metrics.readout import Readout
-from lightning_xai.perturbation.perturbations import AnyBaseline, Curve
+from lightning_xai.metrics.readouts import Readout
+from lightning_xai.perturbation.context import AnyBaseline
+from lightning_xai.perturbation.sets import Curve
 
 
 class DiceDrop(MapMetric):
@@ -50,16 +51,16 @@ class DiceDrop(MapMetric):
         whole, hidden = Curve((1.0,), "reveal"), Curve((self.fraction,), "erase", input_baseline(self.fill, target))
         return {"whole": Readout(whole, "dice"), "hidden": Readout(hidden, "dice")}
 
-    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+    def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
         """See :meth:`MapMetric.score`."""
-        return batch.where_defined((answers["whole"] - answers["hidden"])[..., 0])
+        return batch.where_defined((outputs["whole"] - outputs["hidden"])[..., 0])
 
 
 class OffTargetLeakage(DiceDrop):
     """Fraction of the damage that hiding a class's most important pixels does to other classes; low is good.
 
     Mean Dice that the other asked classes lose, over that plus what this class loses. Undefined where nothing is lost,
-    or no other class is there. Beside it: ``outside``, the fraction of the relevance outside of the class's own pixels.
+    or no other class is there. With it: ``outside``, the fraction of the relevance outside of the class's own pixels.
     """
 
     higher_is_better = False
@@ -70,10 +71,10 @@ class OffTargetLeakage(DiceDrop):
         own = super().readouts(target)
         return own | {f"{name} others": Readout(readout.perturbations, "other_dice") for name, readout in own.items()}
 
-    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """See :meth:`MapMetric.score`."""
         own, others = (
-            (answers["whole" + kind] - answers["hidden" + kind])[..., 0].clamp(min=0) for kind in ("", " others")
+            (outputs["whole" + kind] - outputs["hidden" + kind])[..., 0].clamp(min=0) for kind in ("", " others")
         )
         lost = own + others
         value = torch.where(lost == 0, float("nan"), others / lost)
@@ -88,7 +89,7 @@ class ContextReliance(MapMetric):
     needs_segmenter = True
     paper = "lightning_xai"
 
-    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+    def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MapMetric.score`."""
         return outside(batch)
 
@@ -115,11 +116,11 @@ class BoundaryReliance(MapMetric):
             raise ValueError(f"width is {width}; a boundary is at least 1 pixel wide.")
         self.width = width
 
-    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+    def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MapMetric.score`."""
         return boundary_reliance(batch.maps, batch.reference, self.width)
 
 
-def outside(batch: Batch) -> Tensor:
+def outside(batch: MapBatch) -> Tensor:
     """Fraction of the positive relevance outside of each query's object, ``(B, T)``."""
     return 1 - relevance_mass(batch.maps.flatten(2), batch.reference.flatten(2))

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from lightning_xai.metrics.base import MapMetric
-from lightning_xai.metrics.batch import Batch
+from lightning_xai.metrics.batch import MapBatch
 from lightning_xai.metrics.functional.stability import infidelity
-from lightning_xai.metrics.readout import Readout
-from lightning_xai.perturbation.perturbations import Curve, Noisy
+from lightning_xai.metrics.readouts import Readout
+from lightning_xai.perturbation.perturbations import Noisy
+from lightning_xai.perturbation.sets import Curve
 
 
 class StabilityMetric(MapMetric):
@@ -49,9 +50,9 @@ class MaxSensitivity(StabilityMetric):
         """See :meth:`MapMetric.readouts`."""
         return {"distance": Readout(self.noise, "distance")}
 
-    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+    def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MapMetric.score`."""
-        largest = answers["distance"].amax(dim=2)
+        largest = outputs["distance"].amax(dim=2)
         return largest.masked_fill(largest.isinf(), float("nan"))
 
 
@@ -68,9 +69,9 @@ class NoiseStability(StabilityMetric):
         """See :meth:`MapMetric.readouts`."""
         return {"spearman": Readout(self.noise, "spearman")}
 
-    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+    def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MapMetric.score`."""
-        return batch.where_defined(answers["spearman"].nanmean(dim=2))
+        return batch.where_defined(outputs["spearman"].nanmean(dim=2))
 
 
 class Infidelity(MapMetric):
@@ -118,10 +119,10 @@ class Infidelity(MapMetric):
         """See :meth:`MapMetric.readouts`."""
         return {"whole": Readout(Curve((1.0,), "reveal"), self.output), "noisy": Readout(self.noise, self.output)}
 
-    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> Tensor:
+    def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
         """See :meth:`MapMetric.score`; a constant map is undefined."""
-        fields, size = batch.context.noise(self.noise)
+        fields, size = self.noise.fields_and_size(batch.context)
         predicted = torch.einsum("btn,jn->btj", batch.maps.flatten(2).double(), fields.flatten(1).double())
         predicted = predicted * size.view(-1, 1, 1)
-        change = answers["noisy"] - answers["whole"]
+        change = outputs["noisy"] - outputs["whole"]
         return batch.where_defined(infidelity(predicted, change, self.scale))

@@ -6,12 +6,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_xai.metrics.base import MapMetric, State, decode_ids
-from lightning_xai.metrics.batch import Batch
+from lightning_xai.metrics.base import MapMetric
+from lightning_xai.metrics.batch import MapBatch
 from lightning_xai.metrics.curves import checked_baseline, input_baseline
 from lightning_xai.metrics.functional.visibility import at_common_fraction, at_own_fraction
-from lightning_xai.metrics.readout import Readout
-from lightning_xai.perturbation.perturbations import AnyBaseline, Curve, other_content, pixel_count
+from lightning_xai.metrics.readouts import Readout
+from lightning_xai.metrics.state import State, decode_ids
+from lightning_xai.perturbation.context import AnyBaseline
+from lightning_xai.perturbation.sets import Curve, other_content, pixel_count
 
 
 class VisibilityCurve(MapMetric):
@@ -37,7 +39,7 @@ class VisibilityCurve(MapMetric):
     needs_segmenter = True
     paper = "Koker et al. 2021, U-Noise, arXiv 2101.05791"
     options: ClassVar[tuple[str, ...]] = ("at", "scope", "steps", "fill")
-    #: What visible pixels show; see :meth:`lightning_xai.perturbation.perturbations.PerturbationContext.content`.
+    #: What visible pixels show; see :meth:`lightning_xai.perturbation.context.PerturbationContext.content`.
     content = "own"
 
     def __init__(
@@ -66,13 +68,13 @@ class VisibilityCurve(MapMetric):
         curve = Curve(self.fractions, "reveal", input_baseline(self.fill, target), content=self.content)
         return {"overlap": Readout(curve, "overlap"), "total": Readout(curve, "total")}
 
-    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """See :meth:`MapMetric.score`; undefined for a constant map and for an empty reference."""
         pixels = batch.maps.flatten(2).shape[2]
         ranks = torch.tensor([max(0, pixel_count(fraction, pixels) - 1) for fraction in self.fractions])
         places = batch.context.order[..., ranks.to(batch.maps.device)]
         thresholds = batch.maps.flatten(2).gather(2, places)
-        points = torch.stack([answers["overlap"], answers["total"], thresholds.double()], dim=2)
+        points = torch.stack([outputs["overlap"], outputs["total"], thresholds.double()], dim=2)
         missing = ~batch.reference.flatten(2).any(dim=2)
         points = batch.where_defined(points.masked_fill(missing.view(*missing.shape, 1, 1), float("nan")))
         value = _dice(at_own_fraction(points.flatten(0, 1), self.at)).view(missing.shape)
@@ -111,7 +113,7 @@ class VisibilityCurve(MapMetric):
         """``(id, class, Dice)`` of every image and query, for each fraction."""
         with self.sync_context():
             state = super().unique()
-        names, classes = decode_ids(state.names), state.classes.tolist()
+        names, classes = decode_ids(state.ids), state.targets.tolist()
         dice = {fraction: _dice(self._at_fraction(state, fraction)).tolist() for fraction in self.fractions}
         return {fraction: list(zip(names, classes, values, strict=True)) for fraction, values in dice.items()}
 
@@ -121,8 +123,8 @@ class VisibilityCurve(MapMetric):
         if self.scope == "image":
             return at_own_fraction(points, fraction)
         parts = points.new_empty(len(points), 2)
-        for asked in torch.unique(state.classes):
-            rows = state.classes == asked
+        for asked in torch.unique(state.targets):
+            rows = state.targets == asked
             parts[rows] = at_common_fraction(points[rows], fraction)
         return parts
 
@@ -149,9 +151,9 @@ class VisibilityLeak(VisibilityCurve):
         super().__init__(**options)
         self.content = other_content(content)
 
-    def score(self, batch: Batch, answers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """See :meth:`VisibilityCurve.score`; one image alone has nothing to be swapped with."""
-        value, points = super().score(batch, answers)
+        value, points = super().score(batch, outputs)
         if self.content == "swapped" and len(value) == 1:
             return torch.full_like(value, float("nan")), torch.full_like(points, float("nan"))
         return value, points

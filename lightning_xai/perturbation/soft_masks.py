@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_xai.functional.resize import resize
 from lightning_xai.perturbation.baselines import Fill, baseline_images
 from lightning_xai.targets import Target
-from lightning_xai.targets.padding import cropped
 
 GOLDEN_RATIO = 0.6180339887498949
 #: Side of the coarse grid that :func:`smooth_noise` is drawn on.
@@ -148,44 +147,3 @@ def two_sided(
     twice = None if pixels is None else pixels.repeat(2, *(1,) * (pixels.ndim - 1))
     kept, rest = target.probability(both, targets.repeat(2, 1), twice)[:, 0].chunk(2)
     return (1 - kept) + rest
-
-
-def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Linear resize of ``(B, C, *s)`` to ``(B, C, *size)``; the same tensor where the sizes agree."""
-    if list(maps.shape[2:]) == list(size):
-        return maps
-    return F.interpolate(maps, size=list(size), mode="bilinear" if maps.ndim == 4 else "trilinear", align_corners=False)
-
-
-def to_image(target: Target, maps: Tensor, images: Tensor) -> Tensor:
-    """Maps of a layer at image resolution.
-
-    Args:
-        target: The target, whose model saw the images, padded where it wants that.
-        maps: ``(B, T, *s)`` over all that it saw.
-        images: ``(B, C, *S)``.
-
-    Returns:
-        ``(B, T, *S)``, linearly enlarged, without what was padded.
-    """
-    return cropped(resize(maps, target.seen_size(images)), images.shape[2:])
-
-
-def spread(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Enlarge ``(B, C, *s)`` to ``(B, C, *size)`` so that every region keeps its mass: each sums to what it was.
-
-    Linear interpolation whose weights are scaled so that those of every region sum to 1.
-    """
-    axes = "xyz"[: len(size)]
-    weights = [spread_weights(before, after).to(maps) for before, after in zip(maps.shape[2:], size, strict=True)]
-    terms = [f"{axis.upper()}{axis}" for axis in axes]
-    return torch.einsum(f"bc{axes},{','.join(terms)}->bc{axes.upper()}", maps, *weights)
-
-
-def spread_weights(before: int, after: int) -> Tensor:
-    """``(after, before)``: how the mass of each region is spread over the pixels; columns sum to 1."""
-    few, many = sorted((before, after))
-    place = ((torch.arange(many, dtype=torch.float64) + 0.5) * few / many - 0.5).clamp(0, few - 1)
-    linear = (1 - (place[:, None] - torch.arange(few)).abs()).clamp(min=0)
-    # More regions than pixels: each region is shared out between the pixels nearest to it.
-    return linear / linear.sum(dim=0) if after >= before else linear.T

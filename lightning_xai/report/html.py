@@ -1,26 +1,21 @@
-"""A page of HTML that needs no other file: text, tables and pictures."""
+"""A page of HTML that needs no other file: text, tables and figures."""
 
 import base64
 import io
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 1000px; margin: 2em auto; padding: 0 1em; }
-h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; }
-img { max-width: 100%; height: auto; } figure { margin: 1em 0; } figcaption { color: #666; font-size: .9em; }
-table { border-collapse: collapse; font-size: .9em; margin: 1em 0; }
-th, td { padding: .3em .9em .3em 0; text-align: left; border-bottom: 1px solid #ddd; vertical-align: top; }
-""".strip()
+#: A part of a page as the template takes it: its kind, and what that kind shows.
+Part = dict[str, Any]
 
 
-def page(title: str, parts: Sequence[str]) -> str:
-    """The whole page.
+def page(title: str, parts: Sequence[Part]) -> str:
+    """The whole page; all text is escaped.
 
     Args:
         title: Its heading.
@@ -33,37 +28,37 @@ def page(title: str, parts: Sequence[str]) -> str:
         >>> "<h1>Maps &amp; more</h1>" in page("Maps & more", [paragraph("Hello")])
         True
     """
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
-    body = "\n".join([f"<h1>{escape(title)}</h1>", *parts])
-    return f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n<body>\n{body}\n</body>\n</html>\n'
+    templates = Environment(
+        loader=PackageLoader("lightning_xai.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    return templates.get_template("page.html").render(title=title, parts=parts)
 
 
-def heading(text: str) -> str:
+def heading(text: str) -> Part:
     """A heading."""
-    return f"<h2>{escape(text)}</h2>"
+    return {"kind": "heading", "text": text}
 
 
-def paragraph(text: str) -> str:
+def paragraph(text: str) -> Part:
     """A paragraph."""
-    return f"<p>{escape(text)}</p>"
+    return {"kind": "paragraph", "text": text}
 
 
-def bullets(lines: Sequence[str]) -> str:
+def bullets(lines: Sequence[str]) -> Part:
     """A list of sentences."""
-    return "<ul>\n" + "\n".join(f"<li>{escape(line)}</li>" for line in lines) + "\n</ul>"
+    return {"kind": "bullets", "lines": lines}
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Part:
     """A table; every cell is shown as text."""
-    lines = ["<tr>" + "".join(f"<th>{escape(str(cell))}</th>" for cell in head) + "</tr>"]
-    lines += ["<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows]
-    return "<table>\n" + "\n".join(lines) + "\n</table>"
+    return {"kind": "table", "head": head, "rows": rows}
 
 
-def picture(pixels: NDArray[np.uint8], caption: str) -> str:
-    """A picture ``(H, W, 3)`` in the page itself, with its caption."""
+def figure(pixels: NDArray[np.uint8], caption: str) -> Part:
+    """A figure ``(H, W, 3)`` in the page itself, with its caption."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="PNG")
-    data = base64.b64encode(file.getvalue()).decode()
-    text = escape(caption)
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+    return {"kind": "figure", "data": base64.b64encode(file.getvalue()).decode(), "caption": caption}

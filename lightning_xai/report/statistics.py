@@ -2,9 +2,13 @@
 
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
+#: Resamples drawn at once: what bounds the memory of many values.
+BATCH = 200
 #: ``(id, query, value)`` per image and query.
 Rows = list[tuple[str, int, float]]
 
@@ -38,7 +42,7 @@ class Interval:
 
 
 def bootstrap(values: Tensor, samples: int = 2000, level: float = 0.95, seed: int = 0) -> Interval:
-    """Percentile bootstrap of a mean.
+    """Percentile bootstrap of a mean, by SciPy.
 
     Args:
         values: ``(N,)``, NaN = undefined.
@@ -47,22 +51,21 @@ def bootstrap(values: Tensor, samples: int = 2000, level: float = 0.95, seed: in
         seed: Resamples are the same for the same seed and N.
 
     Returns:
-        The interval; NaN bounds where no value is defined.
+        The interval; its ends are NaN where fewer than two values are defined.
 
     Example:
         >>> bootstrap(torch.full((10,), 0.5)).low
         0.5
     """
-    defined = values.double()[~values.isnan()]
-    undefined = len(values) - len(defined)
-    if not len(defined):
-        return Interval(float("nan"), float("nan"), float("nan"), 0, undefined)
-    generator = torch.Generator().manual_seed(seed)
-    picks = torch.randint(len(defined), (samples, len(defined)), generator=generator)
-    means = defined.cpu()[picks].mean(dim=1)
-    tail = (1 - level) / 2
-    low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return Interval(defined.mean().item(), low, high, len(defined), undefined)
+    defined = values.double()[~values.isnan()].cpu().numpy()
+    mean = float(defined.mean()) if len(defined) else float("nan")
+    low = high = float("nan")
+    if len(defined) > 1:
+        found = stats.bootstrap(
+            (defined,), np.mean, n_resamples=samples, batch=BATCH, confidence_level=level, method="percentile", rng=seed
+        )
+        low, high = (float(end) for end in found.confidence_interval)
+    return Interval(mean, low, high, len(defined), len(values) - len(defined))
 
 
 def paired_bootstrap(first: Rows, second: Rows, samples: int = 2000, level: float = 0.95, seed: int = 0) -> Interval:

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_xai.functional.resize import resize
 from lightning_xai.functional.segmentation import image_pixels
 from lightning_xai.targets import SegmenterTarget, Target
+from lightning_xai.targets.padding import cropped
 
 NO_TENSOR = "The layer {} gives a {}; choose one of tensors."
 UNCALLED = "The layer {} gave nothing: the model does not call it, or is a script, which hides its layers."
@@ -306,3 +308,17 @@ def batched(output: Any, count: int | None, copy: bool) -> Any:
         parts = [batched(value, count, copy) for value in output]
         return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
     return output
+
+
+def to_image(target: Target, maps: Tensor, images: Tensor) -> Tensor:
+    """Maps of a layer at image resolution.
+
+    Args:
+        target: The target, whose model saw the images, padded where it wants that.
+        maps: ``(B, T, *s)`` over all that it saw.
+        images: ``(B, C, *S)``.
+
+    Returns:
+        ``(B, T, *S)``, linearly enlarged, without what was padded.
+    """
+    return cropped(resize(maps, target.seen_size(images)), images.shape[2:])

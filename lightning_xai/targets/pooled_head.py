@@ -83,7 +83,7 @@ class PooledHead:
         module, relu = self.regions
         seen: list[Tensor] = []
         # Read after the pass: what follows may work in place, and is then part of the features.
-        with removed(module.register_forward_hook(lambda _module, _input, output: seen.append(output))):
+        with removing(module.register_forward_hook(lambda _module, _input, output: seen.append(output))):
             logits = self.target.logits(images)
         grid = to_grid(seen[-1], images.shape[2:])
         assert grid is not None
@@ -104,7 +104,7 @@ class PooledHead:
 
         with ExitStack() as hooks:
             for module in names:
-                hooks.enter_context(removed(module.register_forward_hook(note)))
+                hooks.enter_context(removing(module.register_forward_hook(note)))
             logits = self.target.raw_logits(images)
         if not inputs or outputs[self.linear].shape != logits.shape or not close(outputs[self.linear], logits):
             raise ValueError(

@@ -8,11 +8,10 @@ takes. Rheude et al. 2024, Seg-HiRes-Grad CAM, arXiv 2409.20287; Vinogradova et 
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
+from lightning_xai.functional.components import connected_component
 from lightning_xai.functional.finite import check_outputs
 from lightning_xai.functional.segmentation import gather_classes, image_pixels, predicted_pixels, reference_pixels
 from lightning_xai.targets import SegmenterTarget
@@ -146,18 +145,8 @@ def component(
     if which not in ("largest", "smallest"):
         raise ValueError(f"which is {which!r}; use largest or smallest.")
     sets = of(target, images, targets, masks)
-    picked = [torch.from_numpy(_component(one.cpu().numpy(), which)) for one in sets.flatten(0, 1)]
+    picked = [torch.from_numpy(connected_component(one.cpu().numpy(), which)) for one in sets.flatten(0, 1)]
     return torch.stack(picked).view(sets.shape).to(sets.device)
-
-
-def _component(pixels: np.ndarray, which: str) -> np.ndarray:
-    """One component ``(*S)``; nothing of nothing."""
-    labels, count = ndimage.label(pixels)
-    if not count:
-        return pixels
-    sizes = np.bincount(labels.ravel())[1:]
-    found: np.ndarray = labels == 1 + (sizes.argmax() if which == "largest" else sizes.argmin())
-    return found
 
 
 def _span(low: float, high: float, side: int) -> slice:

@@ -1,17 +1,33 @@
 """Curves of several explainers on one axis, with bands."""
 
 from collections.abc import Mapping
+from typing import Protocol
 
 from matplotlib.figure import Figure
 
-from lightning_xai.report.statistics import Interval
+
+class Band(Protocol):
+    """A mean, and the ends of its interval."""
+
+    @property
+    def mean(self) -> float:
+        """The line."""
+
+    @property
+    def low(self) -> float:
+        """Lower end of the band."""
+
+    @property
+    def high(self) -> float:
+        """Upper end of the band."""
+
 
 #: Rows that are bounds rather than methods, and how they are drawn.
 BOUNDS = {"random": ("tab:gray", "--"), "reversed": ("tab:brown", "--"), "oracle": ("black", "--")}
 
 
 def visibility_figure(
-    curves: Mapping[str, Mapping[float, Interval]], leaks: Mapping[str, Mapping[float, Interval]], title: str
+    curves: Mapping[str, Mapping[float, Band]], leaks: Mapping[str, Mapping[float, Band]], title: str
 ) -> Figure:
     """Dice over the fraction of visible pixels: a line and a band for every explainer, its leak dotted in its color.
 

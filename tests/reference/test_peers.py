@@ -25,7 +25,7 @@ from lightning_xai.metrics import (
 )
 from lightning_xai.metrics.functional.similarity import ssim
 from lightning_xai.perturbation.imputation import neighbor_imputation
-from lightning_xai.perturbation.perturbations import Curve
+from lightning_xai.perturbation.sets import Curve
 from lightning_xai.reveal import reveal_curve, reveal_curves
 from tests.reference import inputs
 

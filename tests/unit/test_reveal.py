@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from lightning_xai.perturbation.baselines import BASELINES, baseline_images, hide_pixels
-from lightning_xai.reveal import Curve, pixel_ranks, reveal_curve, reveal_curves
+from lightning_xai.perturbation.sets import Curve
+from lightning_xai.reveal import pixel_ranks, reveal_curve, reveal_curves
 
 FRACTIONS = tuple(step / 20 for step in range(21))
 

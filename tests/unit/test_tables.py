@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from lightning_xai.loggers import ResilientWandbLogger, RunCSVLogger, finish_loggers, tables
-from lightning_xai.loggers.tables import log_files, log_table, sample_rows
+from lightning_xai.loggers.media import log_files, log_table, sample_rows
 from tests.wandb_files import wandb_records
 
 COLUMNS = ("explainer", "id", "metric", "value")

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from lightning_xai.cli.runs import build_explainer, log_config
 from lightning_xai.data import ImageDataModule
-from lightning_xai.explainers.base import Explainer, as_plain_tensor
+from lightning_xai.explainers.base import Explainer
 from lightning_xai.functional.files import atomic_write
+from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.sanity.checks import Check, format_checks, passes, sanity_checks
 from lightning_xai.targets import SegmenterTarget, Target
 

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai.explainers.cam.gradient import ActivationMap, Layer
-from lightning_xai.perturbation.perturbations import min_max
-from lightning_xai.perturbation.soft_masks import to_image
+from lightning_xai.functional.tensors import min_max
 from lightning_xai.targets import Target
-from lightning_xai.targets.layers import Replay, capture_outputs, replayed
+from lightning_xai.targets.layers import Replay, capture_outputs, replayed, to_image
 
 
 class ChannelCAM(ActivationMap):

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.functional.gradients import from_gradients
+from lightning_xai.functional.resize import resize
 from lightning_xai.functional.segmentation import gather_classes
-from lightning_xai.perturbation.soft_masks import resize, to_image
 from lightning_xai.targets import ClassifierTarget, Target
-from lightning_xai.targets.layers import auto_layer, capture_outputs, named_layer, to_grid
+from lightning_xai.targets.layers import auto_layer, capture_outputs, named_layer, to_grid, to_image
 from lightning_xai.targets.pooled_head import PooledHead
 
 Layer = str | nn.Module
@@ -128,8 +128,8 @@ class GradientCAM(ActivationMap):
         features = [seen[layer] for layer in layers]
         grids = [self.grid(values.detach(), images) for values in features]
 
-        def maps(gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            gradients = [self.grid(-gradient if self.negative else gradient, images) for gradient in gradients]
+        def maps(found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            gradients = [self.grid(-gradient if self.negative else gradient, images) for gradient in found]
             return tuple(self.combine(*pair) for pair in zip(grids, gradients, strict=True))
 
         return from_gradients(self.target.model, scores, features, maps)

@@ -10,10 +10,11 @@ from lightning import LightningDataModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from lightning_xai.explainers.base import Explainer, as_plain_tensor
+from lightning_xai.explainers.base import Explainer
 from lightning_xai.explainers.cape.features import CachedFeatures
+from lightning_xai.functional.resize import resize, spread
 from lightning_xai.functional.segmentation import gather_classes
-from lightning_xai.perturbation.soft_masks import resize, spread
+from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.targets import ClassifierTarget, Target
 from lightning_xai.targets.freezing import freeze
 from lightning_xai.targets.pooled_head import PooledHead, linear_maps

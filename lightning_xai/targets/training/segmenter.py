@@ -23,7 +23,8 @@ class SegmenterTask(ClassifierTask):
         activation: ``"softmax"``, or ``"sigmoid"`` for one logit.
         args: See :class:`~lightning_xai.targets.training.classifier.ClassifierTask`; labels are not smoothed.
         window: Largest sides that the model takes at once in evaluation; see
-            :func:`lightning_xai.targets.sliding_window.by_window`. Training takes the images as they come, such as random patches.
+            :func:`lightning_xai.targets.sliding_window.by_window`. Training takes the images as they
+            come, such as random patches.
         kwargs: See :class:`~lightning_xai.targets.training.classifier.ClassifierTask`.
 
     Raises:

@@ -210,7 +210,7 @@ def test_intervals_hold_the_estimate_and_differ_where_the_map_is_right(result):
         ({"fill": "median"}, "Unknown fill 'median'"),
         ({"fractions": (0.1, 1)}, "reach from 0 to 1"),
         ({"random_orders": 0}, "at least one order"),
-        ({"block_size": 0}, "a block_size of at least one pixel"),
+        ({"block_size": 0}, "blocks of at least one pixel"),
     ],
 )
 def test_bad_settings(settings, message):

@@ -21,7 +21,7 @@ from lightning_xai.loggers import (
     log_images,
 )
 from lightning_xai.loggers import wandb as loggers
-from lightning_xai.loggers.tables import log_table
+from lightning_xai.loggers.media import log_table
 from tests.wandb_files import read_wandb
 
 

@@ -140,6 +140,6 @@ def test_segmenter_queries(batch):
 
 def test_shapes_that_disagree_are_refused_before_any_pass(batch):
     suite = MetricSuite(make())
-    with pytest.raises(ValueError, match="do not fit queries"):
+    with pytest.raises(ValueError, match="do not fit targets"):
         suite.update(**(batch | {"targets": torch.tensor([0, 1, 2])}))
     assert batch["target"].chunks == []

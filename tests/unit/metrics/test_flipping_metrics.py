@@ -282,11 +282,11 @@ def test_areas_of_numbers():
     assert trapezoid(torch.tensor([0.0, 1.0, 1.0]), (0.0, 0.5, 2.0)).item() == pytest.approx(0.875)
 
 
-FRACTIONS = st.integers(-100, 100).map(lambda percent: percent / 100)
+SIGNED = st.integers(-100, 100).map(lambda percent: percent / 100)
 
 
 @settings(max_examples=50)
-@given(FRACTIONS, FRACTIONS, st.integers(0, 100))
+@given(SIGNED, SIGNED, st.integers(0, 100))
 def test_normalizing_puts_the_ends_at_0_and_1(full, blank, seed):
     full, blank = torch.tensor(full, dtype=torch.float64), torch.tensor(blank, dtype=torch.float64)
     between = torch.rand(5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -148,9 +148,9 @@ def test_queries_of_one_column_and_of_none_are_the_same():
     [
         ({"images": torch.rand(2, 1, 5, 4)}, "do not fit images"),
         ({"images": torch.rand(3, 1, 4, 4)}, "do not fit images"),
-        ({"targets": torch.tensor([1, 2])}, "do not fit queries"),
-        ({"targets": torch.tensor([[1, 2, 0]] * 2)}, "do not fit queries"),
-        ({"targets": torch.tensor([[1, 2]])}, "do not fit queries"),
+        ({"targets": torch.tensor([1, 2])}, "do not fit targets"),
+        ({"targets": torch.tensor([[1, 2, 0]] * 2)}, "do not fit targets"),
+        ({"targets": torch.tensor([[1, 2]])}, "do not fit targets"),
         ({"ids": ["a"]}, "1 ids for 2 images"),
         ({"ids": ["a", "b", "c"]}, "3 ids for 2 images"),
     ],

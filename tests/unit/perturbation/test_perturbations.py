@@ -5,8 +5,11 @@ import itertools
 import pytest
 import torch
 
-from lightning_xai.perturbation.perturbations import Blend, Curve, Noisy, PerturbationContext, min_max
-from lightning_xai.reveal import EvaluationPlan, reveal
+from lightning_xai.functional.tensors import min_max
+from lightning_xai.perturbation.context import PerturbationContext
+from lightning_xai.perturbation.evaluator import EvaluationPlan, evaluate_sets
+from lightning_xai.perturbation.perturbations import Noisy
+from lightning_xai.perturbation.sets import Blend, Curve
 
 
 class Asked:
@@ -41,8 +44,8 @@ REQUESTS = {
 @pytest.mark.parametrize("chunk_size", [1, 4, 7, 1000])
 def test_sharing_changes_no_answer(chunk_size):
     drawn = case()
-    alone = reveal(Asked(), drawn, REQUESTS, chunk_size=5)
-    shared = reveal(Asked(), drawn, REQUESTS, chunk_size, fraction=True)
+    alone = evaluate_sets(Asked(), drawn, REQUESTS, chunk_size=5)
+    shared = evaluate_sets(Asked(), drawn, REQUESTS, chunk_size, per_image=True)
     assert alone.keys() == shared.keys() == REQUESTS.keys()
     for name, values in alone.items():
         assert torch.allclose(values, shared[name], atol=1e-12), name
@@ -51,7 +54,7 @@ def test_sharing_changes_no_answer(chunk_size):
 @pytest.mark.parametrize(("batch", "queries", "chunk_size"), [(1, 1, 8), (1, 5, 8), (4, 3, 16)])
 def test_queries_fraction_whole_blank_and_noisy_pictures_and_chunks_are_full(batch, queries, chunk_size):
     readout, drawn = Asked(), case(batch, queries)
-    reveal(readout, drawn, REQUESTS, chunk_size, fraction=True)
+    evaluate_sets(readout, drawn, REQUESTS, chunk_size, per_image=True)
     common = 1 + 2 + 3  # whole, two blanks, three noisy
     own = 2 + 1 + 1 + 1  # two fractions of one curve, one of the other, and two blends
     assert sum(count for count, _ in readout.chunks) == batch * (common + queries * own)
@@ -68,8 +71,8 @@ def test_several_answers_at_once():
         values = Asked()(pictures, rows, which)
         return torch.stack([values, -values], dim=1)
 
-    single = reveal(Asked(), drawn, REQUESTS, fraction=True)
-    double = reveal(both, drawn, REQUESTS, fraction=True)
+    single = evaluate_sets(Asked(), drawn, REQUESTS, per_image=True)
+    double = evaluate_sets(both, drawn, REQUESTS, per_image=True)
     for name, values in single.items():
         assert torch.equal(double[name], torch.stack([values, -values], dim=-1)), name
 
@@ -79,8 +82,8 @@ def test_several_answers_at_once():
 
 def test_a_blend_is_the_image_times_its_scaled_map():
     readout, drawn = Asked(), case()
-    reveal(readout, drawn, {"map": Blend("map"), "rest": Blend("rest")})
-    kept, rest = torch.cat(readout.perturbations).chunk(2)
+    evaluate_sets(readout, drawn, {"map": Blend("map"), "rest": Blend("rest")})
+    kept, rest = torch.cat(readout.pictures).chunk(2)
     images = drawn.images.repeat_interleave(2, 0)
     alpha = min_max(drawn.maps).flatten(0, 1).unsqueeze(1)
     assert torch.allclose(kept, images * alpha, atol=1e-6)
@@ -96,8 +99,8 @@ def case_images_before(drawn):
 def test_a_blend_over_a_fill_and_of_maps_that_come_scaled():
     readout, drawn = Asked(), PerturbationContext(torch.rand(2, 1, 3, 3), torch.rand(2, 1, 3, 3))
     fill = torch.full((1, 1, 1, 1), 0.25)
-    reveal(readout, drawn, {"map": Blend("map", fill, given=True)})
-    assert torch.allclose(readout.perturbations[0], 0.25 + drawn.maps * (drawn.images - 0.25), atol=1e-6)
+    evaluate_sets(readout, drawn, {"map": Blend("map", fill, prescaled=True)})
+    assert torch.allclose(readout.pictures[0], 0.25 + drawn.maps * (drawn.images - 0.25), atol=1e-6)
 
 
 def test_a_constant_map_keeps_nothing_rather_than_nan():
@@ -113,8 +116,8 @@ def test_a_constant_map_keeps_nothing_rather_than_nan():
 def test_noise_is_one_field_a_sample_in_units_of_the_image(law, per_channel):
     noise = Noisy(4, 0.5, law, per_channel, seed=3)
     readout, drawn = Asked(), case(2, 1)
-    reveal(readout, drawn, {"noise": noise}, fraction=True)
-    added = torch.cat(readout.perturbations).view(4, 2, 2, 4, 5) - drawn.images
+    evaluate_sets(readout, drawn, {"noise": noise}, per_image=True)
+    added = torch.cat(readout.pictures).view(4, 2, 2, 4, 5) - drawn.images
     flat = drawn.images.flatten(1)
     size = flat.std(1) if law == "gaussian" else flat.amax(1) - flat.amin(1)
     unit = added / (0.5 * size.view(2, 1, 1, 1))
@@ -127,15 +130,15 @@ def test_noise_is_one_field_a_sample_in_units_of_the_image(law, per_channel):
 
 def test_noise_does_not_depend_on_the_batch_around_an_image():
     noise, drawn = Noisy(2), case(3, 1)
-    whole = reveal(Asked(), drawn, {"noise": noise})["noise"]
-    alone = reveal(Asked(), PerturbationContext(drawn.images[2:], drawn.maps[2:]), {"noise": noise})["noise"]
+    whole = evaluate_sets(Asked(), drawn, {"noise": noise})["noise"]
+    alone = evaluate_sets(Asked(), PerturbationContext(drawn.images[2:], drawn.maps[2:]), {"noise": noise})["noise"]
     assert torch.allclose(whole[2] / 3, alone[0], atol=1e-12)
 
 
 def test_equal_noise_is_drawn_once_and_other_noise_is_not():
     readout = Asked()
     requests = {"a": Noisy(3), "b": Noisy(3), "longer": Noisy(5), "other": Noisy(3, seed=1)}
-    answers = reveal(readout, case(1, 1), requests)
+    answers = evaluate_sets(readout, case(1, 1), requests)
     assert torch.equal(answers["a"], answers["b"]) and not torch.equal(answers["a"], answers["other"])
     assert sum(count for count, _ in readout.chunks) == 3 + 5 + 3
 
@@ -149,8 +152,8 @@ def test_noise_that_makes_no_sense_is_refused(settings):
 def test_other_content_is_seen_where_pixels_are_shown():
     drawn, curve = case(batch=3), Curve((0.0, 1.0), "reveal", content="swapped")
     readout = Asked()
-    reveal(readout, drawn, {"swapped": curve}, chunk_size=100)
-    everything = [picture for part in readout.perturbations for picture in part if picture.any()]
+    evaluate_sets(readout, drawn, {"swapped": curve}, chunk_size=100)
+    everything = [picture for part in readout.pictures for picture in part if picture.any()]
     assert len(everything) == 6, "three images of two queries, all visible"
     for row, picture in enumerate(everything):
         assert torch.equal(picture, drawn.images[row // 2 - 1])

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from lightning_xai import ClassifierTarget, SegmenterTarget
+from lightning_xai.functional.resize import resize
 from lightning_xai.perturbation.baselines import baseline_images
 from lightning_xai.perturbation.soft_masks import (
     area_fraction,
@@ -14,7 +15,6 @@ from lightning_xai.perturbation.soft_masks import (
     blend,
     distinct,
     isolate,
-    resize,
     smooth_noise,
     standardize,
     top_fraction,
@@ -192,8 +192,8 @@ def test_threshold_and_spread_are_constants_for_the_gradient():
     weight = torch.randn(1, 1, 4, 4, dtype=torch.float64)
     mask = top_fraction(alpha, 0.5, 0.3)
     (gradient,) = torch.autograd.grad((weight * mask).sum(), alpha)
-    gradient = mask * (1 - mask) / (0.3 * (alpha.std() + 1e-3))
-    assert torch.allclose(gradient, weight * gradient), "a pixel's gradient must come from its own mask value alone"
+    slope = mask * (1 - mask) / (0.3 * (alpha.std() + 1e-3))
+    assert torch.allclose(gradient, weight * slope), "a pixel's gradient must come from its own mask value alone"
 
 
 # ------------------------------------------------------------------ total variation

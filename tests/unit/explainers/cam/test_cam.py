@@ -20,8 +20,8 @@ from lightning_xai.explainers import (
     XGradCAM,
     XResCAM,
 )
+from lightning_xai.functional.resize import resize
 from lightning_xai.networks.mask_net import SmallCNN
-from lightning_xai.perturbation.soft_masks import resize
 from tests.helpers import CountingTarget, Mean, assert_untouched, cnn, segmenter, state_of, vit
 
 LINEAR = (GradCAM, HiResCAM, XResCAM)

@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader
 from lightning_xai import ClassifierTarget
 from lightning_xai.explainers import CAM, CAPE, GradCAM, HiResCAM
 from lightning_xai.explainers.cape.cape import distillation, log_contributions, mu_cape
+from lightning_xai.functional.resize import spread
 from lightning_xai.metrics import AverageDrop
 from lightning_xai.networks.mask_net import SmallCNN
-from lightning_xai.perturbation.soft_masks import spread
 from tests.helpers import assert_untouched, cnn, state_of
 
 TEMPERATURES = (0.7, 1.6, 1.3)

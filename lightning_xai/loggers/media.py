@@ -6,11 +6,12 @@ from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_xai.loggers import ResilientWandbLogger
+from lightning_xai.loggers.wandb import ResilientWandbLogger
 
 log = logging.getLogger(__name__)
 
@@ -94,3 +95,30 @@ def sample_rows(columns: Sequence[str], rows: Sequence[Row], limit: int, seed: i
             break
         kept += groups[name]
     return [rows[number] for number in sorted(kept or drawn.sample(range(len(rows)), limit))]
+
+
+@rank_zero_only
+def log_images(trainer: Trainer, key: str, images: Sequence[Any], step: int | None = None) -> None:
+    """Send pictures to every logger of a trainer that can take them.
+
+    Args:
+        trainer: Its loggers are used.
+        key: Name under which they appear.
+        images: ``(H, W, 3)`` uint8 arrays or PIL images.
+        step: The trainer's global step if ``None``.
+    """
+    step = trainer.global_step if step is None else step
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(key, list(images), step)
+        elif isinstance(logger, TensorBoardLogger):
+            for number, image in enumerate(images):
+                name = key if len(images) == 1 else f"{key}/{number}"
+                logger.experiment.add_image(name, np.asarray(image), step, dataformats="HWC")
+
+
+def finish_loggers(loggers: Iterable[Logger]) -> None:
+    """End the runs of those loggers that have an end (W&B); call it once, after the last stage."""
+    for logger in loggers:
+        if isinstance(logger, ResilientWandbLogger):
+            logger.finish()

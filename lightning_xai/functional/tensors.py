@@ -1,0 +1,24 @@
+"""Small functions of tensors."""
+
+import torch
+from torch import Tensor
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """Maps ``(B, T, *S)`` brought to [0, 1] each, float32; a constant map becomes 0.
+
+    Example:
+        >>> min_max(torch.tensor([[[1.0, 2.0, 3.0]]])).tolist()
+        [[[0.0, 0.5, 1.0]]]
+    """
+    flat = maps.flatten(2).float()
+    low = flat.amin(dim=2, keepdim=True)
+    span = flat.amax(dim=2, keepdim=True) - low
+    return torch.where(span > 0, (flat - low) / span, 0.0).view(maps.shape)
+
+
+def as_plain_tensor(images: Tensor) -> Tensor:
+    """A plain tensor without metadata, history or inference flag, safe to differentiate through."""
+    with torch.inference_mode(False):
+        images = images.as_tensor() if hasattr(images, "as_tensor") else images
+        return images.detach().clone() if images.is_inference() or images.requires_grad else images.detach()

@@ -1,0 +1,230 @@
+"""Everything that metrics read about a batch of maps, in one queue of full passes a source."""
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_xai.functional.finite import NotFiniteOutputError
+from lightning_xai.metrics.batch import MapBatch
+from lightning_xai.metrics.readouts import MAP_OUTPUTS, TARGET_OUTPUTS, MapPass, Readout, TargetPass
+from lightning_xai.perturbation.evaluator import EvaluationPlan, PerturbedBatch
+from lightning_xai.perturbation.perturbations import Noisy, Unperturbed
+
+#: Outputs ``(m, R)`` for the queries of a part of the queue.
+Reader = Callable[[PerturbedBatch], Tensor]
+
+
+class SharedOutputs:
+    """Outputs that no map changes, kept for all explainers that are scored on the same images and queries.
+
+    Args:
+        logits: ``(B, K, *S)`` of the whole images, where a pass has given them.
+    """
+
+    def __init__(self, logits: Tensor | None = None) -> None:
+        self.logits = logits
+        #: ``(B * T,)`` by perturbation, level and output.
+        self.values: dict[tuple[Hashable, int, str], Tensor] = {}
+
+
+def evaluate(
+    batch: MapBatch,
+    readouts: Mapping[str, Readout],
+    chunk_size: int,
+    explain_size: int | None = None,
+    shared: SharedOutputs | None = None,
+) -> dict[str, Tensor]:
+    """Everything that is read about a batch.
+
+    Args:
+        batch: The maps and their target.
+        readouts: By name.
+        chunk_size: Inputs per forward pass.
+        explain_size: Inputs per explanation, as many by default.
+        shared: Outputs of other explainers on the same images and queries; what is new is added.
+
+    Returns:
+        ``{name: (B, T, steps)}`` float64.
+
+    Raises:
+        NotFiniteOutputError: If the target's output for unperturbed images is NaN.
+    """
+    sizes = {"target": chunk_size, "head": chunk_size, "maps": explain_size or chunk_size}
+    shared = SharedOutputs() if shared is None else shared
+    values: dict[str, Tensor] = {}
+    # A noisy input is explained once for all queries, a masked one for the query whose map masked it.
+    for source, per_image in (("target", True), ("head", True), ("maps", True), ("maps", False)):
+        wanted = {name: readout for name, readout in readouts.items() if readout.source == source}
+        if source == "maps":
+            wanted = {name: one for name, one in wanted.items() if isinstance(one.perturbations, Noisy) == per_image}
+        if wanted:
+            values |= _evaluate_source(batch, wanted, source, sizes[source], per_image, shared)
+    return values
+
+
+def _evaluate_source(
+    batch: MapBatch,
+    readouts: Mapping[str, Readout],
+    source: str,
+    chunk_size: int,
+    per_image: bool,
+    shared: SharedOutputs,
+) -> dict[str, Tensor]:
+    outputs = list(dict.fromkeys(readout.output for readout in readouts.values()))
+    sets = {name: readout.perturbations for name, readout in readouts.items()}
+    plan = EvaluationPlan(sets, batch.maps[0, 0].numel())
+    needed = torch.zeros(plan.steps, len(outputs), dtype=torch.bool)
+    for name, readout in readouts.items():
+        needed[plan.columns[name], outputs.index(readout.output)] = True
+    if source == "target":
+        table = _run_target(batch, plan, outputs, needed, chunk_size, per_image, shared)
+    else:
+        table = plan.run(READERS[source](batch, outputs), batch.context, chunk_size, per_image)
+    table = table.view(*batch.maps.shape[:2], plan.steps, -1)
+    return {name: table[:, :, plan.columns[name], outputs.index(readout.output)] for name, readout in readouts.items()}
+
+
+def _run_target(
+    batch: MapBatch,
+    plan: EvaluationPlan,
+    outputs: list[str],
+    needed: Tensor,
+    chunk_size: int,
+    per_image: bool,
+    shared: SharedOutputs,
+) -> Tensor:
+    """The plan's table, of whose columns those that no map changes are taken from, and added to, the shared outputs."""
+    read = TargetReader(batch, outputs, needed.to(batch.maps.device))
+    constant = {
+        column: (perturbation, level)
+        for perturbation, levels in plan.perturbations.values()
+        if not perturbation.per_query
+        for level, column in levels.items()
+    }
+    known: dict[int, Tensor] = {}
+    for column, (perturbation, level) in constant.items():
+        names = {
+            place: (perturbation.key, level, outputs[place]) for place in needed[column].nonzero().flatten().tolist()
+        }
+        if all(name in shared.values for name in names.values()):
+            known[column] = torch.full((batch.targets.numel(), len(outputs)), float("nan"), dtype=torch.float64)
+            known[column] = known[column].to(batch.maps.device)
+            for place, name in names.items():
+                known[column][:, place] = shared.values[name]
+        elif isinstance(perturbation, Unperturbed) and shared.logits is not None:
+            known[column] = read.read(shared.logits, *every_query(batch, column))
+    table = plan.run(read, batch.context, chunk_size, per_image, known)
+    unperturbed = plan.perturbations.get(Unperturbed.key)
+    if unperturbed is not None:
+        check_unperturbed(batch, table, outputs, needed, list(unperturbed[1].values()))
+    for column, (perturbation, level) in constant.items():
+        for place in needed[column].nonzero().flatten().tolist():
+            shared.values[perturbation.key, level, outputs[place]] = table[:, column, place]
+    return table
+
+
+def check_unperturbed(batch: MapBatch, table: Tensor, outputs: list[str], needed: Tensor, columns: list[int]) -> None:
+    """Refuse a target whose output for unperturbed images is NaN; where pixels are hidden it may be.
+
+    Args:
+        batch: The maps and their target.
+        table: ``(B * T, steps, R)``.
+        outputs: ``R`` names.
+        needed: Which outputs each step has, ``(steps, R)``.
+        columns: The steps that show unperturbed images.
+
+    Raises:
+        NotFiniteOutputError: If it is.
+    """
+    for place, output in enumerate(outputs):
+        if output in ("probability", "score"):
+            shown = [column for column in columns if needed[column, place]]
+            bad = table[:, shown, place].isnan().view(len(batch.maps), -1).any(dim=1)
+            if bad.any():
+                raise NotFiniteOutputError(bad.nonzero().flatten().tolist())
+
+
+def every_query(batch: MapBatch, column: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, columns and inputs ``(B * T,)`` of all queries about the images themselves."""
+    count, queries = batch.targets.shape
+    rows = torch.arange(count * queries, device=batch.maps.device)
+    return rows, torch.full_like(rows, column), rows // queries
+
+
+def passes(readouts: Mapping[str, Readout], source: str, queries: int = 1) -> int:
+    """Passes that an image costs: forward passes of the target, or maps of the explainer."""
+    sets = {name: readout.perturbations for name, readout in readouts.items() if readout.source == source}
+    return EvaluationPlan(sets, pixels=10**9).passes(queries)
+
+
+@dataclass(frozen=True)
+class TargetReader:
+    """Runs the target once an input, and reads from it what each step needs, NaN elsewhere.
+
+    Attributes:
+        batch: The maps and their target.
+        outputs: Names of ``R`` outputs.
+        needed: Bool ``(steps, R)``.
+    """
+
+    batch: MapBatch
+    outputs: list[str]
+    needed: Tensor
+
+    def __call__(self, part: PerturbedBatch) -> Tensor:
+        """Outputs ``(m, R)`` for the queries of a part of the queue; one pass."""
+        logits = self.batch.target.logits(part.inputs)
+        index = torch.arange(len(logits), device=logits.device) if part.input_index is None else part.input_index
+        return self.read(logits, part.rows, part.columns, index)
+
+    def read(self, logits: Tensor, rows: Tensor, columns: Tensor, input_index: Tensor) -> Tensor:
+        """Outputs ``(m, R)`` from the logits of inputs ``(n, K, *S)``."""
+        wanted = self.needed[columns]
+        values = torch.full(wanted.shape, float("nan"), dtype=torch.float64, device=logits.device)
+        # Outputs of the same queries share what they compute.
+        groups: dict[tuple[bool, ...], list[int]] = {}
+        for place, pattern in enumerate(wanted.T.tolist()):
+            groups.setdefault(tuple(pattern), []).append(place)
+        for pattern, places in groups.items():
+            if any(pattern):
+                chosen = torch.tensor(pattern, device=logits.device)
+                inputs, among = torch.unique(input_index[chosen], return_inverse=True)
+                needed = logits if len(inputs) == len(logits) else logits[inputs]
+                found = TargetPass(self.batch, needed, rows[chosen], among)
+                for place in places:
+                    values[chosen, place] = TARGET_OUTPUTS[self.outputs[place]](found).double()
+        return values
+
+
+def read_head(batch: MapBatch, outputs: list[str]) -> Reader:
+    """Reads probabilities from the explainer's own head, where it has one."""
+    if not hasattr(batch.explainer, "probabilities"):
+        raise ValueError(
+            f"{type(batch.explainer).__name__} has no head of its own to ask; use head='target' in the metrics."
+        )
+
+    def read(part: PerturbedBatch) -> Tensor:
+        values: Tensor = batch.explainer.probabilities(part.inputs)
+        values = values if part.input_index is None else values[part.input_index]
+        return values.gather(1, batch.targets.flatten()[part.rows].unsqueeze(1)).double()
+
+    return read
+
+
+def read_maps(batch: MapBatch, outputs: list[str]) -> Reader:
+    """Explains perturbed inputs, and compares their maps with those of the images."""
+
+    def read(part: PerturbedBatch) -> Tensor:
+        rows = part.rows.view(len(part.inputs), -1)
+        regions = batch.query.regions
+        classes = batch.targets.flatten()[rows]
+        regions = None if regions is None else regions.flatten(0, 1)[rows]
+        found = MapPass(batch, batch.explainer.explain(part.inputs, classes, regions), rows)
+        return torch.stack([MAP_OUTPUTS[name](found).double().flatten() for name in outputs], dim=1)
+
+    return read
+
+
+READERS: Mapping[str, Callable[[MapBatch, list[str]], Reader]] = {"head": read_head, "maps": read_maps}

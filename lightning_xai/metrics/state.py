@@ -1,0 +1,72 @@
+"""Per-image state of a metric as tensors, which travel between ranks: values with the ids of their images."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+ID_BYTES = 96
+
+
+class State(NamedTuple):
+    """The rows of a metric.
+
+    Attributes:
+        values: ``(R,)``.
+        reference_values: ``(R, D)``, what is recorded with each value.
+        targets: ``(R,)`` class indices.
+        query_index: ``(R,)``, the number of the query about its image.
+        ids: ``(R, ID_BYTES)``.
+    """
+
+    values: Tensor
+    reference_values: Tensor
+    targets: Tensor
+    query_index: Tensor
+    ids: Tensor
+
+    def unique(self) -> "State":
+        """The rows, each image and query once."""
+        keys = torch.cat([self.ids.long(), self.query_index.unsqueeze(1)], dim=1)
+        keep, _ = first_appearance(keys)
+        return State(*(column[keep] for column in self))
+
+
+def first_appearance(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Row index of the first appearance of each distinct key, and for each row the number of its key in that order."""
+    position = torch.arange(len(keys), device=keys.device)
+    if not len(keys):
+        return position, position
+    _, inverse = torch.unique(keys, dim=0, return_inverse=True)
+    first = torch.full((int(inverse.max()) + 1,), len(keys), device=keys.device).scatter_reduce(
+        0, inverse, position, "amin"
+    )
+    keep = first.sort().values
+    number = torch.empty_like(first)
+    number[inverse[keep]] = torch.arange(len(keep), device=keys.device)
+    return keep, number[inverse]
+
+
+def encode_ids(ids: Sequence[str]) -> Tensor:
+    """Ids as rows of ``ID_BYTES`` bytes, which travel between ranks as a tensor; a longer id ends in its hash."""
+    table = torch.zeros(len(ids), ID_BYTES, dtype=torch.uint8)
+    for row, name in zip(table, ids, strict=True):
+        raw = name.encode()
+        if len(raw) > ID_BYTES:
+            # Cut by bytes: drop a character that the cut leaves incomplete.
+            head = raw[: ID_BYTES - 17].decode(errors="ignore").encode()
+            raw = head + b"~" + hashlib.blake2b(raw, digest_size=8).hexdigest().encode()
+        row[: len(raw)] = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+    return table
+
+
+def decode_ids(table: Tensor) -> list[str]:
+    """Inverse of :func:`encode_ids`.
+
+    Example:
+        >>> decode_ids(encode_ids(["cell_1", "Zelle ä"]))
+        ['cell_1', 'Zelle ä']
+    """
+    return [bytes(row.tolist()).rstrip(b"\0").decode() for row in table.cpu()]

@@ -1,0 +1,180 @@
+"""The one loop that shows perturbed inputs to a model and collects its outputs.
+
+It knows no metric and no explainer. Every forward pass is filled to ``chunk_size``, whatever the number of images,
+queries and perturbation sets, and what two sets share (the unperturbed input, the baseline image) is evaluated once.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_xai.perturbation.context import PerturbationContext
+from lightning_xai.perturbation.perturbations import Perturbation
+from lightning_xai.perturbation.sets import PerturbationSet
+
+#: ``(inputs (n, C, *S), rows (n,)) -> (n,)``, or ``(n, R)`` for R outputs at once. Row ``b * T + t`` is query ``t`` of
+#: image ``b``. Where queries share inputs a third argument ``input_index (m,)`` says which input each of the ``m`` rows
+#: is about.
+Scorer = Callable[..., Tensor]
+
+
+class PerturbedBatch(NamedTuple):
+    """Perturbed inputs ``(n, C, *S)`` of one forward pass, and the ``m`` queries about them.
+
+    ``rows (m,)`` and ``columns (m,)`` say where the outputs go; ``input_index (m,)`` says which input each query is
+    about, ``None``: each about its own.
+    """
+
+    inputs: Tensor
+    rows: Tensor
+    columns: Tensor
+    input_index: Tensor | None
+
+
+class EvaluationPlan:
+    """The distinct steps of some perturbation sets, and which of them each set reads.
+
+    Args:
+        sets: By name.
+        pixels: Pixels of a map.
+    """
+
+    def __init__(self, sets: Mapping[str, PerturbationSet], pixels: int) -> None:
+        #: Per perturbation: itself, and the column of each of its levels.
+        self.perturbations: dict[object, tuple[Perturbation, dict[int, int]]] = {}
+        self.columns: dict[str, list[int]] = {}
+        self.steps = 0
+        for name, perturbation_set in sets.items():
+            steps = perturbation_set.steps(pixels)
+            self.columns[name] = [self._column(perturbation, level) for perturbation, level in steps]
+
+    def _column(self, perturbation: Perturbation, level: int) -> int:
+        levels = self.perturbations.setdefault(perturbation.key, (perturbation, {}))[1]
+        if level not in levels:
+            levels[level] = self.steps
+            self.steps += 1
+        return levels[level]
+
+    def passes(self, queries: int = 1) -> int:
+        """Forward passes that an image with so many queries costs."""
+        return sum(len(levels) * (queries if one.per_query else 1) for one, levels in self.perturbations.values())
+
+    @torch.no_grad()
+    def run(
+        self,
+        evaluate: Callable[[PerturbedBatch], Tensor],
+        context: PerturbationContext,
+        chunk_size: int,
+        per_image: bool,
+        known: Mapping[int, Tensor] | None = None,
+    ) -> Tensor:
+        """Outputs ``(B * T, steps)``, or ``(B * T, steps, R)``; the queue of inputs is cut into full chunks.
+
+        Args:
+            evaluate: Gives outputs ``(m,)`` or ``(m, R)`` for the queries of a chunk.
+            context: The images and their maps.
+            chunk_size: Inputs per chunk.
+            per_image: Evaluate all queries of an image on one input where the input is the same for all.
+            known: Outputs ``(B * T, ...)`` of columns that need no pass.
+        """
+        known = known or {}
+        chunks: list[PerturbedBatch] = []
+        outputs: list[Tensor] = []
+        for chunk in self._chunks(context, chunk_size, per_image, known):
+            outputs.append(evaluate(chunk))
+            chunks.append(chunk._replace(inputs=chunk.inputs[:0]))
+        values = torch.cat([*outputs, *known.values()])
+        table = values.new_empty(context.maps.shape[:2].numel(), self.steps, *values.shape[1:])
+        if chunks:
+            rows, columns = torch.cat([chunk.rows for chunk in chunks]), torch.cat([chunk.columns for chunk in chunks])
+            table[rows, columns] = values[: len(rows)]
+        for column, column_values in known.items():
+            table[:, column] = column_values
+        return table
+
+    def _chunks(
+        self, context: PerturbationContext, chunk_size: int, per_image: bool, known: Mapping[int, Tensor]
+    ) -> Iterator[PerturbedBatch]:
+        parts: list[PerturbedBatch] = []
+        room = chunk_size
+        for perturbation, all_levels in self.perturbations.values():
+            levels = {level: column for level, column in all_levels.items() if column not in known}
+            shared = per_image and context.queries > 1 and not perturbation.per_query
+            total = len(levels) * len(context.images) * (1 if shared else context.queries)
+            start = 0
+            while start < total:
+                stop = min(total, start + room)
+                parts.append(perturb(perturbation, levels, context, torch.arange(start, stop), shared))
+                room -= stop - start
+                start = stop
+                if room == 0:
+                    yield joined(parts)
+                    parts, room = [], chunk_size
+        if parts:
+            yield joined(parts)
+
+
+def perturb(
+    perturbation: Perturbation, levels: Mapping[int, int], context: PerturbationContext, index: Tensor, shared: bool
+) -> PerturbedBatch:
+    """The inputs ``index`` of a perturbation's own queue: its levels times the rows (``shared``: the images)."""
+    queries, device = context.queries, context.images.device
+    index = index.to(device)
+    count = len(context.images) * (1 if shared else queries)
+    row, step = index % count, index // count
+    level, column = (torch.tensor(list(values), device=device)[step] for values in (levels, levels.values()))
+    image = row if shared else row // queries
+    inputs = perturbation.apply(context, row if perturbation.per_query else image, level)
+    if not shared:
+        return PerturbedBatch(inputs, row, column, None)
+    rows = (queries * image.unsqueeze(1) + torch.arange(queries, device=device)).flatten()
+    input_index = torch.arange(len(index), device=device).repeat_interleave(queries)
+    return PerturbedBatch(inputs, rows, column.repeat_interleave(queries), input_index)
+
+
+def joined(parts: Sequence[PerturbedBatch]) -> PerturbedBatch:
+    """Several parts as one chunk."""
+    if len(parts) == 1:
+        return parts[0]
+    inputs, rows, columns = (torch.cat([part[field] for part in parts]) for field in range(3))  # type: ignore[misc]
+    if all(part.input_index is None for part in parts):
+        return PerturbedBatch(inputs, rows, columns, None)
+    starts = accumulate([0, *(len(part.inputs) for part in parts)])
+    index = [
+        start + (torch.arange(len(part.rows), device=rows.device) if part.input_index is None else part.input_index)
+        for start, part in zip(starts, parts, strict=False)
+    ]
+    return PerturbedBatch(inputs, rows, columns, torch.cat(index))
+
+
+def evaluate_sets(
+    score: Scorer,
+    context: PerturbationContext,
+    sets: Mapping[str, PerturbationSet],
+    chunk_size: int = 64,
+    per_image: bool = False,
+) -> dict[str, Tensor]:
+    """Score the inputs of several perturbation sets in one queue.
+
+    Args:
+        score: See :data:`Scorer`.
+        context: The images and their maps.
+        sets: Which inputs, by name.
+        chunk_size: Inputs per forward pass.
+        per_image: Evaluate all queries of an image on one input where the input is the same for all, with the third
+            argument of ``score``.
+
+    Returns:
+        ``{name: (B, T, steps)}``, or ``(B, T, steps, R)`` where the score gives R outputs.
+    """
+    plan = EvaluationPlan(sets, context.maps[0, 0].numel())
+
+    def evaluate(batch: PerturbedBatch) -> Tensor:
+        return score(batch.inputs, batch.rows, *(() if batch.input_index is None else (batch.input_index,)))
+
+    outputs = plan.run(evaluate, context, chunk_size, per_image)
+    outputs = outputs.view(*context.maps.shape[:2], *outputs.shape[1:])
+    return {name: outputs[:, :, columns] for name, columns in plan.columns.items()}

@@ -1,0 +1,72 @@
+"""The two values that travel through the project: what is asked, and what was found."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked about a batch of images; always complete, and constant: no gradient flows through it.
+
+    Attributes:
+        targets: ``(B, T)`` int64 class indices.
+        regions: ``(B, T, *S)`` bool, the pixels that each query to a segmenter is about; ``None`` for a classifier.
+
+    Example:
+        >>> Query(torch.tensor([[0, 2]])).shape
+        torch.Size([1, 2])
+    """
+
+    targets: Tensor
+    regions: Tensor | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        """``(B, T)``."""
+        return self.targets.shape
+
+    def __getitem__(self, index: slice | Tensor) -> "Query":
+        """The query about some of the images."""
+        return Query(self.targets[index], None if self.regions is None else self.regions[index])
+
+    def rows(self, index: Tensor | None = None) -> "Query":
+        """One query a row, ``(R, 1)``: all ``B * T`` of them, or those of ``index (R,)``; row ``b * T + t``."""
+        targets, regions = self.targets.flatten(), None if self.regions is None else self.regions.flatten(0, 1)
+        if index is not None:
+            targets, regions = targets[index], None if regions is None else regions[index]
+        return Query(targets.unsqueeze(1), None if regions is None else regions.unsqueeze(1))
+
+    def repeat(self, count: int) -> "Query":
+        """The same query about ``count`` stacked copies of the images."""
+        regions = self.regions
+        return Query(
+            self.targets.repeat(count, 1),
+            None if regions is None else regions.repeat(count, *(1,) * (regions.ndim - 1)),
+        )
+
+    def defined(self) -> Tensor:
+        """Bool ``(B, T)``: the query is about at least one pixel; always so for a classifier."""
+        if self.regions is None:
+            return torch.ones_like(self.targets, dtype=torch.bool)
+        return self.regions.flatten(2).any(dim=2)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The maps of a batch, and what the same pass of the target gave.
+
+    Attributes:
+        maps: ``(B, T, *S)`` float32, detached, at image resolution, raw and signed where the method is signed.
+        query: What was asked.
+        logits: ``(B, K)`` or ``(B, K, *S)`` of the whole images, from the pass that made the maps.
+        extras: Values ``(B, T)`` by name, such as ``"p_baseline"``, the probability of the baseline image.
+        alternatives: Other maps ``(B, T, *S)`` of the same pass, by name.
+    """
+
+    maps: Tensor
+    query: Query
+    logits: Tensor
+    extras: dict[str, Tensor] = field(default_factory=dict)
+    alternatives: dict[str, Tensor] = field(default_factory=dict)
