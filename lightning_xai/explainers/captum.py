@@ -11,8 +11,11 @@ from torch import Tensor, nn
 
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.perturbation.baselines import Fill, baseline_images
-from lightning_xai.targets import Answer, Target, asking
-from lightning_xai.targets.layers import hook_guard, named_layer, to_image
+from lightning_xai.targets import Target
+from lightning_xai.targets.layers.find import named_layer
+from lightning_xai.targets.layers.grid import to_image
+from lightning_xai.targets.layers.hooks import hook_guard
+from lightning_xai.targets.outputs import Answer, asking
 
 #: Methods that draw random numbers.
 RANDOM = ("GradientShap", "KernelShap", "Lime", "ShapleyValueSampling")

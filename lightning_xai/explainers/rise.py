@@ -7,7 +7,8 @@ from lightning_xai.explainers.base import Explainer
 from lightning_xai.functional.resize import resize
 from lightning_xai.perturbation.baselines import Fill, baseline_images
 from lightning_xai.perturbation.soft_masks import blend
-from lightning_xai.targets import Target, asking
+from lightning_xai.targets import Target
+from lightning_xai.targets.outputs import asking
 
 
 class RISE(Explainer):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_xai.functional.segmentation import gather_classes, over_region
 from lightning_xai.targets.freezing import fingerprint, freeze, normalize
 from lightning_xai.targets.model_call import ModelCall
-from lightning_xai.targets.outputs import Output
+from lightning_xai.targets.model_output import Output
 from lightning_xai.targets.sliding_window import pass_sides
 from lightning_xai.targets.weights import load_model
 
@@ -38,7 +38,7 @@ class Target(nn.Module, ABC):
         allow_code: Whether the weights file may be code, which TorchScript and ``torch.export`` files are: loading them
             runs what they hold.
         output: Which part of the model's answer holds the logits, where guessing is wrong: a key, an attribute, a
-            position, or a function of the answer; see :class:`lightning_xai.targets.outputs.OutputReader`.
+            position, or a function of the answer; see :class:`lightning_xai.targets.model_output.OutputReader`.
 
     Raises:
         ValueError: If the activation or ``output`` is unknown, mean and std disagree, or the class names are not as

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai.targets.outputs import Output, OutputReader, per_image, per_pixel
+from lightning_xai.targets.model_output import Output, OutputReader, per_image, per_pixel
 from lightning_xai.targets.padding import cropped, larger_sizes, padded
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class ModelCall:
 
     Args:
         dense: Whether the model answers for every pixel, as a segmenter.
-        output: Which part of the model's answer holds the logits; see :class:`lightning_xai.targets.outputs.OutputReader`.
+        output: Which part of the model's answer holds the logits; see :class:`lightning_xai.targets.model_output.OutputReader`.
 
     Raises:
         ValueError: If ``output`` is no key, position or function.

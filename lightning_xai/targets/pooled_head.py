@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai.targets import Target
-from lightning_xai.targets.layers import removing, to_grid
+from lightning_xai.targets.layers.grid import to_grid
+from lightning_xai.targets.layers.hooks import removing
 
 log = logging.getLogger(__name__)
 

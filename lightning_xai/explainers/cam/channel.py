@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from lightning_xai.explainers.cam.gradient import ActivationMap, Layer
 from lightning_xai.functional.tensors import min_max
 from lightning_xai.targets import Target
-from lightning_xai.targets.layers import Replay, capture_outputs, replayed, to_image
+from lightning_xai.targets.layers.grid import to_image
+from lightning_xai.targets.layers.hooks import capture_outputs
+from lightning_xai.targets.layers.replay import Replay, replayed
 
 
 class ChannelCAM(ActivationMap):

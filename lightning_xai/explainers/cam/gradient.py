@@ -17,7 +17,9 @@ from lightning_xai.functional.gradients import from_gradients
 from lightning_xai.functional.resize import resize
 from lightning_xai.functional.segmentation import gather_classes
 from lightning_xai.targets import ClassifierTarget, Target
-from lightning_xai.targets.layers import auto_layer, capture_outputs, named_layer, to_grid, to_image
+from lightning_xai.targets.layers.find import auto_layer, named_layer
+from lightning_xai.targets.layers.grid import to_grid, to_image
+from lightning_xai.targets.layers.hooks import capture_outputs
 from lightning_xai.targets.pooled_head import PooledHead
 
 Layer = str | nn.Module
@@ -102,7 +104,7 @@ class ActivationMap(Explainer):
         """For each layer the maps ``(B, T, *s)`` on its own grid."""
 
     def grid(self, values: Tensor, images: Tensor) -> Tensor:
-        """Feature maps ``(B, D, *s)``; see :func:`lightning_xai.targets.layers.to_grid`.
+        """Feature maps ``(B, D, *s)``; see :func:`lightning_xai.targets.layers.grid.to_grid`.
 
         Raises:
             ValueError: If the layer has no positions.

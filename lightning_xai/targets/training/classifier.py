@@ -15,7 +15,7 @@ from torchmetrics import classification as scores
 from lightning_xai.functional.finite import LossWatch, check_loss, check_weights
 from lightning_xai.targets.freezing import evaluating, normalize
 from lightning_xai.targets.model_call import ModelCall
-from lightning_xai.targets.outputs import Output
+from lightning_xai.targets.model_output import Output
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class ClassifierTask(LightningModule):
         lr: Highest learning rate.
         weight_decay: AdamW's.
         label_smoothing: Fraction of the label that is spread over all classes (softmax only).
-        output: Which part of the model's answer holds the logits; see :class:`lightning_xai.targets.outputs.OutputReader`.
+        output: Which part of the model's answer holds the logits; see :class:`lightning_xai.targets.model_output.OutputReader`.
 
     Raises:
         ValueError: If the activation or ``output`` is unknown; in the first step, if the model's logits do not fit the

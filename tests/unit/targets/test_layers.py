@@ -10,15 +10,10 @@ from monai.networks.nets import BasicUNet, ResNet
 from torch import nn
 
 from lightning_xai import ClassifierTarget
-from lightning_xai.targets.layers import (
-    auto_layer,
-    batched,
-    capture_outputs,
-    hook_guard,
-    named_layer,
-    replayed,
-    to_grid,
-)
+from lightning_xai.targets.layers.find import auto_layer, named_layer
+from lightning_xai.targets.layers.grid import to_grid
+from lightning_xai.targets.layers.hooks import capture_outputs, hook_guard
+from lightning_xai.targets.layers.replay import batched, replayed
 from tests.helpers import cnn
 
 

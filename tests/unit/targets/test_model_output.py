@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lightning_xai import ClassifierTarget, SegmenterTarget
-from lightning_xai.targets.outputs import OutputReader, per_image, per_pixel
+from lightning_xai.targets.model_output import OutputReader, per_image, per_pixel
 from tests.helpers import cnn, segmenter
 
 

@@ -1,6 +1,6 @@
-"""What is explained: a frozen classifier or segmenter, and the scalar it is asked about."""
+"""A frozen segmenter."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,40 +9,8 @@ from torch import Tensor
 from lightning_xai.functional.finite import check_outputs
 from lightning_xai.functional.segmentation import overlap_and_total, predicted_pixels, reference_pixels
 from lightning_xai.targets.base import Scorer, Target
+from lightning_xai.targets.classifier import check_range
 from lightning_xai.targets.sliding_window import by_window
-
-__all__ = ["ANSWERS", "Answer", "ClassifierTarget", "Scorer", "SegmenterTarget", "Target", "asking", "check_range"]
-
-Answer = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-#: Methods ``(images, targets, pixels) -> (B, T)`` of a target that an explainer may explain.
-ANSWERS = ("score", "probability", "dice")
-
-
-class ClassifierTarget(Target):
-    """A frozen classifier; a query is a class index.
-
-    Example:
-        >>> target = ClassifierTarget(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)))
-        >>> target.score(torch.ones(2, 1, 2, 2), torch.tensor([0, 2])).shape
-        torch.Size([2, 1])
-    """
-
-    def queries(self, images: Tensor, targets: Tensor | None, pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Default query: the most probable class. See :meth:`Target.queries`."""
-        if pixels is not None:
-            raise ValueError(
-                "pixels were given, but a classifier has one answer per image; use SegmenterTarget for pixel sets."
-            )
-        # Once for each shape before an explainer hooks into the model: a pass that fails would leave its mark there.
-        if targets is None or not self.classes or not self.knows(images):
-            with torch.no_grad():
-                logits = self.logits(images)
-            check_outputs(logits)
-            self.classes = logits.shape[1]
-            targets = logits.argmax(dim=1) if targets is None else targets
-        targets, _ = self._checked(images, targets, None)
-        check_range(targets, self.classes)
-        return targets, None
 
 
 class SegmenterTarget(Target):
@@ -57,7 +25,7 @@ class SegmenterTarget(Target):
             :func:`lightning_xai.targets.sliding_window.by_window`. ``None``: any.
 
     Example:
-        >>> target = SegmenterTarget(nn.Conv2d(1, 3, 1))
+        >>> target = SegmenterTarget(torch.nn.Conv2d(1, 3, 1))
         >>> target.score(torch.ones(2, 1, 4, 4), torch.tensor([[1, 2], [1, 2]])).shape
         torch.Size([2, 2])
     """
@@ -154,24 +122,3 @@ class SegmenterTarget(Target):
         if pixels is None:
             return predicted_pixels(logits, targets, self.activation)
         return pixels.to(logits.device).expand(-1, targets.shape[1], *pixels.shape[2:])
-
-
-def asking(target: Target, answer: str) -> Answer:
-    """The target's method of that name.
-
-    Raises:
-        ValueError: If there is none, or the target is a classifier and the answer its Dice.
-    """
-    if answer not in ANSWERS or (answer == "dice" and not isinstance(target, SegmenterTarget)):
-        raise ValueError(
-            f"A {type(target).__name__} gives no answer {answer!r}; use {' | '.join(ANSWERS)} (dice: segmenters)."
-        )
-    method: Answer = getattr(target, answer)
-    return method
-
-
-def check_range(targets: Tensor, classes: int) -> None:
-    """Refuse a query about a class that the model does not have."""
-    if targets.numel() and (int(targets.min()) < 0 or int(targets.max()) >= classes):
-        wrong = targets.max() if targets.max() >= classes else targets.min()
-        raise ValueError(f"Asked for class {int(wrong)}, but the model has classes 0 to {classes - 1}.")

@@ -1,0 +1,1 @@
+"""Layers inside a frozen model."""

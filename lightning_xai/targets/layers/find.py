@@ -1,0 +1,80 @@
+"""Find a layer by its name, or the one that a map is usually made of."""
+
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_xai.functional.segmentation import image_pixels
+from lightning_xai.targets import SegmenterTarget, Target
+from lightning_xai.targets.layers.grid import to_grid
+from lightning_xai.targets.layers.hooks import removing
+
+
+def named_layer(target: Target, layer: str) -> nn.Module:
+    """A module of the target's model by its name.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    layers = dict(target.model.named_modules()) if isinstance(target.model, nn.Module) else {}
+    if layer not in layers:
+        raise ValueError(f"The model has no layer {layer!r}; it has {', '.join(name for name in layers if name)}.")
+    found: nn.Module = layers[layer]
+    return found
+
+
+def auto_layer(target: Target, images: Tensor, targets: Tensor) -> str:
+    """The layer that a map is usually made of.
+
+    Of the modules whose output has positions, and whose gradient does not vanish at all but one of them: the last for a
+    classifier; the coarsest, the bottleneck, for a segmenter.
+
+    Args:
+        target: The target.
+        images: ``(B, C, *S)``; the first is asked.
+        targets: ``(B, T)``.
+
+    Raises:
+        ValueError: If no module that can be seen has positions.
+    """
+    if not isinstance(target.model, nn.Module):
+        raise ValueError(
+            "The model is a plain function without layers; use an explainer that needs none, such as PCIM."
+        )
+    names = {module: name for name, module in target.model.named_modules() if name}
+    # Without a transformer's norm, three axes are positions that were flattened, not tokens.
+    fewest = 3 if any(isinstance(module, nn.LayerNorm) for module in names) else images.ndim
+    outputs: dict[nn.Module, Tensor] = {}
+    segments = isinstance(target, SegmenterTarget)
+
+    def note(module: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.requires_grad and output.ndim >= fewest:
+            outputs.pop(module, None)  # the order is that of the last calls
+            outputs[module] = output
+
+    image = images[:1].clone().requires_grad_(True)
+    with ExitStack() as hooks:
+        for module in names:
+            hooks.enter_context(removing(module.register_forward_hook(note)))
+        # Every pixel of a segmenter: there may be none of the class.
+        everywhere = image_pixels(image) if segments else None
+        scores = target.score(image, targets[:1], everywhere)[0]
+        # Weighted, for the scores of "no" and "yes" of a single logit cancel out.
+        score = (scores * torch.arange(1, len(scores) + 1).to(scores)).sum()
+    gradients = torch.autograd.grad(score, list(outputs.values()), allow_unused=True) if outputs else ()
+    # A segmenter's logits are no layer of it.
+    seen = target.seen_size(image)
+    answers = [(count, *seen) for count in (1, target.classes)] if segments else []
+    found: dict[str, int] = {}
+    for module, gradient in zip(outputs, gradients, strict=True):
+        grid = None if gradient is None else to_grid(gradient, seen)
+        if grid is not None and grid.shape[1:] not in answers and int((grid != 0).any(dim=1).sum()) > 1:
+            found[names[module]] = grid[0, 0].numel()
+    if not found:
+        raise ValueError("No layer of the model has positions that the answer depends on; name one with layer=.")
+    if not segments:
+        return list(found)[-1]
+    smallest = min(found.values())
+    return [name for name, size in found.items() if size == smallest][-1]

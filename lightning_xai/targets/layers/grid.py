@@ -1,0 +1,63 @@
+"""Activations as grids of positions, and maps of a layer at image resolution."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_xai.functional.resize import resize
+from lightning_xai.targets import Target
+from lightning_xai.targets.padding import cropped
+
+
+def to_grid(values: Tensor, size: Sequence[int]) -> Tensor | None:
+    """Activations as ``(B, D, *s)``: channels first as they are, channels last and tokens rearranged.
+
+    Args:
+        values: ``(B, D, *s)``, ``(B, *s, D)`` or tokens ``(B, N, D)``, leading class tokens included.
+        size: ``*S`` of the image, whose proportions the grid has.
+
+    Returns:
+        The grid; ``None`` if the values have no positions.
+    """
+    dims = len(size)
+    if values.ndim == dims + 2:
+        if _alike(values.shape[2:], size) or not _alike(values.shape[1:-1], size):
+            return values if values[0, 0].numel() > 1 else None
+        return values.movedim(-1, 1)
+    if values.ndim != 3:
+        return None
+    for extra in range(6):
+        grid = _factors(values.shape[1] - extra, size)
+        if grid is not None:
+            return values[:, extra:].movedim(-1, 1).unflatten(2, grid)  # type: ignore[no-untyped-call,no-any-return]
+    return None
+
+
+def _alike(shape: Sequence[int], size: Sequence[int]) -> bool:
+    """Whether a grid has the proportions of the image, up to a position of rounding."""
+    stride = max(full / side for full, side in zip(size, shape, strict=True))
+    return all(abs(full / stride - side) <= 1 for full, side in zip(size, shape, strict=True))
+
+
+def _factors(tokens: int, size: Sequence[int]) -> tuple[int, ...] | None:
+    """The grid of exactly so many square patches."""
+    for stride in range(1, min(size) + 1):
+        grid = tuple(side // stride for side in size)
+        if not any(side % stride for side in size) and torch.Size(grid).numel() == tokens > 1:
+            return grid
+    return None
+
+
+def to_image(target: Target, maps: Tensor, images: Tensor) -> Tensor:
+    """Maps of a layer at image resolution.
+
+    Args:
+        target: The target, whose model saw the images, padded where it wants that.
+        maps: ``(B, T, *s)`` over all that it saw.
+        images: ``(B, C, *S)``.
+
+    Returns:
+        ``(B, T, *S)``, linearly enlarged, without what was padded.
+    """
+    return cropped(resize(maps, target.seen_size(images)), images.shape[2:])

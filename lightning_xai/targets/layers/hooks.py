@@ -1,0 +1,78 @@
+"""See what layers give, and leave no hook behind."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+NO_TENSOR = "The layer {} gives a {}; choose one of tensors."
+
+
+UNCALLED = "The layer {} gave nothing: the model does not call it, or is a script, which hides its layers."
+
+
+@contextmanager
+def capture_outputs(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
+    """Collect what modules give while the model runs, ready to be differentiated by.
+
+    The backward pass starts at the earliest of them: nothing before it is part of the graph. Hooks are gone at the end,
+    also after an exception.
+
+    Args:
+        modules: Inside a frozen model whose input needs no gradient.
+
+    Yields:
+        ``{module: output}``, filled by a forward pass; the last call counts where a module is called twice.
+    """
+    seen: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, _: Any, output: Any) -> Tensor:
+        if not isinstance(output, Tensor):
+            raise ValueError(NO_TENSOR.format(type(module).__name__, type(output).__name__))
+        seen[module] = output if output.requires_grad else output.detach().requires_grad_(True)
+        # What comes next may work in place, and must not change what was seen.
+        return seen[module].clone()
+
+    with ExitStack() as hooks:
+        for module in modules:
+            hooks.enter_context(removing(module.register_forward_hook(keep)))
+        yield seen
+    missing = [type(module).__name__ for module in modules if module not in seen]
+    if missing:
+        raise ValueError(UNCALLED.format(missing[0]))
+
+
+@contextmanager
+def removing(handle: Any) -> Iterator[None]:
+    """Remove a hook at the end, also after an exception."""
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def hook_guard(model: Any) -> Iterator[None]:
+    """Let others hook into a model: at the end their hooks are gone, also after an exception.
+
+    Until then nothing in it works in place, which backward hooks do not bear.
+    """
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    hooks = [(kind, dict(kind)) for module in modules for kind in _hooks(module)]
+    in_place = [module for module in modules if getattr(module, "inplace", False) is True]
+    for module in in_place:
+        module.inplace = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module in in_place:
+            module.inplace = True  # type: ignore[assignment]
+        for kind, before in hooks:
+            for key in set(kind) - set(before):
+                del kind[key]
+
+
+def _hooks(module: nn.Module) -> list[dict[int, Any]]:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return [getattr(module, kind) for kind in kinds]
