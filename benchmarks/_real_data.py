@@ -67,7 +67,7 @@ def test_images(data: ImageDataModule, count: int) -> dict[str, Tensor]:
 
 def gaps(target: Target, images: Tensor, maps: Tensor) -> dict[str, float]:
     """Mean insertion - deletion gap of each fill, for the predicted class."""
-    targets, _ = target.queries(images, None, None)
+    targets = target.query(images).targets
     results = {}
     for fill in BASELINES:
         metric = InsertionDeletionGap(fill=fill)

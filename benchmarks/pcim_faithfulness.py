@@ -43,7 +43,7 @@ def score(target: ClassifierTarget, images: dict[str, torch.Tensor], seed: int) 
                 "relevance_mass": RelevanceMass(),
             }
         )
-        targets, _ = target.queries(images["image"], None, None)
+        targets = target.query(images["image"]).targets
         ids = [f"{seed}-{index}" for index in range(len(maps))]
         suite.update(
             target=target, images=images["image"], maps=maps, targets=targets, masks=images.get("mask"), ids=ids

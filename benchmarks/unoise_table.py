@@ -74,7 +74,8 @@ def scored(explainer: Explainer, data: ImageDataModule, batches: int) -> tuple[M
     suite, spent, count = MetricSuite(curves | leaks), 0.0, 0
     for batch in list(data.test_dataloader())[:batches]:
         images, masks, target = batch["image"], batch["mask"], explainer.target
-        targets, pixels = target.queries(images, None, None)
+        query = target.query(images)
+        targets, pixels = query.targets, query.regions
         asked = target.evidence(masks, targets) if isinstance(explainer, BlurredReference) else pixels
         began = time.perf_counter()
         maps = explainer.explain(images, targets, asked)

@@ -60,13 +60,15 @@ class Explanation:
     Attributes:
         maps: ``(B, T, *S)`` float32, detached, at image resolution, raw and signed where the method is signed.
         query: What was asked.
-        logits: ``(B, K)`` or ``(B, K, *S)`` of the whole images, from the pass that made the maps.
-        extras: Values ``(B, T)`` by name, such as ``"p_baseline"``, the probability of the baseline image.
+        logits: ``(B, K)`` or ``(B, K, *S)`` of the whole images, from the pass that made the maps; what
+            :meth:`~lightning_xai.explainers.base.Explainer.attribute` returns may leave them out.
+        extras: Further values by name: ``(B, T)``, such as ``"p_baseline"``, the probability of the baseline image, or
+            ``(B, K, *regions)``, such as ``"contributions"``.
         alternatives: Other maps ``(B, T, *S)`` of the same pass, by name.
     """
 
     maps: Tensor
     query: Query
-    logits: Tensor
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))
     extras: dict[str, Tensor] = field(default_factory=dict)
     alternatives: dict[str, Tensor] = field(default_factory=dict)

@@ -81,7 +81,8 @@ class Transposed(nn.Module):
 class GradientMap(Explainer):
     """Input gradient of the score: fails in a context without gradients, and differs per query."""
 
-    def attribute(self, images, targets, pixels):
+    def attribute(self, images, query):
+        targets, pixels = query.targets, query.regions
         maps = []
         for column in range(targets.shape[1]):
             leaf = images.clone().requires_grad_(True)
@@ -98,13 +99,13 @@ class LearnedMap(Explainer):
         super().__init__(target)
         self.net = nn.Parameter(torch.zeros(1, 1, side, side))
 
-    def attribute(self, images, targets, pixels):
-        return self.net.sigmoid().expand(*targets.shape, *images.shape[2:])
+    def attribute(self, images, query):
+        return self.net.sigmoid().expand(*query.shape, *images.shape[2:])
 
     def loss(self, batch):
-        targets, pixels = self.queries(batch)
+        query = self.target.query(batch["image"])
         masked = batch["image"] * self.net.sigmoid()
-        keep = -self.target.log_probability(masked, targets, pixels).mean()
+        keep = -self.target.log_probability(masked, query.targets, query.regions).mean()
         return {"loss": keep, "keep": keep}
 
     def configure_optimizers(self):

@@ -22,7 +22,8 @@ class MapOf(Explainer):
         self.function = function
         self.calls = []
 
-    def attribute(self, images, targets, pixels):
+    def attribute(self, images, query):
+        targets = query.targets
         self.calls.append(tuple(targets.shape))
         return self.function(images, targets)
 

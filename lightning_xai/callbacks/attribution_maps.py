@@ -9,6 +9,8 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_xai.loggers import log_images
+from lightning_xai.structures import Explanation, Query
+from lightning_xai.targets.outputs import probability
 from lightning_xai.visualization.grid import map_grid, save_png
 
 # More queries than these (a segmenter with many classes) would make the grid too wide to read.
@@ -62,28 +64,29 @@ class AttributionMaps(Callback):
         """Draw the grid of the test."""
         self._draw(trainer, "test", "test.png")
 
-    def _collect(self, trainer: Trainer, explainer: Any, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> None:
+    def _collect(self, trainer: Trainer, explainer: Any, found: Explanation, batch: Mapping[str, Any]) -> None:
         room = self.num_images - sum(len(part["images"]) for part in self._parts)
         if not trainer.is_global_zero or room <= 0:
             return
         count = min(room, len(batch["id"]))
         images = torch.as_tensor(batch["image"])[:count]
-        targets, pixels = outputs["targets"][:count, :MAX_QUERIES], outputs["pixels"]
-        pixels = None if pixels is None else pixels[:count, :MAX_QUERIES]
-        target = explainer.target
-        with torch.no_grad():
-            asked, predicted = target.probability(images, targets, pixels), target.predict(images)
-        # NaN where the explainer has no blank image.
-        blank = outputs["side"].get("p_baseline", torch.full_like(asked, float("nan")))
+        target, logits = explainer.target, found.logits[:count]
+        regions = found.query.regions
+        query = Query(
+            found.query.targets[:count, :MAX_QUERIES], None if regions is None else regions[:count, :MAX_QUERIES]
+        )
+        asked, predicted = probability(target, logits, query), target.activate(logits)
+        # NaN where there is no baseline image.
+        blank = found.extras.get("p_baseline", torch.full_like(asked, float("nan")))
         names = target.class_names
         self._parts.append(
             {
                 "images": images.detach().cpu(),
-                "maps": outputs["maps"][:count, :MAX_QUERIES].cpu(),
+                "maps": found.maps[:count, :MAX_QUERIES].cpu(),
                 "masks": torch.as_tensor(batch["mask"])[:count].cpu() if "mask" in batch else None,
                 "labels": [image_title(batch, i, predicted[i], names) for i in range(count)],
                 "titles": [
-                    [query_title(targets[i, t], asked[i, t], blank[i, t], names) for t in range(asked.shape[1])]
+                    [query_title(query.targets[i, t], asked[i, t], blank[i, t], names) for t in range(asked.shape[1])]
                     for i in range(count)
                 ],
             }

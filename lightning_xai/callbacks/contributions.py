@@ -13,6 +13,7 @@ from lightning_xai.callbacks.attribution_maps import class_name
 from lightning_xai.explainers.cape.cape import CAPE
 from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.loggers import log_images
+from lightning_xai.structures import Explanation
 from lightning_xai.visualization.contributions import contribution_figure
 from lightning_xai.visualization.grid import save_png
 
@@ -42,7 +43,7 @@ class Contributions(Callback):
         """Draw the batch's images if they are among the first."""
         room = self.num_images - len(self._figures)
         if isinstance(pl_module, CAPE) and trainer.is_global_zero and room > 0:
-            self._figures += figures(pl_module, batch, room)
+            self._figures += figures(pl_module, outputs, batch, room)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the figures."""
@@ -52,10 +53,10 @@ class Contributions(Callback):
             log_images(trainer, "maps/contributions", self._figures)
 
 
-def figures(cape: CAPE, batch: Mapping[str, Any], count: int) -> list[NDArray[np.uint8]]:
-    """A figure for each of the first images of a batch."""
+def figures(cape: CAPE, found: Explanation, batch: Mapping[str, Any], count: int) -> list[NDArray[np.uint8]]:
+    """A figure for each of the first images of a batch, from the contributions of its explanation."""
     images, names = as_plain_tensor(torch.as_tensor(batch["image"]))[:count], cape.target.class_names
-    contributions = cape.contributions(images).cpu()
+    contributions = found.extras["contributions"][:count].cpu()
     probabilities = contributions.flatten(2).sum(dim=2)
     drawn = []
     for image, fractions, p in zip(images.cpu(), contributions, probabilities, strict=True):

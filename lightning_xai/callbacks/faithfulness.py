@@ -19,6 +19,7 @@ from lightning_xai.loggers.media import log_table
 from lightning_xai.metrics import MapMetric, MetricSuite, VisibilityCurve
 from lightning_xai.metrics.evaluation import SharedOutputs
 from lightning_xai.report.statistics import Rows
+from lightning_xai.structures import Explanation
 from lightning_xai.targets import SegmenterTarget, Target
 
 PER_IMAGE = ("id", "query", "metric", "value")
@@ -69,7 +70,7 @@ class Faithfulness(lightning.Callback):
             name: make for name, make in self.control_factories.items() if name != type(pl_module).__name__
         }
         controls = {name: make(pl_module.target) for name, make in control_factories.items()}
-        self._start(pl_module, pl_module.variants() | self._bounds(pl_module) | controls)
+        self._start(pl_module, pl_module.alternatives() | self._bounds(pl_module) | controls)
 
     def _bounds(self, explainer: Explainer) -> dict[str, Explainer]:
         """The rows between which a visibility curve is read: no knowledge, all of it, and the map turned round."""
@@ -112,20 +113,23 @@ class Faithfulness(lightning.Callback):
         names = [type(explainer).__name__, *controls]
         self.suites = {name: copy.deepcopy(self.suite).to(explainer.device) for name in names}
 
-    def _score(self, explainer: Explainer, outputs: Any, batch: dict[str, Any], batch_idx: int, stage: str) -> None:
+    def _score(
+        self, explainer: Explainer, found: Explanation, batch: dict[str, Any], batch_idx: int, stage: str
+    ) -> None:
         limit = self.limits[stage]
         if limit is not None and batch_idx >= limit:
             return
-        query = {"targets": outputs["targets"], "pixels": outputs["pixels"]}
+        query = {"targets": found.query.targets, "pixels": found.query.regions}
         images, masks = as_plain_tensor(batch["image"]), as_plain_tensor(batch["mask"]) if "mask" in batch else None
         own = type(explainer).__name__
         context = {"target": explainer.target, "images": images, "masks": masks, "ids": batch["id"], **query}
-        shared = SharedOutputs()
+        shared = SharedOutputs(found.logits)
+        maps = {own: found.maps, **found.alternatives}
         for name, suite in self.suites.items():
             scored = explainer if name == own else self.controls[name]
-            maps = outputs["maps"] if name == own else scored.compared(outputs, batch)
             with naming_images(batch):
-                suite.update(maps=maps, explainer=scored, shared=shared, **context)
+                values = maps[name] if name in maps else scored.reference_maps(found, batch)
+                suite.update(maps=values, explainer=scored, shared=shared, **context)
 
     def _log(self, explainer: lightning.LightningModule, stage: str) -> None:
         own = self.suites[type(explainer).__name__]

@@ -18,7 +18,6 @@ from lightning_xai.global_maps.bias_finder import Bias, find_bias
 from lightning_xai.global_maps.files import write_maps
 from lightning_xai.loggers import log_images
 from lightning_xai.metrics.localization import RelevanceMass
-from lightning_xai.targets import SegmenterTarget
 
 
 class SaveGlobalMaps(Callback):
@@ -53,12 +52,12 @@ class SaveGlobalMaps(Callback):
     def on_test_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         """Add the batch's maps."""
         target, images = pl_module.target, as_plain_tensor(batch["image"])
-        labels, predictions = labels_of(target, batch, images)
+        labels, predictions = labels_of(target, batch, outputs.logits)
         if self._maps is None:
             self._start(target.class_names or [str(k) for k in range(predictions.shape[1])], pl_module.device)
             self._affine = affine_of(batch, 0)
         assert self._maps is not None
-        maps, targets, ids = as_plain_tensor(outputs["maps"]), as_plain_tensor(outputs["targets"]), batch["id"]
+        maps, targets, ids = outputs.maps, outputs.query.targets, batch["id"]
         self._maps.update(maps=maps, labels=labels, images=images, targets=targets, predictions=predictions, ids=ids)
         if self.region is not None:
             enters = entering(labels, predictions, targets, self._maps.subset)
@@ -89,21 +88,18 @@ class SaveGlobalMaps(Callback):
         self._maps = GlobalMaps(names, **self.options).to(device)
 
 
-def labels_of(target: Any, batch: Mapping[str, Any], images: Tensor) -> tuple[Tensor, Tensor]:
+def labels_of(target: Any, batch: Mapping[str, Any], logits: Tensor) -> tuple[Tensor, Tensor]:
     """The labels of a batch's images and those that the model gives them, bool ``(B, K)``; see the callback."""
-    with torch.no_grad():
-        if isinstance(target, SegmenterTarget):
-            logits = target.logits(images)
-            classes = logits.shape[1]
-            predicted = shown_classes(class_labels(logits), classes)
-            truth = shown_classes(as_plain_tensor(batch["mask"])[:, 0], classes) if "mask" in batch else predicted
-            return truth, predicted
-        probabilities = target.predict(images)
-    classes = probabilities.shape[1]
+    classes = logits.shape[1]
+    if target.dense:
+        predicted = shown_classes(class_labels(logits), classes)
+        truth = shown_classes(as_plain_tensor(batch["mask"])[:, 0], classes) if "mask" in batch else predicted
+        return truth, predicted
+    probabilities = target.activate(logits)
     several = "label" in batch and batch["label"].ndim == 2 and batch["label"].shape[1] == classes
     predicted = probabilities > 0.5 if several else present_labels(probabilities.argmax(dim=1), classes)
     truth = (
-        present_labels(as_plain_tensor(batch["label"]), classes).to(images.device) if "label" in batch else predicted
+        present_labels(as_plain_tensor(batch["label"]), classes).to(logits.device) if "label" in batch else predicted
     )
     return truth, predicted
 

@@ -91,7 +91,7 @@ class MapVariety(Callback):
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Add the batch's maps."""
         if not isinstance(pl_module, CenterPrior):
-            self.likeness.update(outputs["maps"], outputs["targets"])
+            self.likeness.update(outputs.maps, outputs.query.targets)
 
     @rank_zero_only
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -47,7 +47,7 @@ class SaveMaps(Callback):
         """
         folder = Path(self.dirpath or Path(trainer.default_root_dir) / "predictions")
         for i, image_id in enumerate(batch["id"]):
-            self._write(folder / self._file_name(image_id), batch["image"][i], outputs["maps"][i], affine_of(batch, i))
+            self._write(folder / self._file_name(image_id), batch["image"][i], outputs.maps[i], affine_of(batch, i))
 
     def _write(self, stem: Path, image: Tensor, maps: Tensor, affine: np.ndarray[Any, Any]) -> None:
         values = maps.detach().float().cpu().numpy()

@@ -18,6 +18,7 @@ from lightning_xai.cli.run_folder import keep_earlier, make_folder
 from lightning_xai.cli.saved_config import without_secrets, write_config
 from lightning_xai.data import ImageDataModule
 from lightning_xai.explainers.base import Explainer
+from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional.files import atomic_write
 from lightning_xai.report.ranking import borda_count
 from lightning_xai.report.tables import format_table, summarize
@@ -238,7 +239,7 @@ def wait_for(path: Path) -> None:
 def build_explainer(cfg: DictConfig, target: Target) -> Explainer:
     """The configured explainer around a target, with the queries that its steps ask."""
     explainer: Explainer = instantiate(cfg.explainer)(target)
-    explainer.ask, explainer.ask_pixels = cfg.ask, instantiate(cfg.pixels)
+    explainer.query_policy = QueryPolicy(cfg.ask, instantiate(cfg.pixels))
     # The loggers get them with the composed config, which names no secret.
     explainer._log_hyperparams = False
     return explainer

@@ -24,6 +24,7 @@ from lightning_xai.perturbation.soft_masks import (
     total_variation,
     two_sided,
 )
+from lightning_xai.structures import Query
 from lightning_xai.targets import Target
 from lightning_xai.targets.weights import read_pickle
 
@@ -101,16 +102,14 @@ class AmortizedPCIM(PCIM):
         maps: Tensor = self.net(self.target.normalize(images), targets)
         return standardize(maps if maps.dtype == torch.float64 else maps.float())
 
-    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+    def attribute(self, images: Tensor, query: Query) -> Tensor:
         """See :meth:`Explainer.attribute`."""
         with torch.no_grad():
-            raw = self.raw_maps(images, targets)
-        rows, asked, sets = self.rows(images, targets, pixels)
-        fills = baselines(rows, self.baseline)
-        self.report_blank(fills, asked, sets, targets.shape)
+            raw = self.raw_maps(images, query.targets)
         alpha = raw.flatten(0, 1).unsqueeze(1)
         if self.steps:
-            alpha = self.optimize(alpha, rows, fills, asked, sets)
+            rows, asked = self.rows(images, query)
+            alpha = self.optimize(alpha, rows, baselines(rows, self.baseline), asked)
         return alpha.sigmoid().view_as(raw)
 
     def exploration(self, step: int, images: Tensor) -> Tensor:
@@ -120,11 +119,11 @@ class AmortizedPCIM(PCIM):
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Two-sided loss at random areas and fills; validation averages over fixed areas and all fills."""
         images = batch["image"]
-        targets, pixels = self.target.queries(images, None, None)
-        if pixels is None and self.training:
-            targets = self._mix_classes(targets)
-        raw = self.raw_maps(images, targets)
-        rows, asked, sets = self.rows(images, targets, pixels)
+        query = self.target.query(images, logits=batch.get("logits"))
+        if query.regions is None and self.training:
+            query = Query(self._mix_classes(query.targets))
+        raw = self.raw_maps(images, query.targets)
+        rows, asked = self.rows(images, query)
         alpha = raw.flatten(0, 1).unsqueeze(1)
         fills = baselines(rows, self.baseline)
         draws = self._draws(fills) if self.training else product(distinct(fills), VALIDATION_FRACTIONS)
@@ -133,7 +132,7 @@ class AmortizedPCIM(PCIM):
             # Validation shifts nothing, and must not draw from the generator that training draws from.
             order = alpha + shift * smooth_noise(len(alpha), alpha.shape[2:], alpha.device) if shift else alpha
             mask = top_fraction(order, fraction, SOFTNESS)
-            losses.append(two_sided(self.target, rows, fill, mask, asked, sets))
+            losses.append(two_sided(self.target, rows, fill, mask, asked))
         faithful = torch.stack(losses).mean(dim=0)
         smooth = total_variation(alpha.sigmoid())
         return {"loss": (faithful + self.training_tv * smooth).mean(), "faithful": faithful.mean(), "tv": smooth.mean()}

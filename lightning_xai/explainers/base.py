@@ -1,25 +1,28 @@
-"""The face that every explainer shows: images and queries in, maps out."""
+"""The face that every explainer shows: images and queries in, explanations out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
 
+from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional.finite import LossWatch, check_loss, check_outputs, check_weights, naming_images
 from lightning_xai.functional.tensors import as_plain_tensor
-from lightning_xai.targets import SegmenterTarget, Target
-from lightning_xai.targets.regions import PixelSet, predicted
+from lightning_xai.structures import Explanation, Query
+from lightning_xai.targets import Target
 from lightning_xai.targets.sliding_window import by_window, fits
 
-Attribute = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-
-ASK = ("prediction", "label", "all")
+Attribute = Callable[[Tensor, Query], Tensor | Explanation]
+#: Completes a query from the logits of the whole images; they are ``None`` where the query does not follow from them.
+Complete = Callable[[Tensor | None], Query]
 
 
 class Explainer(lightning.LightningModule):
-    """A ``LightningModule`` that turns images and queries into maps around a frozen target.
+    """A ``LightningModule`` that turns images and queries into explanations of a frozen target.
 
     A subclass writes :meth:`attribute` and, if it learns, :meth:`loss` and its parameters. ``fit``, ``validate``,
     ``test`` and ``predict`` work for every explainer, learned or not.
@@ -31,8 +34,6 @@ class Explainer(lightning.LightningModule):
         ValueError: If the method is not made for this kind of target.
     """
 
-    #: Side values ``(B, T)`` of the last :meth:`explain`, such as the probability of the blank image.
-    side: dict[str, Tensor]
     #: The kind of target that the method is made for.
     explains: type[Target] = Target  # type: ignore[type-abstract]
 
@@ -44,11 +45,8 @@ class Explainer(lightning.LightningModule):
                 "choose another explainer."
             )
         self.target = target
-        #: Which classes the steps ask about: the model's own "prediction", the "label", or "all" classes.
-        self.ask = "prediction"
-        #: Which pixel set the steps ask a segmenter about.
-        self.ask_pixels: PixelSet = predicted
-        self.side = {}
+        #: What the steps ask about.
+        self.query_policy = QueryPolicy()
         self.loss_watch = LossWatch()
 
     @property
@@ -56,16 +54,16 @@ class Explainer(lightning.LightningModule):
         """Whether there is anything to fit."""
         return any(parameter.requires_grad for parameter in self.parameters())
 
-    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
-        """Compute the maps; gradients are enabled, queries are complete.
+    def attribute(self, images: Tensor, query: Query) -> Tensor | Explanation:
+        """Compute the maps; gradients are enabled, the query is complete.
 
         Args:
             images: ``(B, C, *S)`` float, natural units, a plain tensor without history.
-            targets: ``(B, T)`` class indices.
-            pixels: ``(B, T, *S)`` boolean pixel sets for a segmenter, else ``None``.
+            query: Class indices ``(B, T)``, and the regions ``(B, T, *S)`` of a segmenter.
 
         Returns:
-            ``(B, T, *S)``, raw and signed where the method is signed.
+            ``(B, T, *S)``, raw and signed where the method is signed; or an :class:`Explanation` where the method has
+            more to say (extras, alternatives).
         """
         raise NotImplementedError(f"{type(self).__name__} has no attribute() method.")
 
@@ -73,12 +71,16 @@ class Explainer(lightning.LightningModule):
         """Training loss of a batch: a dict with ``"loss"`` and anything else worth logging."""
         raise NotImplementedError(f"{type(self).__name__} learns nothing, so it cannot be fitted; test it instead.")
 
+    def extras(self, images: Tensor, query: Query) -> dict[str, Tensor]:
+        """Further values ``(B, T)`` that cost passes of their own; maps alone, and validation, go without."""
+        return {}
+
     def fit_data(self, data: lightning.LightningDataModule) -> lightning.LightningDataModule:
         """What ``fit`` reads; an explainer that learns from features that can be computed once wraps it."""
         return data
 
-    def variants(self) -> dict[str, "Explainer"]:
-        """Other maps of the same fitted explainer, by name, that a test judges with it."""
+    def alternatives(self) -> dict[str, "Explainer"]:
+        """The same fitted explainer with another of its maps, by the names of :attr:`Explanation.alternatives`."""
         return {}
 
     def explain(self, images: Tensor, targets: Tensor | None = None, pixels: Tensor | None = None) -> Tensor:
@@ -94,68 +96,95 @@ class Explainer(lightning.LightningModule):
             ``(B, T, *S)`` float32, detached, at image resolution. A query about no pixel gives a zero map.
 
         Raises:
-            ValueError: If the queries do not fit the images or the model.
+            ValueError: If the query does not fit the images or the model.
         """
-        return self.mapped(self.attribute, images, targets, pixels)
+        with differentiable():
+            images, complete = self._completed(images, targets, pixels)
+            wanted = self.target.needs_logits(images, targets, pixels)
+            return self.explain_with(images, complete, wanted).maps
 
-    def mapped(self, attribute: Attribute, images: Tensor, targets: Tensor | None, pixels: Tensor | None) -> Tensor:
-        """What :meth:`explain` does around :meth:`attribute`, around any such function.
+    def explanation(self, images: Tensor, targets: Tensor | None = None, pixels: Tensor | None = None) -> Explanation:
+        """The maps of :meth:`explain` with the query, the logits of the same pass, extras and alternative maps.
 
         Args:
-            attribute: As :meth:`attribute`; it may give several maps a query, ``(B, n * T, *S)``.
             images: See :meth:`explain`.
             targets: See :meth:`explain`.
             pixels: See :meth:`explain`.
         """
-        with torch.inference_mode(False), torch.enable_grad():
-            images = as_plain_tensor(images)
-            targets, pixels = (None if value is None else as_plain_tensor(value) for value in (targets, pixels))
-            targets, pixels = self.target.queries(images, targets, pixels)
-            self.side = {}
-            maps = self.in_windows(attribute, images, targets, pixels).detach().float()
-            if pixels is not None:
-                asked = pixels.flatten(2).any(dim=2).repeat(1, maps.shape[1] // targets.shape[1])
-                maps = torch.where(asked.view(*asked.shape, *(1,) * (maps.ndim - 2)), maps, 0.0)
-            return maps.contiguous()
+        with differentiable():
+            images, complete = self._completed(images, targets, pixels)
+            return self._with_extras(images, self.explain_with(images, complete))
 
-    def in_windows(self, attribute: Attribute, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+    def _with_extras(self, images: Tensor, found: Explanation) -> Explanation:
+        return replace(found, extras=found.extras | self.extras(images, found.query))
+
+    def _completed(self, images: Tensor, targets: Tensor | None, pixels: Tensor | None) -> tuple[Tensor, Complete]:
+        images = as_plain_tensor(images)
+        targets, pixels = (None if value is None else as_plain_tensor(value) for value in (targets, pixels))
+        return images, lambda logits: self.target.query(images, targets, pixels, logits)
+
+    def explain_with(self, images: Tensor, complete: Complete, logits_wanted: bool = True) -> Explanation:
+        """Explain images about a query that follows from their logits; gradients are enabled.
+
+        A method whose own pass gives the logits overrides this, so that the model runs once.
+
+        Args:
+            images: ``(B, C, *S)``, a plain tensor.
+            complete: Gives the query.
+            logits_wanted: Whether the explanation must carry the logits.
+        """
+        logits = None
+        if logits_wanted:
+            with torch.no_grad():
+                logits = self.target.logits(images)
+            check_outputs(logits)
+        query = complete(logits)
+        return finished(self.in_windows(self.attribute, images, query), query, logits)
+
+    def in_windows(self, attribute: Attribute, images: Tensor, query: Query) -> Tensor | Explanation:
         """Maps of images that the target takes at once, else of one window after the other.
 
-        Every window is asked about the pixels of the set that it shows, and averaged with the weights of the logits.
+        Every window is asked about the pixels of the region that it shows, and averaged with the weights of the logits.
         """
-        if pixels is None or fits(images.shape[2:], self.target.window):
-            return attribute(images, targets, pixels)
+        if query.regions is None or fits(images.shape[2:], self.target.window):
+            return attribute(images, query)
         channels = images.shape[1]
         maps = []
-        for image, asked, sets in zip(images, targets, pixels, strict=True):
+        for image, targets, regions in zip(images, query.targets, query.regions, strict=True):
 
-            def in_window(part: Tensor, asked: Tensor = asked) -> Tensor:
-                seen = part[:, channels:] > 0
-                return attribute(part[:, :channels], asked.expand(len(part), -1), seen).detach().contiguous()
+            def in_window(part: Tensor, targets: Tensor = targets) -> Tensor:
+                shown = Query(targets.expand(len(part), -1), part[:, channels:] > 0)
+                return maps_of(attribute(part[:, :channels], shown)).detach().contiguous()
 
-            both = torch.cat([image, sets.to(image)]).unsqueeze(0)
+            both = torch.cat([image, regions.to(image)]).unsqueeze(0)
             maps.append(by_window(in_window, both, self.target.window))
-        self.side = {}  # of the last window alone
         return torch.cat(maps)
 
-    def queries(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
-        """The queries that the steps ask of a batch, from :attr:`ask` and :attr:`ask_pixels`."""
-        if self.ask not in ASK:
-            raise ValueError(f"ask is {self.ask!r}; use one of {', '.join(ASK)}.")
-        images = as_plain_tensor(batch["image"])
-        targets: Tensor | None = None
-        if self.ask == "label" and batch["label"].ndim == 1:
-            targets = batch["label"]
-        elif self.ask != "prediction":
-            classes = self.target.predict(images[:1]).shape[1]
-            targets = torch.arange(classes, device=images.device).expand(len(images), -1)
-        pixels = None
-        if isinstance(self.target, SegmenterTarget):
-            targets = self.target.foreground(images) if targets is None else targets.view(len(images), -1)
-            pixels = self.ask_pixels(
-                self.target, images, targets, as_plain_tensor(batch["mask"]) if "mask" in batch else None
-            )
-        return self.target.queries(images, targets, pixels)
+    def reference_maps(self, explanation: Explanation, batch: dict[str, Any]) -> Tensor:
+        """Maps ``(B, T, *S)`` for the query of another explainer's explanation, to be judged with its maps."""
+        with differentiable():
+            images, query = as_plain_tensor(batch["image"]), explanation.query
+            return finished(self.in_windows(self.attribute, images, query), query, explanation.logits).maps
+
+    def explain_batch(self, batch: dict[str, Any], with_extras: bool = True) -> Explanation:
+        """Explain a batch about the query of :attr:`query_policy`.
+
+        Args:
+            batch: With ``image``.
+            with_extras: Whether :meth:`extras` are added.
+
+        Raises:
+            NotFiniteOutputError: If the target's logits for the images are NaN or infinite; it names the images.
+        """
+        with naming_images(batch), differentiable():
+            images = as_plain_tensor(batch["image"])
+
+            def complete(logits: Tensor | None) -> Query:
+                assert logits is not None
+                return self.query_policy(self.target, batch, logits)
+
+            found = self.explain_with(images, complete)
+            return self._with_extras(images, found) if with_extras else found
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Log and return the loss.
@@ -171,47 +200,30 @@ class Explainer(lightning.LightningModule):
         self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=len(batch["id"]))
         return losses["loss"]
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Explanation:  # type: ignore[override]
         """Log the loss of an explainer that learns, and hand the maps to the callbacks.
+
+        The loss gets the explanation's logits and extras in its batch: the target runs once on the whole images.
 
         Raises:
             NotFiniteError: If the loss is NaN or infinite.
         """
+        found = self.explain_batch(batch, with_extras=False)
         if self.learned:
             with naming_images(batch):
-                losses = self.loss({**batch, "image": as_plain_tensor(batch["image"])})
+                losses = self.loss(known(batch, found))
             check_loss(self, losses["loss"], batch, "validation")
             values = {f"val/{name}": value for name, value in losses.items()}
             self.log_dict(values, batch_size=len(batch["image"]), sync_dist=True)
-        return self.answer(batch)
+        return found
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Explanation:  # type: ignore[override]
         """Hand the maps to the callbacks."""
-        return self.answer(batch)
+        return self.explain_batch(batch)
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Explanation:
         """The maps of a batch."""
-        return self.answer(batch)
-
-    def answer(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Explain a batch: ``{"maps": (B, T, *S), "targets": (B, T), "pixels": ..., "side": {name: (B, T)}}``.
-
-        Raises:
-            NotFiniteError: If the target's logits for the images are found to be NaN or infinite; it names the images.
-        """
-        with naming_images(batch):
-            with torch.inference_mode(False):
-                targets, pixels = self.queries(batch)
-            maps = self.explain(batch["image"], targets, pixels)
-            # An explainer may fail on an image, which the metrics count; that the target does is asked only then.
-            if not maps.isfinite().all():
-                with torch.no_grad():
-                    check_outputs(self.target.logits(as_plain_tensor(batch["image"])))
-        return {"maps": maps, "targets": targets, "pixels": pixels, "side": self.side}
-
-    def compared(self, answer: dict[str, Any], batch: dict[str, Any]) -> Tensor:
-        """Maps ``(B, T, *S)`` for the queries of another explainer's :meth:`answer`, to be judged with its own."""
-        return self.explain(as_plain_tensor(batch["image"]), answer["targets"], answer["pixels"])
+        return self.explain_batch(batch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store which target these weights explain.
@@ -236,3 +248,40 @@ class Explainer(lightning.LightningModule):
                 f"The checkpoint explains target {stored}, but this target is {own}: load the weights it was trained "
                 "with, or start a fine-tuning from it with explainer.init_from=<checkpoint>."
             )
+
+
+def known(batch: dict[str, Any], explanation: Explanation) -> dict[str, Any]:
+    """A batch with what the explanation's pass gave, so that a loss needs no pass of the whole images."""
+    return {**batch, "image": as_plain_tensor(batch["image"]), "logits": explanation.logits, **explanation.extras}
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Gradients, whatever context the caller is in."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def maps_of(result: Tensor | Explanation) -> Tensor:
+    """The maps of what :meth:`Explainer.attribute` returned."""
+    return result.maps if isinstance(result, Explanation) else result
+
+
+def finished(result: Tensor | Explanation, query: Query, logits: Tensor | None) -> Explanation:
+    """What :meth:`Explainer.attribute` returned as a whole explanation: detached, and zero where nothing was asked."""
+    found = result if isinstance(result, Explanation) else Explanation(result, query)
+    defined = query.defined()
+
+    def tidy(maps: Tensor) -> Tensor:
+        maps = maps.detach().float()
+        if query.regions is not None:
+            maps = torch.where(defined.view(*defined.shape, *(1,) * (maps.ndim - 2)), maps, 0.0)
+        return maps.contiguous()
+
+    return replace(
+        found,
+        maps=tidy(found.maps),
+        query=query,
+        logits=found.logits if logits is None else logits.detach(),
+        alternatives={name: tidy(maps) for name, maps in found.alternatives.items()},
+    )

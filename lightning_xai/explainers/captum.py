@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.perturbation.baselines import Fill, baseline_images
+from lightning_xai.structures import Query
 from lightning_xai.targets import Target
 from lightning_xai.targets.layers.find import named_layer
 from lightning_xai.targets.layers.grid import to_image
 from lightning_xai.targets.layers.hooks import hook_guard
-from lightning_xai.targets.outputs import Answer, asking
+from lightning_xai.targets.outputs import Output, named_output
 
 #: Methods that draw random numbers.
 RANDOM = ("GradientShap", "KernelShap", "Lime", "ShapleyValueSampling")
@@ -46,7 +47,7 @@ class CaptumExplainer(Explainer):
         smooth: Noisy copies of the image that the attributions are averaged over (SmoothGrad); 0: none.
         noise: Deviation of their noise, as a fraction of the image's range.
         chunk_size: Images per pass.
-        answer: What is explained: the target's ``"score"`` (logits), its ``"probability"``, or a segmenter's ``"dice"``
+        output: What is explained: the target's ``"score"`` (logits), its ``"probability"``, or a segmenter's ``"dice"``
             with the pixel set, which only methods that hide parts of the image can explain.
         options: Passed on to Captum's ``attribute``, such as ``n_steps`` or ``show_progress``.
 
@@ -70,7 +71,7 @@ class CaptumExplainer(Explainer):
         smooth: int = 0,
         noise: float = 0.15,
         chunk_size: int = 64,
-        answer: str = "score",
+        output: str = "score",
         **options: Any,
     ) -> None:
         super().__init__(target)
@@ -80,7 +81,7 @@ class CaptumExplainer(Explainer):
             )
         if patch is not None and patch < 1:
             raise ValueError(f"patch is {patch}; it is at least 1 pixel wide.")
-        if answer == "dice" and method not in HIDING:
+        if output == "dice" and method not in HIDING:
             raise ValueError(f"The Dice has no gradient for {method}; use one of {', '.join(HIDING)}.")
         self.method = method
         self.layer = None if layer is None else named_layer(target, layer)
@@ -89,10 +90,10 @@ class CaptumExplainer(Explainer):
         self.smooth = smooth
         self.noise = noise
         self.chunk_size = chunk_size
-        self.ask_target = asking(target, answer)
+        self.output = named_output(target, output)
         self.options = options
 
-    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+    def attribute(self, images: Tensor, query: Query) -> Tensor:
         """See :meth:`Explainer.attribute`."""
         size = 1 if self._draws else len(images)
         rows = []
@@ -100,9 +101,7 @@ class CaptumExplainer(Explainer):
             warnings.filterwarnings("ignore", module="captum")
             for start in range(0, len(images), size):
                 part = slice(start, start + size)
-                sets = [None] * targets.shape[1] if pixels is None else torch.split(pixels[part], 1, dim=1)
-                queries = zip(torch.split(targets[part], 1, dim=1), sets, strict=True)
-                rows.append(torch.cat([self._one(images[part], *query) for query in queries], dim=1))
+                rows.append(torch.cat([self._one(images[part], one) for one in single_queries(query[part])], dim=1))
         return torch.cat(rows)
 
     @property
@@ -110,9 +109,9 @@ class CaptumExplainer(Explainer):
         """Whether the method draws random numbers: image by image then, so that none depends on the others."""
         return self.smooth > 0 or self.method in RANDOM
 
-    def _one(self, images: Tensor, asked: Tensor, pixels: Tensor | None) -> Tensor:
+    def _one(self, images: Tensor, query: Query) -> Tensor:
         """The map ``(B, 1, *S)`` of one query per image."""
-        score = Score(self.target.model, self.ask_target)
+        score = Score(self.target, self.output)
         method = getattr(captum.attr, self.method)(*((score,) if self.layer is None else (score, self.layer)))
         options = self._options(method, images)
         if self.smooth:
@@ -120,7 +119,7 @@ class CaptumExplainer(Explainer):
             spread = float(images.max() - images.min())
             options |= {"nt_samples": self.smooth, "stdevs": self.noise * spread, "nt_type": "smoothgrad"}
             options |= {"nt_samples_batch_size": min(self.smooth, self.chunk_size)}
-        extra = (asked,) if pixels is None else (asked, pixels)
+        extra = (query.targets,) if query.regions is None else (query.targets, query.regions)
         # Captum writes gradients of the images into .grad: it gets a copy of its own.
         inputs = images.clone()
         with torch.random.fork_rng(devices=[images.device] if images.is_cuda else [], enabled=self._draws):
@@ -179,19 +178,29 @@ class Score(nn.Module):
     """The target's score as a module: DeepLIFT and guided backpropagation look for the layers inside.
 
     Args:
-        model: The target's model.
-        ask: What the target answers.
+        target: The target.
+        output: What is read from its logits.
     """
 
-    def __init__(self, model: Any, ask: Answer) -> None:
+    def __init__(self, target: Target, output: Output) -> None:
         super().__init__()
-        self.ask = ask
-        if isinstance(model, nn.Module):
-            self.model = model
+        # Plain tuples hide the target from nn.Module's bookkeeping; its model is shown as it is.
+        self._hidden = (target, output)
+        if isinstance(target.model, nn.Module):
+            self.model = target.model
 
-    def forward(self, images: Tensor, asked: Tensor, *pixels: Tensor) -> Tensor:
+    def forward(self, images: Tensor, targets: Tensor, *regions: Tensor) -> Tensor:
         """Scores ``(B,)``; Captum repeats the arguments along with the images where it needs copies of them."""
-        return self.ask(images, asked, pixels[0] if pixels else None)[:, 0]
+        target, output = self._hidden
+        return output(target, target.logits(images), Query(targets, regions[0] if regions else None))[:, 0]
+
+
+def single_queries(query: Query) -> list[Query]:
+    """The queries about each image one by one: ``T`` of ``(B, 1)``."""
+    return [
+        Query(query.targets[:, index, None], None if query.regions is None else query.regions[:, index, None])
+        for index in range(query.shape[1])
+    ]
 
 
 def cells(size: torch.Size, sides: list[int]) -> Tensor:

@@ -21,6 +21,7 @@ from lightning_xai.perturbation.soft_masks import (
     total_variation,
     two_sided,
 )
+from lightning_xai.structures import Query
 from lightning_xai.targets import Target
 
 log = logging.getLogger(__name__)
@@ -147,19 +148,17 @@ class PCIM(Explainer):
         if gradient == "backprop" and not target.differentiable:
             raise ValueError("The target is a plain callable without gradients; use PCIM(gradient='spsa').")
 
-    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+    def attribute(self, images: Tensor, query: Query) -> Tensor:
         """See :meth:`Explainer.attribute`: every query is a row with an alpha of its own."""
-        rows, asked, sets = self.rows(images, targets, pixels)
+        rows, asked = self.rows(images, query)
         fills = baselines(rows, self.baseline)
-        self.report_blank(fills, asked, sets, targets.shape)
         start = self.start_of(rows)
-        alpha = self.optimize(start, rows, fills, asked, sets)
-        return self.read(alpha, rows, fills, start).view(*targets.shape, *images.shape[2:])
+        alpha = self.optimize(start, rows, fills, asked)
+        return self.read(alpha, rows, fills, start).view(*query.shape, *images.shape[2:])
 
-    def rows(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """One row per query: images ``(R, C, *S)``, classes ``(R, 1)``, pixel sets ``(R, 1, *S)``."""
-        rows = images.repeat_interleave(targets.shape[1], dim=0)
-        return rows, targets.reshape(-1, 1), None if pixels is None else pixels.flatten(0, 1).unsqueeze(1)
+    def rows(self, images: Tensor, query: Query) -> tuple[Tensor, Query]:
+        """One row per query: images ``(R, C, *S)``, and queries ``(R, 1)``."""
+        return images.repeat_interleave(query.shape[1], dim=0), query.rows()
 
     def weights(self, raw: Tensor, size: torch.Size) -> Tensor:
         """Blending weights ``(R, 1 or C, *size)`` of raw parameters ``(R, 1 or C, *grid)``."""
@@ -175,17 +174,16 @@ class PCIM(Explainer):
         noise = smooth_noise(1, images.shape[2:], images.device, torch.Generator().manual_seed(step))
         return EXPLORATION * (1 - step / self.steps) * noise
 
-    def objective(
-        self, raw: Tensor, images: Tensor, baseline: Tensor, targets: Tensor, pixels: Tensor | None, step: int
-    ) -> Tensor:
+    def objective(self, raw: Tensor, images: Tensor, baseline: Tensor, query: Query, step: int) -> Tensor:
         """Loss per row, ``(R,)``: its sum does not depend on how rows are batched."""
         alpha = self.weights(raw, images.shape[2:])
         if self.two_sided:
             order = resize(raw, images.shape[2:]) + self.exploration(step, images)
             mask = top_fraction(order, area_fraction(step), SOFTNESS)
-            loss = two_sided(self.target, images, baseline, mask, targets, pixels)
+            loss = two_sided(self.target, images, baseline, mask, query)
         else:
-            loss = -self.target.log_probability(blend(images, baseline, alpha), targets, pixels)[:, 0]
+            blended = blend(images, baseline, alpha)
+            loss = -self.target.log_probability(blended, query.targets, query.regions)[:, 0]
         if self.l1:
             loss = loss + self.l1 * alpha.abs().flatten(1).mean(dim=1)
         return loss + self.tv * total_variation(alpha) if self.tv else loss
@@ -196,9 +194,7 @@ class PCIM(Explainer):
         size = rows.shape[2:] if self.grid is None else [min(self.grid, side) for side in rows.shape[2:]]
         return rows.new_full((len(rows), channels, *size), self.start)
 
-    def optimize(
-        self, start: Tensor, rows: Tensor, fills: list[Tensor], targets: Tensor, pixels: Tensor | None
-    ) -> Tensor:
+    def optimize(self, start: Tensor, rows: Tensor, fills: list[Tensor], query: Query) -> Tensor:
         """Run the optimizer on every row until it has settled or the steps are used up.
 
         A loss that stays the same function has settled when its mean over a window gains nothing. The two-sided one
@@ -210,7 +206,7 @@ class PCIM(Explainer):
         optimizer = self.optimizer([raw], lr=self.lr)
         recent, best = rows.new_zeros(len(rows)), rows.new_full((len(rows),), float("inf"))
         for step in tqdm(range(self.steps), desc=type(self).__name__, leave=False, disable=self.steps < 50):
-            raw.grad, losses = self._gradient(raw, rows, fills[step % len(fills)], targets, pixels, step)
+            raw.grad, losses = self._gradient(raw, rows, fills[step % len(fills)], query, step)
             optimizer.step()
             if self.constraint == "nonneg":
                 raw.clamp_(min=0)
@@ -224,34 +220,31 @@ class PCIM(Explainer):
                 return final
             if not going.all():
                 active, raw = active[going], keep_rows(optimizer, going)
-                rows, targets, fills = rows[going], targets[going], [fill[going] for fill in fills]
-                pixels = None if pixels is None else pixels[going]
+                rows, query, fills = rows[going], query[going], [fill[going] for fill in fills]
             mark, recent, best = raw.clone(), torch.zeros_like(recent[going]), torch.minimum(best, recent)[going]
         final[active] = raw
         return final
 
     def _gradient(
-        self, raw: Tensor, images: Tensor, baseline: Tensor, targets: Tensor, pixels: Tensor | None, step: int
+        self, raw: Tensor, images: Tensor, baseline: Tensor, query: Query, step: int
     ) -> tuple[Tensor, Tensor]:
         """Gradient of each row's loss to its alpha, and the losses."""
         if self.gradient == "spsa":
-            return self._spsa(raw, images, baseline, targets, pixels, step)
+            return self._spsa(raw, images, baseline, query, step)
         raw = raw.detach().requires_grad_(True)
-        losses = self.objective(raw, images, baseline, targets, pixels, step)
+        losses = self.objective(raw, images, baseline, query, step)
         (gradient,) = torch.autograd.grad(losses.sum(), raw)
         return gradient, losses.detach()
 
     @torch.no_grad()
-    def _spsa(
-        self, raw: Tensor, images: Tensor, baseline: Tensor, targets: Tensor, pixels: Tensor | None, step: int
-    ) -> tuple[Tensor, Tensor]:
+    def _spsa(self, raw: Tensor, images: Tensor, baseline: Tensor, query: Query, step: int) -> tuple[Tensor, Tensor]:
         """Antithetic random directions, the same for every row, so that B images equal B single runs."""
         generator = torch.Generator().manual_seed(step)
         gradient, losses = torch.zeros_like(raw), raw.new_zeros(len(raw))
         for _ in range(SPSA_PAIRS):
             signs = torch.randint(0, 2, raw.shape[1:], generator=generator).to(raw) * 2 - 1
-            up = self.objective(raw + SPSA_RADIUS * signs, images, baseline, targets, pixels, step)
-            down = self.objective(raw - SPSA_RADIUS * signs, images, baseline, targets, pixels, step)
+            up = self.objective(raw + SPSA_RADIUS * signs, images, baseline, query, step)
+            down = self.objective(raw - SPSA_RADIUS * signs, images, baseline, query, step)
             gradient += ((up - down) / (2 * SPSA_RADIUS * SPSA_PAIRS)).view(-1, *(1,) * (raw.ndim - 1)) * signs
             losses += (up + down) / (2 * SPSA_PAIRS)
         return gradient, losses
@@ -268,19 +261,21 @@ class PCIM(Explainer):
         return maps.mean(dim=1)
 
     @torch.no_grad()
-    def report_blank(self, fills: list[Tensor], targets: Tensor, pixels: Tensor | None, shape: torch.Size) -> None:
-        """Keep p(baseline) as a side value, and warn where the blank image already is the asked class."""
-        blank = torch.stack([self.target.probability(fill, targets, pixels)[:, 0] for fill in distinct(fills)])
-        self.side["p_baseline"] = blank.amax(dim=0).view(shape)
-        count = int((blank.amax(dim=0) > 0.5).sum())
+    def extras(self, images: Tensor, query: Query) -> dict[str, Tensor]:
+        """``p_baseline``: each class's probability for the baseline image; a warning where that already is the class."""
+        fills = distinct(baselines(images, self.baseline))
+        each = [self.target.probability(fill, query.targets, query.regions) for fill in fills]
+        highest = torch.stack(each).amax(dim=0)
+        count = int((highest > 0.5).sum())
         if count and not self.warned:
             self.warned = True
             log.warning(
                 "%d of %d queries ask for a class that the blank image already has (p > 0.5): deletion and insertion "
                 "say little there, so judge with two fills and per class. (Said once; every map has its p_baseline.)",
                 count,
-                len(targets),
+                highest.numel(),
             )
+        return {"p_baseline": highest}
 
 
 def keep_rows(optimizer: torch.optim.Optimizer, going: Tensor) -> Tensor:

@@ -7,9 +7,10 @@ import torch
 from monai.networks.layers.simplelayers import GaussianFilter
 from torch import Tensor
 
-from lightning_xai.explainers.base import Attribute, Explainer
+from lightning_xai.explainers.base import Attribute, Explainer, maps_of
 from lightning_xai.functional.priors import center_bump
 from lightning_xai.functional.tensors import as_plain_tensor
+from lightning_xai.structures import Explanation, Query
 from lightning_xai.targets import SegmenterTarget, Target
 
 
@@ -25,9 +26,12 @@ class RandomMap(Explainer):
         super().__init__(target)
         self.seed = seed
 
-    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+    def attribute(self, images: Tensor, query: Query) -> Tensor:
         """See :meth:`Explainer.attribute`."""
-        maps = [[self._noise(image, int(target)) for target in row] for image, row in zip(images, targets, strict=True)]
+        maps = [
+            [self._noise(image, int(target)) for target in row]
+            for image, row in zip(images, query.targets, strict=True)
+        ]
         return torch.stack([torch.stack(row) for row in maps]).to(images.device)
 
     def _noise(self, image: Tensor, target: int) -> Tensor:
@@ -40,13 +44,13 @@ class RandomMap(Explainer):
 class CenterPrior(Explainer):
     """A Gaussian bump in the middle of the image, one sigma a quarter of each side."""
 
-    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+    def attribute(self, images: Tensor, query: Query) -> Tensor:
         """See :meth:`Explainer.attribute`."""
-        return center_bump(images.shape[2:], images.device).expand(*targets.shape, *images.shape[2:])
+        return center_bump(images.shape[2:], images.device).expand(*query.shape, *images.shape[2:])
 
-    def in_windows(self, attribute: Attribute, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+    def in_windows(self, attribute: Attribute, images: Tensor, query: Query) -> Tensor | Explanation:
         """The middle of the whole image, not that of each window."""
-        return attribute(images, targets, pixels)
+        return attribute(images, query)
 
 
 class EdgeMap(Explainer):
@@ -55,14 +59,14 @@ class EdgeMap(Explainer):
     Central differences, one-sided at the border.
     """
 
-    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+    def attribute(self, images: Tensor, query: Query) -> Tensor:
         """See :meth:`Explainer.attribute`."""
         gray = images.mean(dim=1)
         square = torch.zeros_like(gray)
         for axis in range(1, gray.ndim):
             if gray.shape[axis] > 1:
                 square += torch.gradient(gray, dim=axis)[0].square()
-        return square.sqrt().unsqueeze(1).expand(*targets.shape, *gray.shape[1:])
+        return square.sqrt().unsqueeze(1).expand(*query.shape, *gray.shape[1:])
 
 
 class Reversed(Explainer):
@@ -76,14 +80,13 @@ class Reversed(Explainer):
         super().__init__(explainer.target)
         self.explainer = explainer
 
-    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+    def attribute(self, images: Tensor, query: Query) -> Tensor:
         """See :meth:`Explainer.attribute`."""
-        return -self.explainer.attribute(images, targets, pixels)
+        return -maps_of(self.explainer.attribute(images, query))
 
-    def compared(self, answer: dict[str, Any], batch: dict[str, Any]) -> Tensor:
-        """See :meth:`Explainer.compared`; nothing is explained again."""
-        maps: Tensor = answer["maps"]
-        return -maps
+    def reference_maps(self, explanation: Explanation, batch: dict[str, Any]) -> Tensor:
+        """See :meth:`Explainer.reference_maps`; nothing is explained again."""
+        return -explanation.maps
 
 
 class BlurredReference(Explainer):
@@ -95,17 +98,17 @@ class BlurredReference(Explainer):
 
     explains = SegmenterTarget
 
-    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+    def attribute(self, images: Tensor, query: Query) -> Tensor:
         """See :meth:`Explainer.attribute`."""
-        assert pixels is not None
-        return blurred(pixels)
+        assert query.regions is not None
+        return blurred(query.regions)
 
-    def compared(self, answer: dict[str, Any], batch: dict[str, Any]) -> Tensor:
-        """See :meth:`Explainer.compared`."""
+    def reference_maps(self, explanation: Explanation, batch: dict[str, Any]) -> Tensor:
+        """See :meth:`Explainer.reference_maps`; the data's own masks where there are any."""
         if "mask" not in batch:
-            return super().compared(answer, batch)
-        sets = self.target.evidence(as_plain_tensor(batch["mask"]), answer["targets"])
-        return blurred(sets.expand(*answer["targets"].shape, *sets.shape[2:]))
+            return super().reference_maps(explanation, batch)
+        regions = self.target.evidence(as_plain_tensor(batch["mask"]), explanation.query.targets)
+        return blurred(regions.expand(*explanation.query.shape, *regions.shape[2:]))
 
 
 def blurred(pixels: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ from lightning_xai.explainers.base import Explainer
 from lightning_xai.functional.resize import resize
 from lightning_xai.perturbation.baselines import Fill, baseline_images
 from lightning_xai.perturbation.soft_masks import blend
+from lightning_xai.structures import Query
 from lightning_xai.targets import Target
-from lightning_xai.targets.outputs import asking
+from lightning_xai.targets.outputs import named_output
 
 
 class RISE(Explainer):
@@ -25,11 +26,11 @@ class RISE(Explainer):
         baseline: What hidden pixels show; see :func:`lightning_xai.perturbation.baselines.baseline_images`.
         seed: Another seed draws other masks.
         chunk_size: Images per pass.
-        answer: What weighs a mask: the target's ``"probability"`` (of a segmenter, its mean over the pixel set), its
+        output: What weighs a mask: the target's ``"probability"`` (of a segmenter, its mean over the pixel set), its
             ``"score"`` (logits), or a segmenter's ``"dice"`` with the pixel set.
 
     Raises:
-        ValueError: If there are no masks or cells, ``keep`` is no probability, or the answer is unknown.
+        ValueError: If there are no masks or cells, ``keep`` is no probability, or the output is unknown.
 
     Example:
         >>> from lightning_xai import ClassifierTarget
@@ -47,7 +48,7 @@ class RISE(Explainer):
         baseline: str | Tensor | Fill = "zero",
         seed: int = 0,
         chunk_size: int = 64,
-        answer: str = "probability",
+        output: str = "probability",
     ) -> None:
         super().__init__(target)
         if masks < 1 or cells < 1 or not 0 < keep < 1:
@@ -58,21 +59,21 @@ class RISE(Explainer):
         self.baseline = baseline
         self.seed = seed
         self.chunk_size = chunk_size
-        self.ask_target = asking(target, answer)
+        self.output = named_output(target, output)
 
     @torch.no_grad()
-    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+    def attribute(self, images: Tensor, query: Query) -> Tensor:
         """See :meth:`Explainer.attribute`."""
         fills, size = baseline_images(images, self.baseline), images.shape[2:]
         grids, shifts, side = random_grids(self.masks, size, self.cells, self.keep, self.seed)
-        maps = images.new_zeros(*targets.shape, *size)
+        maps = images.new_zeros(*query.shape, *size)
         for part in torch.split(torch.arange(self.masks), self.chunk_size):
             count = len(part)
             masks = enlarged(grids[part], shifts[part], side, size).to(images)
             for row, (image, fill) in enumerate(zip(images, fills, strict=True)):
                 shown = blend(image.expand(count, *image.shape), fill.expand(count, *fill.shape), masks)
-                sets = None if pixels is None else pixels[row].expand(count, *pixels.shape[1:])
-                outputs = self.ask_target(shown, targets[row].expand(count, -1), sets)
+                asked = query[row : row + 1].repeat(count)
+                outputs = self.output(self.target, self.target.logits(shown), asked)
                 maps[row] += torch.einsum("nt,n...->t...", outputs.to(masks), masks[:, 0])
         return maps / (self.masks * self.keep)
 

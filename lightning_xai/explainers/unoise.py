@@ -15,6 +15,7 @@ from lightning_xai.explainers.pcim import SOFTNESS
 from lightning_xai.functional.segmentation import class_labels, gather_classes
 from lightning_xai.networks.mask_net import UNet
 from lightning_xai.perturbation.soft_masks import blend, standardize, top_fraction
+from lightning_xai.structures import Query
 from lightning_xai.targets import SegmenterTarget, Target
 from lightning_xai.targets.freezing import evaluating
 from lightning_xai.targets.padding import cropped, padded
@@ -159,18 +160,18 @@ class UNoise(Explainer):
         return torch.where(self.mask(images) <= threshold, images, self.target.input_zero(images))
 
     @torch.no_grad()
-    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+    def attribute(self, images: Tensor, query: Query) -> Tensor:
         """See :meth:`Explainer.attribute`."""
         with evaluating(self.net):  # whatever mode a training left it in
             importance = self.raw(images).neg().sigmoid()
         if self.per_class:
-            return gather_classes(importance, targets)
-        return importance.expand(-1, targets.shape[1], *images.shape[2:])
+            return gather_classes(importance, query.targets)
+        return importance.expand(-1, query.shape[1], *images.shape[2:])
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The utility loss of what the mask leaves, and for the paper's objective the price of clear pixels."""
         images = batch["image"]
-        raw, answers = self.raw(images), self.answers(batch)
+        raw, truth = self.raw(images), self.truth(batch)
         asked = None
         if self.per_class:
             asked = self._asked(len(images), raw.shape[1], images.device)
@@ -183,14 +184,14 @@ class UNoise(Explainer):
             fractions = [stratified(len(raw), raw.device)] if self.training else VALIDATION_FRACTIONS
             order = -standardize(raw)
             seen = [blend(images, blank, top_fraction(order, fraction, SOFTNESS)) for fraction in fractions]
-        utility = torch.stack([self.utility(self.target.logits(picture), answers, asked) for picture in seen]).mean()
+        utility = torch.stack([self.utility(self.target.logits(inputs), truth, asked) for inputs in seen]).mean()
         values = {"utility": utility, "mask_mean": mask.mean()}
         if self.objective == "visibility":
             return {"loss": utility, **values}
         return {"loss": utility - self.noise_weight * F.logsigmoid(raw).mean(), **values}
 
-    def answers(self, batch: dict[str, Any]) -> Tensor:
-        """The right answers: classes ``(B, *S)`` of a segmenter, ``(B,)`` of a classifier.
+    def truth(self, batch: dict[str, Any]) -> Tensor:
+        """What the model should say: classes ``(B, *S)`` of a segmenter, ``(B,)`` of a classifier.
 
         Raises:
             ValueError: If the data have none and the prediction was not asked for.
@@ -199,7 +200,7 @@ class UNoise(Explainer):
         name = "mask" if segments else "label"
         if self.reference == "prediction":
             with torch.no_grad():
-                return class_labels(self.target.logits(batch["image"]))
+                return class_labels(batch["logits"] if "logits" in batch else self.target.logits(batch["image"]))
         if name not in batch or (not segments and batch["label"].ndim > 1):
             raise ValueError(f"The data have no {name} of one class; use reference=prediction.")
         answers = torch.as_tensor(batch[name]).long()

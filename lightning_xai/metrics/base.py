@@ -244,9 +244,10 @@ def make_batch(
     shared: SharedOutputs | None,
 ) -> MapBatch:
     """A batch whose targets are complete; see :meth:`MapMetric.update`."""
-    if targets is None and target is not None and images is not None:
-        targets, pixels = target.queries(images, None, pixels)
     logits = None if shared is None else shared.logits
+    if targets is None and target is not None and images is not None:
+        query = target.query(images, None, pixels, logits)
+        targets, pixels = query.targets, query.regions
     return MapBatch(maps, checked_targets(maps, images, targets), target, images, masks, pixels, explainer, logits)
 
 

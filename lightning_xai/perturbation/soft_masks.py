@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_xai.functional.resize import resize
 from lightning_xai.perturbation.baselines import Fill, baseline_images
+from lightning_xai.structures import Query
 from lightning_xai.targets import Target
 
 GOLDEN_RATIO = 0.6180339887498949
@@ -124,9 +125,7 @@ def total_variation(alpha: Tensor) -> Tensor:
     return total
 
 
-def two_sided(
-    target: Target, images: Tensor, baseline: Tensor, mask: Tensor, targets: Tensor, pixels: Tensor | None
-) -> Tensor:
+def two_sided(target: Target, images: Tensor, baseline: Tensor, mask: Tensor, query: Query) -> Tensor:
     """How far the masked image falls short of the class, and its complement shows it: ``(1 - p(kept)) + p(rest)``.
 
     Probabilities, not their logarithms: averaged over area shares this is 1 minus the insertion - deletion gap, so
@@ -137,13 +136,12 @@ def two_sided(
         images: ``(R, C, *S)``.
         baseline: ``(R, C, *S)``.
         mask: ``(R, 1 or C, *S)`` in [0, 1].
-        targets: ``(R, 1)``.
-        pixels: ``(R, 1, *S)`` or ``None``.
+        query: One query a row, ``(R, 1)``.
 
     Returns:
         ``(R,)``, 0 at best.
     """
     both = torch.cat([blend(images, baseline, mask), blend(images, baseline, 1 - mask)])
-    twice = None if pixels is None else pixels.repeat(2, *(1,) * (pixels.ndim - 1))
-    kept, rest = target.probability(both, targets.repeat(2, 1), twice)[:, 0].chunk(2)
+    twice = query.repeat(2)
+    kept, rest = target.probability(both, twice.targets, twice.regions)[:, 0].chunk(2)
     return (1 - kept) + rest

@@ -136,9 +136,9 @@ def sanity_checks(
     if len(images) < 2:
         raise ValueError(f"The sanity checks compare maps of different images, but got {len(images)}; give at least 2.")
     names = cascade(target, images, stages)
-    asked = [target.queries(chunk, None, None) for chunk in torch.split(images, batch_size)]
-    sets = [pixels for _, pixels in asked if pixels is not None]
-    targets = torch.cat([classes for classes, _ in asked])
+    asked = [target.query(chunk) for chunk in torch.split(images, batch_size)]
+    sets = [query.regions for query in asked if query.regions is not None]
+    targets = torch.cat([query.targets for query in asked])
     probe = Probe(make, fit, targets, torch.cat(sets) if sets else None, batch_size, seed)
     explainer = probe.explainer(target)
     maps = probe.maps(explainer, images)

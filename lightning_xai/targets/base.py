@@ -1,4 +1,4 @@
-"""What every target fractions: a frozen model, and how it is asked about images."""
+"""What every target shares: a frozen model, and how it is asked about images."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_xai.functional.segmentation import gather_classes, over_region
+from lightning_xai.functional.finite import check_outputs
+from lightning_xai.structures import Query
 from lightning_xai.targets.freezing import fingerprint, freeze, normalize
 from lightning_xai.targets.model_call import ModelCall
 from lightning_xai.targets.model_output import Output
+from lightning_xai.targets.outputs import log_probability, probability, score
 from lightning_xai.targets.sliding_window import pass_sides
 from lightning_xai.targets.weights import load_model
 
@@ -83,7 +84,7 @@ class Target(nn.Module, ABC):
             raise ValueError(f"mean ({mean}) and std ({std}) must be given together, one number per channel each.")
         #: False only while an explainer trains the model along with itself.
         self.frozen = True
-        #: Classes that the model tells apart; 0 until :meth:`queries` has seen an answer.
+        #: Classes that the model tells apart; 0 until :meth:`query` has seen logits.
         self.classes = 0
         # A plain tuple hides the model from nn.Module's bookkeeping.
         self._hidden: tuple[Any, ...] = (freeze(model),)
@@ -178,49 +179,42 @@ class Target(nn.Module, ABC):
         return self.activate(self.logits(images))
 
     def score(self, images: Tensor, targets: Tensor, pixels: Tensor | None = None) -> Tensor:
-        """The scalar under explanation: the logit of each asked class, summed over the pixel set for a segmenter.
+        """The scalar under explanation: the logit of each class, summed over the region for a segmenter.
 
         Args:
             images: ``(B, C, *S)``.
             targets: ``(B,)`` or ``(B, T)`` class indices.
-            pixels: Pixel sets ``(B, T or 1, *S)``, or ``None`` (segmenters: the pixels predicted as the class).
+            pixels: Regions ``(B, T or 1, *S)``, or ``None`` (segmenters: the pixels predicted as the class).
 
         Returns:
             ``(B, T)``.
         """
-        targets, pixels = self._checked(images, targets, pixels)
-        logits = self.logits(images)
-        return over_region(gather_classes(logits, targets), self._sets(logits, targets, pixels), mean=False)
+        return score(self, *self._logits_and_query(images, targets, pixels))
 
     def log_probability(self, images: Tensor, targets: Tensor, pixels: Tensor | None = None) -> Tensor:
-        """``log p`` of each asked class, ``(B, T)``; a segmenter gives its mean over the pixel set."""
-        targets, pixels = self._checked(images, targets, pixels)
-        logits = self.logits(images)
-        logs = F.logsigmoid(logits.float()) if self.activation == "sigmoid" else logits.float().log_softmax(dim=1)
-        return over_region(gather_classes(logs, targets), self._sets(logits, targets, pixels), mean=True)
+        """``log p`` of each class, ``(B, T)``; a segmenter gives its mean over the region."""
+        return log_probability(self, *self._logits_and_query(images, targets, pixels))
 
     def probability(self, images: Tensor, targets: Tensor, pixels: Tensor | None = None) -> Tensor:
-        """Probability ``(B, T)`` of each asked class; a segmenter gives its mean over the pixel set."""
-        targets, pixels = self._checked(images, targets, pixels)
-        logits = self.logits(images)
-        asked = gather_classes(self.activate(logits), targets)
-        return over_region(asked, self._sets(logits, targets, pixels), mean=True)
+        """Probability ``(B, T)`` of each class; a segmenter gives its mean over the region."""
+        return probability(self, *self._logits_and_query(images, targets, pixels))
 
     def scorer(self, images: Tensor, targets: Tensor, pixels: Tensor | None = None) -> Scorer:
         """A ``score(images, rows)`` for :func:`lightning_xai.reveal.reveal_curve`.
 
         Args:
-            images: ``(B, C, *S)``, whole: hiding pixels must not change a segmenter's default pixel sets.
-            targets: ``(B, T)``, the asked queries; row ``b * T + t`` is query ``t`` of image ``b``.
+            images: ``(B, C, *S)``, whole: hiding pixels must not change a segmenter's default regions.
+            targets: ``(B, T)`` class indices; row ``b * T + t`` is query ``t`` of image ``b``.
             pixels: ``(B, T or 1, *S)`` or ``None`` (segmenters: the pixels predicted as the class in the whole image).
 
         Returns:
             A function from hidden or revealed images ``(n, C, *S)`` and their rows ``(n,)`` to probabilities ``(n,)``.
         """
-        flat, sets = targets.flatten(), None if pixels is None else pixels.flatten(0, 1)
+        query = self.query(images, targets, pixels)
 
         def score(images: Tensor, rows: Tensor) -> Tensor:
-            return self.probability(images, flat[rows, None], None if sets is None else sets[rows, None])[:, 0]
+            asked = query.rows(rows)
+            return self.probability(images, asked.targets, asked.regions)[:, 0]
 
         return score
 
@@ -250,19 +244,60 @@ class Target(nn.Module, ABC):
         """Sides with which images ``(B, C, *S)`` that fit into the window reach the model: larger where it needs it."""
         return self.call_model.size_of(images)
 
-    @abstractmethod
-    def queries(self, images: Tensor, targets: Tensor | None, pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Complete a query: ``(B, T)`` classes and, for segmenters, ``(B, T, *S)`` pixel sets, both detached."""
+    def query(
+        self, images: Tensor, targets: Tensor | None = None, pixels: Tensor | None = None, logits: Tensor | None = None
+    ) -> Query:
+        """Complete a query: what :meth:`Explainer.explain` is given, as class indices and regions.
 
-    def _sets(self, logits: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor | None:
-        """The pixel sets of the queries; a classifier has none."""
+        Args:
+            images: ``(B, C, *S)``.
+            targets: ``None`` (the default classes), ``(B,)`` or ``(B, T)`` class indices.
+            pixels: ``None`` (a segmenter's predicted pixels) or boolean ``(B, T or 1, *S)``.
+            logits: ``(B, K)`` or ``(B, K, *S)`` of the images, where a pass has given them.
+
+        Raises:
+            ValueError: If the query does not fit the images or the model.
+            NotFiniteOutputError: If the logits that it follows from are not finite.
+        """
+        if logits is None and self.needs_logits(images, targets, pixels):
+            with torch.no_grad():
+                logits = self.logits(images)
+            check_outputs(logits)
+        if logits is not None:
+            self.classes = logits.shape[1]
+        if targets is None:
+            targets = self.default_targets(images, logits)
+        targets = self._checked(images, targets)
+        check_range(targets, self.classes)
+        return Query(targets, self.regions(images, targets, pixels, logits))
+
+    def needs_logits(self, images: Tensor, targets: Tensor | None, pixels: Tensor | None) -> bool:
+        """Whether a query can only be completed after a pass."""
+        # Once for each shape before an explainer hooks into the model: a pass that fails would leave its mark there.
+        return targets is None or not self.classes or not self.knows(images)
+
+    @abstractmethod
+    def default_targets(self, images: Tensor, logits: Tensor | None) -> Tensor:
+        """The classes ``(B,)`` or ``(B, T)`` that are asked about when nobody says."""
+
+    def regions(self, images: Tensor, targets: Tensor, pixels: Tensor | None, logits: Tensor | None) -> Tensor | None:
+        """The regions ``(B, T, *S)`` of a query to a segmenter; see :meth:`query`."""
+        if pixels is not None:
+            raise ValueError(
+                "pixels were given, but a classifier has one output per image; use SegmenterTarget for regions."
+            )
         return None
+
+    def _logits_and_query(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> tuple[Tensor, Query]:
+        targets = self._checked(images, targets)
+        logits = self.logits(images)
+        return logits, Query(targets, self.regions(images, targets, pixels, logits))
 
     def activate(self, logits: Tensor) -> Tensor:
         """Probabilities from logits ``(B, K, *S)``, float32."""
         return logits.float().sigmoid() if self.activation == "sigmoid" else logits.float().softmax(dim=1)
 
-    def _checked(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _checked(self, images: Tensor, targets: Tensor) -> Tensor:
         targets = torch.as_tensor(targets, device=images.device)
         if targets.is_floating_point():
             raise ValueError(f"targets are {targets.dtype}, but a query is a class index; is this a multi-hot label?")
@@ -272,7 +307,14 @@ class Target(nn.Module, ABC):
             raise ValueError(
                 f"{targets.shape[0]} queries for {images.shape[0]} images; targets must be (B,) or (B, T)."
             )
-        return targets, pixels
+        return targets
+
+
+def check_range(targets: Tensor, classes: int) -> None:
+    """Refuse a query about a class that the model does not have."""
+    if targets.numel() and (int(targets.min()) < 0 or int(targets.max()) >= classes):
+        wrong = targets.max() if targets.max() >= classes else targets.min()
+        raise ValueError(f"Asked for class {int(wrong)}, but the model has classes 0 to {classes - 1}.")
 
 
 def listed(names: Sequence[str]) -> str:

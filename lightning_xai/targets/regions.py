@@ -1,7 +1,8 @@
 """The pixels that a query to a segmenter is about, made from images: small functions that build on one another.
 
-Every set is a function ``(target, images, targets, masks) -> bool (B, T, *S)`` of the images ``(B, C, *S)``, the asked
-classes ``(B, T)`` and the reference masks ``(B, 1, *S)`` of class indices, or ``None``; options are bound with
+Every set is a function ``(target, images, targets, masks, logits) -> bool (B, T, *S)`` of the images ``(B, C, *S)``,
+the classes ``(B, T)``, the reference masks ``(B, 1, *S)`` of class indices, or ``None``, and the logits
+``(B, K, *S)`` of the images, or ``None`` where no pass has given them yet; options are bound with
 ``functools.partial``, in YAML with ``_partial_: true``. The result is what ``explain(images, targets, pixels=...)``
 takes. Rheude et al. 2024, Seg-HiRes-Grad CAM, arXiv 2409.20287; Vinogradova et al. 2020, arXiv 2002.11434.
 """
@@ -16,11 +17,16 @@ from lightning_xai.functional.finite import check_outputs
 from lightning_xai.functional.segmentation import gather_classes, image_pixels, predicted_pixels, reference_pixels
 from lightning_xai.targets import SegmenterTarget
 
-PixelSet = Callable[[SegmenterTarget, Tensor, Tensor, Tensor | None], Tensor]
+PixelSet = Callable[[SegmenterTarget, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
 
 
-@torch.no_grad()
-def predicted(target: SegmenterTarget, images: Tensor, targets: Tensor, masks: Tensor | None = None) -> Tensor:
+def predicted(
+    target: SegmenterTarget,
+    images: Tensor,
+    targets: Tensor,
+    masks: Tensor | None = None,
+    logits: Tensor | None = None,
+) -> Tensor:
     """The pixels that the segmenter gives to each class.
 
     Example:
@@ -28,22 +34,28 @@ def predicted(target: SegmenterTarget, images: Tensor, targets: Tensor, masks: T
         >>> predicted(target, torch.rand(3, 1, 4, 4), torch.ones(3, 1).long()).shape
         torch.Size([3, 1, 4, 4])
     """
-    logits = target.logits(images)
-    check_outputs(logits)
-    return predicted_pixels(logits, targets, target.activation)
+    return predicted_pixels(_logits(target, images, logits), targets, target.activation)
 
 
-@torch.no_grad()
 def probable(
-    target: SegmenterTarget, images: Tensor, targets: Tensor, masks: Tensor | None = None, above: float = 0.5
+    target: SegmenterTarget,
+    images: Tensor,
+    targets: Tensor,
+    masks: Tensor | None = None,
+    logits: Tensor | None = None,
+    above: float = 0.5,
 ) -> Tensor:
     """The pixels where the class's probability is above a bound in [0, 1]."""
-    logits = target.logits(images)
-    check_outputs(logits)
-    return gather_classes(target.activate(logits), targets) > above
+    return gather_classes(target.activate(_logits(target, images, logits)), targets) > above
 
 
-def reference(target: SegmenterTarget, images: Tensor, targets: Tensor, masks: Tensor | None = None) -> Tensor:
+def reference(
+    target: SegmenterTarget,
+    images: Tensor,
+    targets: Tensor,
+    masks: Tensor | None = None,
+    logits: Tensor | None = None,
+) -> Tensor:
     """The pixels that the reference mask gives to each class.
 
     Raises:
@@ -54,12 +66,24 @@ def reference(target: SegmenterTarget, images: Tensor, targets: Tensor, masks: T
     return reference_pixels(masks, targets)
 
 
-def whole(target: SegmenterTarget, images: Tensor, targets: Tensor, masks: Tensor | None = None) -> Tensor:
+def whole(
+    target: SegmenterTarget,
+    images: Tensor,
+    targets: Tensor,
+    masks: Tensor | None = None,
+    logits: Tensor | None = None,
+) -> Tensor:
     """Every pixel of the image."""
     return image_pixels(images).expand(-1, targets.shape[1], *images.shape[2:])
 
 
-def empty(target: SegmenterTarget, images: Tensor, targets: Tensor, masks: Tensor | None = None) -> Tensor:
+def empty(
+    target: SegmenterTarget,
+    images: Tensor,
+    targets: Tensor,
+    masks: Tensor | None = None,
+    logits: Tensor | None = None,
+) -> Tensor:
     """No pixel at all: the sanity set, whose map must be zero."""
     return torch.zeros_like(whole(target, images, targets))
 
@@ -69,6 +93,7 @@ def point(
     images: Tensor,
     targets: Tensor,
     masks: Tensor | None = None,
+    logits: Tensor | None = None,
     at: Sequence[float] = (0.5, 0.5),
 ) -> Tensor:
     """One pixel.
@@ -78,6 +103,7 @@ def point(
         images: ``(B, C, *S)``.
         targets: ``(B, T)``.
         masks: Unused.
+        logits: Unused.
         at: Where, as fractions of each side in [0, 1].
 
     Raises:
@@ -91,6 +117,7 @@ def box(
     images: Tensor,
     targets: Tensor,
     masks: Tensor | None = None,
+    logits: Tensor | None = None,
     low: Sequence[float] = (0.25, 0.25),
     high: Sequence[float] = (0.75, 0.75),
     of: PixelSet = whole,
@@ -102,6 +129,7 @@ def box(
         images: ``(B, C, *S)``.
         targets: ``(B, T)``.
         masks: See the module.
+        logits: See the module.
         low: First corner, as fractions of each side in [0, 1].
         high: Last corner; it belongs to the box.
         of: The other set.
@@ -118,7 +146,7 @@ def box(
         )
     inside = torch.zeros(tuple(size), dtype=torch.bool, device=images.device)
     inside[tuple(_span(a, b, side) for a, b, side in zip(low, high, size, strict=True))] = True
-    return of(target, images, targets, masks) & inside
+    return of(target, images, targets, masks, logits) & inside
 
 
 def component(
@@ -126,6 +154,7 @@ def component(
     images: Tensor,
     targets: Tensor,
     masks: Tensor | None = None,
+    logits: Tensor | None = None,
     of: PixelSet = predicted,
     which: str = "largest",
 ) -> Tensor:
@@ -136,6 +165,7 @@ def component(
         images: ``(B, C, *S)``.
         targets: ``(B, T)``.
         masks: See the module.
+        logits: See the module.
         of: The other set.
         which: ``"largest"`` or ``"smallest"``; of equal ones the first in scan order.
 
@@ -144,9 +174,19 @@ def component(
     """
     if which not in ("largest", "smallest"):
         raise ValueError(f"which is {which!r}; use largest or smallest.")
-    sets = of(target, images, targets, masks)
+    sets = of(target, images, targets, masks, logits)
     picked = [torch.from_numpy(connected_component(one.cpu().numpy(), which)) for one in sets.flatten(0, 1)]
     return torch.stack(picked).view(sets.shape).to(sets.device)
+
+
+def _logits(target: SegmenterTarget, images: Tensor, logits: Tensor | None) -> Tensor:
+    """The given logits, or those of a pass without gradient."""
+    if logits is not None:
+        return logits
+    with torch.no_grad():
+        logits = target.logits(images)
+    check_outputs(logits)
+    return logits
 
 
 def _span(low: float, high: float, side: int) -> slice:

@@ -6,10 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_xai.functional.finite import check_outputs
-from lightning_xai.functional.segmentation import overlap_and_total, predicted_pixels, reference_pixels
-from lightning_xai.targets.base import Scorer, Target
-from lightning_xai.targets.classifier import check_range
+from lightning_xai.functional.segmentation import predicted_pixels, reference_pixels
+from lightning_xai.targets.base import Target
+from lightning_xai.targets.outputs import dice
 from lightning_xai.targets.sliding_window import by_window
 
 
@@ -49,9 +48,8 @@ class SegmenterTarget(Target):
         """See :meth:`Target.logits`; images larger than the window go window by window."""
         return by_window(super().logits, images, self.window)
 
-    @torch.no_grad()
     def dice(self, images: Tensor, targets: Tensor, pixels: Tensor | None = None) -> Tensor:
-        """Dice ``(B, T)`` of the pixels predicted as each class against the pixel set; it has no gradient.
+        """Dice ``(B, T)`` of the pixels predicted as each class against the region; it has no gradient.
 
         Args:
             images: ``(B, C, *S)``.
@@ -61,12 +59,8 @@ class SegmenterTarget(Target):
         Returns:
             0 where both are empty.
         """
-        targets, pixels = self._checked(images, targets, pixels)
-        logits = self.logits(images)
-        predicted = predicted_pixels(logits, targets, self.activation).flatten(2)
-        sets = predicted if pixels is None else self._sets(logits, targets, pixels).flatten(2)
-        overlap, total = overlap_and_total(predicted, sets)
-        return overlap / total.clamp(min=1)
+        with torch.no_grad():
+            return dice(self, *self._logits_and_query(images, targets, pixels))
 
     def evidence(self, masks: Tensor, targets: Tensor) -> Tensor:
         """See :meth:`Target.evidence`."""
@@ -74,28 +68,19 @@ class SegmenterTarget(Target):
             return masks > 0
         return reference_pixels(masks, targets)
 
-    def scorer(self, images: Tensor, targets: Tensor, pixels: Tensor | None = None) -> Scorer:
-        """See :meth:`Target.scorer`."""
-        if pixels is None:
-            with torch.no_grad():
-                pixels = predicted_pixels(self.logits(images), targets, self.activation)
-        return super().scorer(images, targets, pixels.expand(-1, targets.shape[1], *pixels.shape[2:]))
+    def needs_logits(self, images: Tensor, targets: Tensor | None, pixels: Tensor | None) -> bool:
+        """See :meth:`Target.needs_logits`: the default regions need a pass, the default classes do not."""
+        return pixels is None or super().needs_logits(images, torch.empty(0), pixels)
 
-    def queries(self, images: Tensor, targets: Tensor | None, pixels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Default queries: every foreground class over the pixels predicted as it. See :meth:`Target.queries`."""
-        logits = None
-        if pixels is None or not self.classes or not self.knows(images):
-            with torch.no_grad():
-                logits = self.logits(images)
-            check_outputs(logits)
-            self.classes = logits.shape[1]
-        if targets is None:
-            targets = self.foreground(images)
-        targets, _ = self._checked(images, targets, None)
-        check_range(targets, self.classes)
+    def default_targets(self, images: Tensor, logits: Tensor | None) -> Tensor:
+        """See :meth:`Target.default_targets`: every foreground class ``(B, T)``."""
+        return self.foreground(images)
+
+    def regions(self, images: Tensor, targets: Tensor, pixels: Tensor | None, logits: Tensor | None) -> Tensor:
+        """See :meth:`Target.regions`."""
         if pixels is None:
             assert logits is not None
-            return targets, predicted_pixels(logits, targets, self.activation)
+            return predicted_pixels(logits, targets, self.activation)
         if (
             pixels.shape[2:] != images.shape[2:]
             or pixels.shape[0] != len(images)
@@ -104,7 +89,7 @@ class SegmenterTarget(Target):
             raise ValueError(
                 f"pixels have shape {tuple(pixels.shape)}; give (B, T or 1, *S) for images {tuple(images.shape)}."
             )
-        return targets, pixels.detach().bool().expand(-1, targets.shape[1], *pixels.shape[2:])
+        return pixels.detach().bool().expand(-1, targets.shape[1], *pixels.shape[2:]).to(images.device)
 
     def foreground(self, images: Tensor) -> Tensor:
         """Every class but the background, for each image: ``(B, T)``."""
@@ -117,8 +102,3 @@ class SegmenterTarget(Target):
             with torch.no_grad():
                 self.classes = self.logits(images[:1]).shape[1]
         return torch.arange(self.classes, device=images.device).expand(len(images), -1)
-
-    def _sets(self, logits: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
-        if pixels is None:
-            return predicted_pixels(logits, targets, self.activation)
-        return pixels.to(logits.device).expand(-1, targets.shape[1], *pixels.shape[2:])

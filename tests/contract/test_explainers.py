@@ -110,7 +110,10 @@ def test_any_query_gets_a_map_and_nothing_is_left_behind(name, kind, dims):
     for targets, queries in ((None, default), (pairs[:, 0], 1), (pairs, 2)):
         maps = explainer.explain(images, targets)
         assert_maps(maps, (2, queries, *SIZES[dims]))
-        assert all(value.shape == (2, queries) for value in explainer.side.values())
+        found = explainer.explanation(images, targets)
+        assert found.query.shape == (2, queries) and torch.equal(found.logits, explainer.target.logits(images))
+        assert all(value.shape[0] == 2 for value in found.extras.values())
+        assert all(value.shape == maps.shape for value in found.alternatives.values())
         assert torch.equal(maps, explainer.explain(images, targets)), "the same query got another map"
     # The last maps are of all pairs: a query must not depend on those beside it.
     alone = explainer.explain(images, pairs[:, 1])

@@ -55,7 +55,8 @@ def batch_of(kind, dims, count=3):
     masks = torch.ones(count, 1, *SIZES[dims], dtype=torch.long)
     masks[..., SIZES[dims][-1] // 2 :] = 2  # halves: each class has a boundary and an interior
     masks[:, :, 0] = 0
-    targets, pixels = target.queries(images, torch.tensor([[1, 2]] * count), None)
+    query = target.query(images, torch.tensor([[1, 2]] * count), None)
+    targets, pixels = query.targets, query.regions
     maps = explainer.explain(images, targets, pixels)
     batch = {"target": target, "explainer": explainer, "images": images, "maps": maps, "masks": masks}
     return batch | {"targets": targets, "pixels": pixels, "ids": [f"image {number}" for number in range(count)]}

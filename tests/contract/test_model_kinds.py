@@ -119,7 +119,7 @@ def maps_and_scores(target, make, images):
     targets = torch.tensor([[0, 1], [1, 0]])
     explainer = make(target).eval()
     maps = explainer.explain(images, targets)
-    pixels = target.queries(images, targets, None)[1]
+    pixels = target.query(images, targets, None).regions
     metric = DeletionAUC()
     metric.update(target=target, images=images, maps=maps, targets=targets, pixels=pixels)
     return maps, metric.per_image()

@@ -392,7 +392,7 @@ def test_a_batch_of_several_classes_is_explained_image_by_image():
         ClassifierTarget(inputs.ConvNet(3)), "LayerGradCam", layer="relu2", relu_attributions=True
     )
     maps = explainer.explain(images)
-    assert explainer.target.queries(images, None, None)[0][:, 0].tolist() == found["predicted"]
+    assert explainer.target.query(images, None, None).targets[:, 0].tolist() == found["predicted"]
     wrong, right = (
         F.interpolate(torch.tensor(found[kind]).unsqueeze(1), size=(12, 12), mode="bilinear", align_corners=False)
         for kind in ("wrong", "right")

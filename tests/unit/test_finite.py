@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from lightning_xai import ClassifierTarget, Explainer, SegmenterTarget
 from lightning_xai.callbacks import Faithfulness
 from lightning_xai.explainers import RandomMap
+from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional import finite
 from lightning_xai.functional.finite import TOLERATED, LossWatch, NotFiniteError, NotFiniteOutputError, check_outputs
 from lightning_xai.metrics import DeletionAUC
@@ -204,25 +205,27 @@ def test_it_is_found_in_training(tmp_path):
 
 def test_it_is_found_in_the_metrics_where_no_query_needs_the_model(tmp_path):
     explainer = RandomMap(broken("classifier"))
-    explainer.ask = "label"
+    explainer.query_policy = QueryPolicy("label")
     with pytest.raises(NotFiniteError, match="NaN or infinite for image blob_3:"):
         trainer_of(tmp_path, Faithfulness({"deletion": DeletionAUC(steps=2)})).test(explainer, OneBad())
 
 
 def test_it_is_found_by_a_map_of_nan(tmp_path):
     class Times(Explainer):
-        def attribute(self, images, targets, pixels):
+        def attribute(self, images, query):
+            targets = query.targets
             return self.target.score(images, targets).view(*targets.shape, 1, 1).expand(-1, -1, *images.shape[2:])
 
     explainer = Times(broken("classifier"))
-    explainer.ask = "label"
+    explainer.query_policy = QueryPolicy("label")
     with pytest.raises(NotFiniteError, match="NaN or infinite for image blob_3:"):
         trainer_of(tmp_path).predict(explainer, OneBad())
 
 
 def test_an_explainer_that_fails_on_an_image_is_counted(tmp_path):
     class Fails(GradientMap):
-        def attribute(self, images, targets, pixels):
+        def attribute(self, images, query):
+            targets, pixels = query.targets, query.regions
             maps = super().attribute(images, targets, pixels)
             return torch.where(images[:, 0, 0, 0].view(-1, 1, 1, 1) > 0.9, NAN, maps)
 
@@ -256,7 +259,7 @@ def test_direct_calls_name_the_rows():
         with pytest.raises(NotFiniteOutputError, match="images number 1, 2 of the batch"):
             ask(target, images, torch.ones(4, 1).long())
     with pytest.raises(NotFiniteOutputError, match="images number 1, 2 of the batch"):
-        broken("classifier").queries(images, None, None)
+        broken("classifier").query(images, None, None)
     check_outputs(target.logits(images[:1]))
 
 

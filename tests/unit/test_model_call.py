@@ -88,7 +88,7 @@ def test_images_that_a_model_does_not_take(wrap, net, change, words, known):
     target = wrap(net())
     if known:
         target.logits(IMAGES)
-    for ask in (target.logits, lambda images: target.queries(images, torch.tensor([0, 1]), None)):
+    for ask in (target.logits, lambda images: target.query(images, torch.tensor([0, 1]), None)):
         with pytest.raises(ValueError, match=words) as caught:
             ask(change(IMAGES))
         assert "\n" not in str(caught.value)

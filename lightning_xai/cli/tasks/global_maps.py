@@ -17,6 +17,7 @@ from lightning_xai.cli.runs import target_module
 from lightning_xai.data import ImageDataModule
 from lightning_xai.data.splits import SPLITS
 from lightning_xai.explainers.base import Explainer
+from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.global_maps import PEPPRResult, peppr
 from lightning_xai.global_maps.bias_finder import foreground, read_region
 from lightning_xai.global_maps.findings import Findings
@@ -53,7 +54,7 @@ def explain_globally(
     region = region_of(data, settings.maps_split, settings.region)
     saver = SaveGlobalMaps(region, **OmegaConf.to_container(settings.maps))  # type: ignore[arg-type]
     if not isinstance(explainer.target, SegmenterTarget):  # which is asked about every foreground class anyway
-        explainer.ask = "all" if settings.maps.subset == "all" else "label"
+        explainer.query_policy = QueryPolicy("all" if settings.maps.subset == "all" else "label")
     trainer = instantiate(cfg.trainer, logger=list(loggers), callbacks=[saver])
     images = data.plain_dataloader(settings.maps_split)
     trainer.test(explainer, dataloaders=images, ckpt_path=checkpoint, verbose=False, weights_only=True)

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from lightning_xai.explainers.cam.gradient import ActivationMap, Layer
 from lightning_xai.functional.tensors import min_max
+from lightning_xai.structures import Query
 from lightning_xai.targets import Target
 from lightning_xai.targets.layers.grid import to_image
-from lightning_xai.targets.layers.hooks import capture_outputs
 from lightning_xai.targets.layers.replay import Replay, replayed
+from lightning_xai.targets.outputs import score
 
 
 class ChannelCAM(ActivationMap):
@@ -30,16 +31,19 @@ class ChannelCAM(ActivationMap):
         super().__init__(target, layer, negative)
         self.chunk_size = chunk_size
 
+    needs_gradients = False
+
     def layer_maps(
-        self, layers: list[nn.Module], images: Tensor, targets: Tensor, pixels: Tensor | None
+        self, layers: list[nn.Module], images: Tensor, query: Query, logits: Tensor, features: list[Tensor]
     ) -> list[Tensor]:
         """See :meth:`ActivationMap.layer_maps`: layer by layer, for each has channels of its own."""
         with torch.no_grad():
-            return [self.channel_maps(layer, images, targets, pixels) for layer in layers]
+            pairs = zip(layers, features, strict=True)
+            return [self.channel_maps(layer, images, query, values.detach()) for layer, values in pairs]
 
     @abstractmethod
-    def channel_maps(self, layer: nn.Module, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
-        """Maps ``(B, T, *s)`` of a layer."""
+    def channel_maps(self, layer: nn.Module, images: Tensor, query: Query, features: Tensor) -> Tensor:
+        """Maps ``(B, T, *s)`` of a layer that gives these features."""
 
 
 class ScoreCAM(ChannelCAM):
@@ -48,20 +52,15 @@ class ScoreCAM(ChannelCAM):
     arXiv 1910.01279. One forward pass a channel serves all queries.
     """
 
-    def channel_maps(self, layer: nn.Module, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+    def channel_maps(self, layer: nn.Module, images: Tensor, query: Query, features: Tensor) -> Tensor:
         """See :meth:`ChannelCAM.channel_maps`."""
-        with capture_outputs([layer]) as seen:
-            self.target.logits(images)
-        features = self.grid(seen[layer].detach(), images)
+        features = self.grid(features, images)
         rows = []
         for number, image in enumerate(images):
             masks = min_max(to_image(self.target, features[number : number + 1], images))[0].unsqueeze(1)
+            asked = query[number : number + 1]
             chunks = [
-                self.target.score(
-                    image * part,
-                    targets[number].expand(len(part), -1),
-                    None if pixels is None else pixels[number].expand(len(part), *pixels.shape[1:]),
-                )
+                score(self.target, self.target.logits(image * part), asked.repeat(len(part)))
                 for part in torch.split(masks, self.chunk_size)
             ]
             scores = torch.cat(chunks)
@@ -77,43 +76,44 @@ class AblationCAM(ChannelCAM):
     for all queries together.
     """
 
-    def channel_maps(self, layer: nn.Module, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
-        """See :meth:`ChannelCAM.channel_maps`."""
-        rows = []
-        for number in range(len(images)):
-            part = slice(number, number + 1)
-            sets = None if pixels is None else pixels[part]
-            rows.append(self._one(layer, images[part], targets[part], sets))
-        return torch.cat(rows)
+    def attribute(self, images: Tensor, query: Query) -> Tensor:
+        """See :meth:`Explainer.attribute`; the replay has a pass of its own, so none is observed."""
+        with torch.no_grad():
+            layers = self.modules_of(images, query.targets)
+            return self.averaged([self.channel_maps(layer, images, query) for layer in layers], images)
 
-    def _one(self, layer: nn.Module, image: Tensor, asked: Tensor, sets: Tensor | None) -> Tensor:
+    def channel_maps(self, layer: nn.Module, images: Tensor, query: Query, features: Tensor | None = None) -> Tensor:
+        """See :meth:`ChannelCAM.channel_maps`."""
+        parts = [slice(number, number + 1) for number in range(len(images))]
+        return torch.cat([self._one(layer, images[part], query[part]) for part in parts])
+
+    def _one(self, layer: nn.Module, image: Tensor, query: Query) -> Tensor:
         with replayed(self.target.model, layer) as replay:
-            whole = self.target.score(image, asked, sets)[0]
+            whole = score(self.target, self.target.logits(image), query)[0]
             output = replay.value
             grid = self.grid(output, image)
-            self._check(replay, whole, image, asked, sets)
+            self._check(replay, whole, image, query)
             losses = []
             for channels in torch.split(torch.arange(grid.shape[1], device=image.device), self.chunk_size):
                 ablated = output.expand(len(channels), *output.shape[1:]).clone()
                 self.grid(ablated, image)[torch.arange(len(channels)), channels] = 0
-                losses.append(whole - self._rest(replay, ablated, image, asked, sets))
+                losses.append(whole - self._rest(replay, ablated, image, query))
         lost = torch.cat(losses)
         weights = torch.where(whole != 0, lost / whole.abs(), lost)
         return torch.einsum("dt,d...->t...", -weights if self.negative else weights, grid[0]).unsqueeze(0)
 
-    def _rest(self, replay: Replay, value: Tensor, image: Tensor, asked: Tensor, sets: Tensor | None) -> Tensor:
+    def _rest(self, replay: Replay, value: Tensor, image: Tensor, query: Query) -> Tensor:
         """Scores ``(n, T)`` with ``n`` values of the layer."""
         count = len(value)
         replay.replace(value)
-        many = None if sets is None else sets.expand(count, *sets.shape[1:])
-        return self.target.score(image.expand(count, *image.shape[1:]), asked.expand(count, -1), many)
+        return score(self.target, self.target.logits(image.expand(count, *image.shape[1:])), query.repeat(count))
 
-    def _check(self, replay: Replay, whole: Tensor, image: Tensor, asked: Tensor, sets: Tensor | None) -> None:
+    def _check(self, replay: Replay, whole: Tensor, image: Tensor, query: Query) -> None:
         """Make sure that a replay with the layer's own value gives the score itself; with copies, if views do not."""
         twice = replay.value.expand(2, *replay.value.shape[1:])
         for replay.copies in (False, True):
             try:
-                again = self._rest(replay, twice, image, asked, sets)
+                again = self._rest(replay, twice, image, query)
             except RuntimeError as error:
                 if replay.copies or "more than one element of the written-to tensor" not in str(error):
                     raise

@@ -12,15 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_xai.explainers.base import Explainer
+from lightning_xai.explainers.base import Complete, Explainer, differentiable, finished, maps_of
+from lightning_xai.functional.finite import check_outputs
 from lightning_xai.functional.gradients import from_gradients
 from lightning_xai.functional.resize import resize
 from lightning_xai.functional.segmentation import gather_classes
+from lightning_xai.functional.tensors import as_plain_tensor
+from lightning_xai.structures import Explanation, Query
 from lightning_xai.targets import ClassifierTarget, Target
 from lightning_xai.targets.layers.find import auto_layer, named_layer
 from lightning_xai.targets.layers.grid import to_grid, to_image
 from lightning_xai.targets.layers.hooks import capture_outputs
+from lightning_xai.targets.outputs import score
 from lightning_xai.targets.pooled_head import PooledHead
+from lightning_xai.targets.sliding_window import fits
 
 Layer = str | nn.Module
 
@@ -38,6 +43,9 @@ class ActivationMap(Explainer):
         ValueError: If the model has no such layer, or none is named.
     """
 
+    #: Whether the maps are made of gradients.
+    needs_gradients = True
+
     def __init__(self, target: Target, layer: Layer | Sequence[Layer] = "auto", negative: bool = False) -> None:
         super().__init__(target)
         layers = [layer] if isinstance(layer, str | nn.Module) else list(layer)
@@ -49,9 +57,31 @@ class ActivationMap(Explainer):
         )
         self.negative = negative
 
-    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+    def attribute(self, images: Tensor, query: Query) -> Tensor:
         """See :meth:`Explainer.attribute`."""
-        parts = self.layer_maps(self.modules_of(images, targets), images, targets, pixels)
+        layers = self.modules_of(images, query.targets)
+        return self.averaged(self.layer_maps(layers, images, query, *self.observe(layers, images)), images)
+
+    def explain_with(self, images: Tensor, complete: Complete, logits_wanted: bool = True) -> Explanation:
+        """See :meth:`Explainer.explain_with`: the query follows from the pass whose features make the maps."""
+        layers = [layer for layer in self._layers if isinstance(layer, nn.Module)]
+        whole = fits(images.shape[2:], self.target.window) and self.target.knows(images)
+        if len(layers) < len(self._layers) or not whole:
+            return super().explain_with(images, complete, logits_wanted)
+        logits, features = self.observe(layers, images)
+        check_outputs(logits.detach())
+        query = complete(logits.detach())
+        maps = self.averaged(self.layer_maps(layers, images, query, logits, features), images)
+        return finished(maps, query, logits)
+
+    def observe(self, layers: list[nn.Module], images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The logits of a pass ``(B, K, *S)``, and what each layer gives in it."""
+        with capture_outputs(layers) as outputs, torch.set_grad_enabled(self.needs_gradients):
+            logits = self.target.logits(images)
+        return logits, [outputs[layer] for layer in layers]
+
+    def averaged(self, parts: list[Tensor], images: Tensor) -> Tensor:
+        """The maps of several layers at image resolution, ``(B, T, *S)``; each is scaled if there are several."""
         maps = [to_image(self.target, part, images) for part in parts]
         if len(maps) == 1:
             return maps[0]
@@ -81,11 +111,15 @@ class ActivationMap(Explainer):
         """
         modules = [named_layer(self.target, layer) if isinstance(layer, str) else layer for layer in layers]
 
-        def every(images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
-            parts = self.layer_maps(modules, images, targets, pixels)
+        def every(images: Tensor, query: Query) -> Tensor:
+            parts = self.layer_maps(modules, images, query, *self.observe(modules, images))
             return torch.cat([to_image(self.target, part, images) for part in parts], dim=1)
 
-        return list(self.mapped(every, images, targets, pixels).chunk(len(modules), dim=1))
+        with differentiable():
+            images = as_plain_tensor(images)
+            query = self.target.query(images, targets, pixels)
+            parts = maps_of(self.in_windows(every, images, query)).chunk(len(modules), dim=1)
+            return [finished(part, query, None).maps for part in parts]
 
     def modules_of(self, images: Tensor, targets: Tensor) -> list[nn.Module]:
         """The layers, ``"auto"`` found at the first images."""
@@ -99,9 +133,17 @@ class ActivationMap(Explainer):
 
     @abstractmethod
     def layer_maps(
-        self, layers: list[nn.Module], images: Tensor, targets: Tensor, pixels: Tensor | None
+        self, layers: list[nn.Module], images: Tensor, query: Query, logits: Tensor, features: list[Tensor]
     ) -> list[Tensor]:
-        """For each layer the maps ``(B, T, *s)`` on its own grid."""
+        """For each layer the maps ``(B, T, *s)`` on its own grid.
+
+        Args:
+            layers: The layers.
+            images: ``(B, C, *S)``.
+            query: What is asked.
+            logits: Of the pass that gave the features, with their gradient.
+            features: What each layer gave.
+        """
 
     def grid(self, values: Tensor, images: Tensor) -> Tensor:
         """Feature maps ``(B, D, *s)``; see :func:`lightning_xai.targets.layers.grid.to_grid`.
@@ -122,12 +164,10 @@ class GradientCAM(ActivationMap):
     """Base of the maps that combine feature maps with their gradients."""
 
     def layer_maps(
-        self, layers: list[nn.Module], images: Tensor, targets: Tensor, pixels: Tensor | None
+        self, layers: list[nn.Module], images: Tensor, query: Query, logits: Tensor, features: list[Tensor]
     ) -> list[Tensor]:
-        """See :meth:`ActivationMap.layer_maps`: one forward pass, and backward passes of many queries each."""
-        with capture_outputs(layers) as seen:
-            scores = self.target.score(images, targets, pixels)
-        features = [seen[layer] for layer in layers]
+        """See :meth:`ActivationMap.layer_maps`: backward passes of many queries each."""
+        scores = score(self.target, logits, query)
         grids = [self.grid(values.detach(), images) for values in features]
 
         def maps(found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -244,14 +284,14 @@ class EigenCAM(ActivationMap):
     the channels: no matrix of places by places is built.
     """
 
+    needs_gradients = False
+
     def layer_maps(
-        self, layers: list[nn.Module], images: Tensor, targets: Tensor, pixels: Tensor | None
+        self, layers: list[nn.Module], images: Tensor, query: Query, logits: Tensor, features: list[Tensor]
     ) -> list[Tensor]:
         """See :meth:`ActivationMap.layer_maps`."""
-        with capture_outputs(layers) as seen, torch.no_grad():
-            self.target.logits(images)
-        maps = [self._projection(self.grid(seen[layer].detach(), images)) for layer in layers]
-        return [values.expand(-1, targets.shape[1], *values.shape[2:]) for values in maps]
+        maps = [self._projection(self.grid(values.detach(), images)) for values in features]
+        return [values.expand(-1, query.shape[1], *values.shape[2:]) for values in maps]
 
     def _projection(self, features: Tensor) -> Tensor:
         """``(B, D, *s)`` -> ``(B, 1, *s)``."""
@@ -288,7 +328,7 @@ class CAM(Explainer):
         self.negative = negative
 
     @torch.no_grad()
-    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+    def attribute(self, images: Tensor, query: Query) -> Tensor:
         """See :meth:`Explainer.attribute`."""
-        maps = gather_classes(self.pooled.cams(self.pooled(images)[0]), targets)
+        maps = gather_classes(self.pooled.cams(self.pooled(images)[0]), query.targets)
         return resize(-maps if self.negative else maps, images.shape[2:])

@@ -10,11 +10,13 @@ from lightning import LightningDataModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from lightning_xai.explainers.base import Explainer
+from lightning_xai.explainers.base import Complete, Explainer, finished, known
 from lightning_xai.explainers.cape.features import CachedFeatures
+from lightning_xai.functional.finite import check_outputs
 from lightning_xai.functional.resize import resize, spread
 from lightning_xai.functional.segmentation import gather_classes
 from lightning_xai.functional.tensors import as_plain_tensor
+from lightning_xai.structures import Explanation, Query
 from lightning_xai.targets import ClassifierTarget, Target
 from lightning_xai.targets.freezing import freeze
 from lightning_xai.targets.pooled_head import PooledHead, linear_maps
@@ -153,17 +155,15 @@ class CAPE(Explainer):
         Returns:
             ``(B, *S)``, signed; sums to the difference of the two probabilities.
         """
-        asked = torch.stack([torch.as_tensor(first), torch.as_tensor(second)], dim=1).to(images.device).long()
-        contributions = gather_classes(self.contributions(images), asked)
-        return spread(contributions, images.shape[2:]).diff(dim=1)[:, 0].neg()
+        return difference(self.contributions(images), torch.as_tensor(first), torch.as_tensor(second), images.shape[2:])
 
     def view(self, map: str) -> Self:
         """The same explainer, sharing its weights, that gives another map."""
         other = copy.copy(self)
-        other.map, other.side = map, {}
+        other.map = map
         return other
 
-    def variants(self) -> dict[str, Explainer]:
+    def alternatives(self) -> dict[str, Explainer]:
         """The other two maps of the same forward pass, to be judged with this one."""
         return {f"CAPE {name}": self.view(name) for name in MAPS if name != self.map}
 
@@ -173,19 +173,33 @@ class CAPE(Explainer):
         with torch.inference_mode(False):
             return self.pooled(as_plain_tensor(images))
 
-    @torch.no_grad()
-    def attribute(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> Tensor:
+    def attribute(self, images: Tensor, query: Query) -> Tensor:
         """See :meth:`Explainer.attribute`."""
-        features, _ = self.features(images)
-        t1, t2, _ = self.temperatures
-        if self.map == "cam":
-            return resize(gather_classes(self.pooled.cams(features), targets), images.shape[2:])
+        return self._map(self.map, self.features(images)[0], query.targets, images.shape[2:])
+
+    def explain_with(self, images: Tensor, complete: Complete, logits_wanted: bool = True) -> Explanation:
+        """See :meth:`Explainer.explain_with`: maps, alternatives, contributions and logits come from one pass."""
+        features, logits = self.features(images)
+        check_outputs(logits)
+        query = complete(logits)
+        maps = {name: self._map(name, features, query.targets, images.shape[2:]) for name in MAPS}
+        t1, t2, _ = self.temperatures.detach()
+        contributions = log_contributions(self.class_maps(features).detach(), t1, t2).exp()
+        p_cape = contributions.flatten(2).sum(dim=2).gather(1, query.targets)
+        extras = {"p_cape": p_cape, "contributions": contributions, "features": features}
+        others = {f"CAPE {name}": maps[name] for name in MAPS if name != self.map}
+        return finished(Explanation(maps[self.map], query, logits, extras, others), query, logits)
+
+    @torch.no_grad()
+    def _map(self, map: str, features: Tensor, targets: Tensor, size: torch.Size) -> Tensor:
+        """One of the three maps ``(B, T, *S)`` of features ``(B, D, *N)``."""
+        if map == "cam":
+            return resize(gather_classes(self.pooled.cams(features), targets), size)
         maps = self.class_maps(features)
-        contributions = log_contributions(maps, t1, t2).exp()
-        self.side = {"p_cape": contributions.flatten(2).sum(dim=2).gather(1, targets)}
-        if self.map == "mu":
-            return resize(gather_classes(mu_cape(maps, t1, t2), targets), images.shape[2:])
-        return spread(gather_classes(contributions, targets), images.shape[2:])
+        t1, t2, _ = self.temperatures
+        if map == "mu":
+            return resize(gather_classes(mu_cape(maps, t1, t2), targets), size)
+        return spread(gather_classes(log_contributions(maps, t1, t2).exp(), targets), size)
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Distillation (``ts``: and the classifier's cross-entropy), and how well both heads do and agree."""
@@ -209,14 +223,15 @@ class CAPE(Explainer):
         own = log_contributions(maps.detach(), t1.detach(), t2.detach()).exp().flatten(2).sum(dim=2)
         return values | compared(own, teacher.softmax(dim=1), batch.get("label")) | {"t1": t1, "t2": t2, "t3": t3}
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Explanation:  # type: ignore[override]
         """Log how well CAPE's head follows the classifier, and hand the maps to the callbacks."""
+        found = super().test_step(batch, batch_idx)
         with torch.inference_mode(False), torch.no_grad():
-            values = self.loss({**batch, "image": as_plain_tensor(batch["image"])})
+            values = self.loss(known(batch, found))
         self.log_dict(
             {f"test/{name}": value for name, value in values.items()}, batch_size=len(batch["image"]), sync_dist=True
         )
-        return super().test_step(batch, batch_idx)
+        return found
 
     def fit_data(self, data: LightningDataModule) -> LightningDataModule:
         """Features instead of images where the classifier is frozen and a cache is wanted."""
@@ -245,6 +260,22 @@ class CAPE(Explainer):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See :meth:`Explainer.on_load_checkpoint`; a checkpoint of ``ts`` brings its classifier along."""
         super().on_load_checkpoint(checkpoint if self.mode == "pf" else {**checkpoint, "target_fingerprint": None})
+
+
+def difference(contributions: Tensor, first: Tensor, second: Tensor, size: torch.Size) -> Tensor:
+    """What regions contribute to one class minus what they contribute to another, enlarged.
+
+    Args:
+        contributions: ``(B, K, *regions)``.
+        first: ``(B,)`` classes.
+        second: ``(B,)`` classes that they are compared with.
+        size: ``*S``.
+
+    Returns:
+        ``(B, *S)``, signed.
+    """
+    both = torch.stack([first, second], dim=1).to(contributions.device).long()
+    return spread(gather_classes(contributions, both), size).diff(dim=1)[:, 0].neg()
 
 
 def log_contributions(maps: Tensor, t1: Tensor | float, t2: Tensor | float) -> Tensor:

@@ -38,7 +38,8 @@ class Gradient(Explainer):
         self.calls = 0
         self.scale = nn.Parameter(torch.ones(1))
 
-    def attribute(self, images, targets, pixels):
+    def attribute(self, images, query):
+        targets, pixels = query.targets, query.regions
         self.calls += 1
         images = images.clone().requires_grad_()
         scores = self.target.score(images, targets, pixels).sum(dim=0)

@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from lightning_xai import ClassifierTarget, SegmenterTarget
 from lightning_xai.callbacks import Faithfulness
 from lightning_xai.explainers import CenterPrior, RandomMap
+from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.metrics import (
     Coherency,
     DeletionAUC,
@@ -68,7 +69,7 @@ def test_a_test_writes_every_image_query_and_metric(tmp_path):
     assert len(rows) == 6 * 3 and {row[0] for row in rows} == {item["id"] for item in data.items}
     expected = {name: metric.clone() for name, metric in metrics().items()}
     for batch in data.loader():
-        asked = explainer.target.queries(batch["image"], None, None)[0]
+        asked = explainer.target.query(batch["image"], None, None).targets
         maps = explainer.explain(batch["image"], asked)
         for metric in expected.values():
             metric.update(
@@ -117,7 +118,7 @@ def test_a_control_under_test_keeps_its_own_values(tmp_path):
     run(tmp_path, callback).test(explainer, data)
     (batch,) = data.loader()
     alone = DeletionAUC(steps=6)
-    asked = explainer.target.queries(batch["image"], None, None)[0]
+    asked = explainer.target.query(batch["image"], None, None).targets
     maps = explainer.explain(batch["image"], asked)
     alone.update(target=explainer.target, images=batch["image"], maps=maps, targets=asked, ids=batch["id"])
     assert list(callback.results) == ["RandomMap", "center"]
@@ -128,7 +129,8 @@ def test_a_control_under_test_keeps_its_own_values(tmp_path):
 class Flat(GradientMap):
     """Says nothing about the first image of every batch."""
 
-    def attribute(self, images, targets, pixels):
+    def attribute(self, images, query):
+        targets, pixels = query.targets, query.regions
         maps = super().attribute(images, targets, pixels)
         maps[0] = 0.25
         return maps
@@ -145,7 +147,8 @@ def test_undefined_is_an_empty_cell_and_stays_out_of_the_mean(tmp_path):
 
 def test_a_metric_without_any_value_is_not_logged(tmp_path):
     class Silent(GradientMap):
-        def attribute(self, images, targets, pixels):
+        def attribute(self, images, query):
+            targets = query.targets
             return torch.zeros(*targets.shape, *images.shape[2:])
 
     (logged,) = run(tmp_path, Faithfulness(metrics())).test(Silent(ClassifierTarget(cnn())), Blobs())
@@ -211,7 +214,7 @@ def test_a_second_test_starts_from_nothing(tmp_path):
 
 def test_all_queries_of_a_step_are_scored(tmp_path):
     callback, explainer = Faithfulness(metrics(), {"random": RandomMap}), GradientMap(ClassifierTarget(cnn()))
-    explainer.ask = "all"
+    explainer.query_policy = QueryPolicy("all")
     run(tmp_path, callback).test(explainer, Blobs(2))
     rows = [row[:2] for row in table(tmp_path / "per_image.csv")[1:] if row[2] == "gap"]
     assert rows == [[f"blob_{image}", str(query)] for image in range(2) for query in range(3)]
@@ -223,7 +226,7 @@ def test_segmenters_are_scored_over_the_sets_of_the_step(tmp_path):
         Faithfulness({"gap": InsertionDeletionGap(steps=4)}, {"random": RandomMap}),
         GradientMap(target),
     )
-    explainer.ask_pixels = pixel_sets.whole
+    explainer.query_policy = QueryPolicy(region=pixel_sets.whole)
     data = Blobs(2)
     run(tmp_path, callback).test(explainer, data)
     (batch,) = data.loader()

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from lightning_xai import ClassifierTarget, SegmenterTarget
 from lightning_xai.callbacks import SaveGlobalMaps
 from lightning_xai.explainers import CenterPrior, HiResCAM
+from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.global_maps import GlobalMaps
 from tests.helpers import Blobs, GradientMap, cnn, linear_net, segmenter
 
@@ -28,7 +29,7 @@ def arrays(folder):
 
 def test_maps_of_the_labels_are_written(tmp_path):
     explainer = GradientMap(ClassifierTarget(cnn(), class_names=["a", "b", "c"]))
-    explainer.ask = "label"
+    explainer.query_policy = QueryPolicy("label")
     result = run(explainer, tmp_path).result
     items = Blobs().items
     expected = GlobalMaps(["a", "b", "c"])
@@ -69,7 +70,7 @@ def test_volumes_become_nifti_with_their_affine(tmp_path):
         for number in range(4)
     ]
     explainer = GradientMap(ClassifierTarget(linear_net(torch.randn(2, 210))))
-    explainer.ask = "all"
+    explainer.query_policy = QueryPolicy("all")
     result = run(explainer, tmp_path, DataLoader(items, batch_size=2), subset="all").result
     volume = nibabel.load(tmp_path / "global" / "maps.nii.gz")
     assert volume.shape == (5, 6, 7, 3) and np.array_equal(volume.affine, affine)
@@ -80,7 +81,7 @@ def test_what_lies_outside_of_a_region_is_measured_per_image_and_label(tmp_path)
     region = torch.zeros(8, 8, dtype=torch.bool)
     region[:, :4] = True
     explainer = GradientMap(ClassifierTarget(cnn()))
-    explainer.ask = "all"
+    explainer.query_policy = QueryPolicy("all")
     callback = run(explainer, tmp_path, region=region)
     assert {bias.label for bias in callback.biases} == {"0", "1", "2"}
     for bias in callback.biases:

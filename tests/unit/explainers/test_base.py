@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from monai.data import MetaTensor
 
 from lightning_xai import ClassifierTarget, Explainer, SegmenterTarget
+from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.targets import regions as pixel_sets
 from tests.helpers import (
     Blobs,
@@ -33,7 +34,8 @@ class Nothing(Explainer):
         super().__init__(target)
         self.maps = maps
 
-    def attribute(self, images, targets, pixels):
+    def attribute(self, images, query):
+        targets = query.targets
         self.side["seen"] = targets.float()
         return self.maps(images, targets)
 
@@ -41,7 +43,8 @@ class Nothing(Explainer):
 class Failing(Explainer):
     """Hangs a hook on the model, properly, and raises in the middle of everything."""
 
-    def attribute(self, images, targets, pixels):
+    def attribute(self, images, query):
+        targets, pixels = query.targets, query.regions
         handle = self.target.model[0].register_forward_hook(lambda *_: None)
         try:
             self.target.score(images.clone().requires_grad_(), targets, pixels).sum().backward()
@@ -252,7 +255,7 @@ def test_steps_ask_about_the_prediction_the_label_or_all_classes():
     explainer, batch = GradientMap(ClassifierTarget(cnn())), batch_of()
     asked = {}
     for ask in ("prediction", "label", "all"):
-        explainer.ask = ask
+        explainer.query_policy = QueryPolicy(ask)
         answer = explainer.test_step(batch, 0)
         asked[ask] = answer["targets"].tolist()
         assert answer["pixels"] is None and answer["maps"].shape == (*answer["targets"].shape, 8, 8)
@@ -263,14 +266,14 @@ def test_steps_ask_about_the_prediction_the_label_or_all_classes():
 
 def test_multi_hot_labels_ask_about_every_class():
     explainer = GradientMap(ClassifierTarget(cnn(), "sigmoid"))
-    explainer.ask = "label"
+    explainer.query_policy = QueryPolicy("label")
     answer = explainer.test_step(batch_of(torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])), 0)
     assert answer["targets"].tolist() == [[0, 1, 2]] * 2
 
 
 def test_one_logit_has_two_classes():
     explainer = GradientMap(ClassifierTarget(cnn(classes=1), "sigmoid"))
-    explainer.ask = "all"
+    explainer.query_policy = QueryPolicy("all")
     answer = explainer.test_step(batch_of(), 0)
     assert answer["targets"].tolist() == [[0, 1]] * 2
     assert torch.allclose(answer["maps"][:, 0], -answer["maps"][:, 1])
@@ -283,7 +286,7 @@ def test_steps_ask_a_segmenter_about_three_pixel_sets(meta):
     explainer = GradientMap(SegmenterTarget(segmenter()))
     answers = {}
     for pixels in ("predicted", "reference", "whole"):
-        explainer.ask_pixels = getattr(pixel_sets, pixels)
+        explainer.query_policy = QueryPolicy(region=getattr(pixel_sets, pixels))
         answers[pixels] = explainer.test_step(batch, 0)
         assert answers[pixels]["targets"].tolist() == [[1, 2]] * 2
     predicted = explainer.target.predict(batch["image"]).argmax(1, keepdim=True)
@@ -299,10 +302,10 @@ def test_steps_ask_a_segmenter_about_three_pixel_sets(meta):
 
 def test_impossible_settings_are_named():
     explainer = GradientMap(SegmenterTarget(segmenter()))
-    explainer.ask_pixels = pixel_sets.reference
+    explainer.query_policy = QueryPolicy(region=pixel_sets.reference)
     with pytest.raises(ValueError, match="needs masks.*use pixels=predicted"):
         explainer.test_step(batch_of(), 0)
-    explainer.ask = "labels"
+    explainer.query_policy = QueryPolicy("labels")
     with pytest.raises(ValueError, match="'labels'.*prediction, label, all"):
         explainer.test_step(batch_of(), 0)
 

@@ -279,6 +279,6 @@ def test_occlusion_of_a_segmenter_by_the_dice_or_the_mass_that_is_lost():
 def test_answers_that_a_method_cannot_explain_are_named():
     target = SegmenterTarget(pixel_segmenter(torch.tensor([[0.0], [2.0]])))
     with pytest.raises(ValueError, match="The Dice has no gradient for Saliency; use one of Occlusion"):
-        CaptumExplainer(target, "Saliency", answer="dice")
+        CaptumExplainer(target, "Saliency", output="dice")
     with pytest.raises(ValueError, match="gives no answer 'logit'; use score"):
-        CaptumExplainer(target, "Occlusion", answer="logit")
+        CaptumExplainer(target, "Occlusion", output="logit")

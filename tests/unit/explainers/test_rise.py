@@ -79,10 +79,10 @@ def test_clear_errors():
 def test_the_dice_of_a_segmenter_can_weigh_the_masks():
     target, images = SegmenterTarget(segmenter()), torch.rand(2, 1, 12, 12)
     pixels = torch.rand(2, 1, 12, 12) < 0.3
-    maps = RISE(target, masks=25, answer="dice").explain(images, torch.tensor([[1], [2]]), pixels)
+    maps = RISE(target, masks=25, output="dice").explain(images, torch.tensor([[1], [2]]), pixels)
     masks = draw(25, (12, 12), cells=7)
     found, wanted = target.predict(masks * images[1]).argmax(dim=1) == 2, pixels[1]
     told = 2 * (found & wanted).flatten(1).sum(dim=1) / (found.flatten(1).sum(dim=1) + wanted.sum())
     assert torch.allclose(maps[1, 0], torch.einsum("n,nhw->hw", told, masks[:, 0]) / 12.5, atol=1e-5)
     with pytest.raises(ValueError, match="ClassifierTarget gives no answer 'dice'"):
-        RISE(ClassifierTarget(cnn()), answer="dice")
+        RISE(ClassifierTarget(cnn()), output="dice")

@@ -130,7 +130,8 @@ def test_a_fill_given_as_a_tensor_is_shared_in_copies_too(batch):
 
 def test_segmenter_queries(batch):
     target = SegmenterTarget(segmenter(seed=1))
-    targets, pixels = target.queries(batch["images"], torch.tensor([[0, 1]] * 3), None)
+    query = target.query(batch["images"], torch.tensor([[0, 1]] * 3), None)
+    targets, pixels = query.targets, query.regions
     suite = MetricSuite({"gap": InsertionDeletionGap(), "mass": RelevanceMass()})
     suite.update(**(batch | {"target": target, "targets": targets}), pixels=pixels)
     alone = InsertionDeletionGap()

@@ -118,7 +118,8 @@ def test_a_class_that_a_segmenter_does_not_predict_is_undefined():
     with torch.no_grad():
         net[2].bias[2] -= 1000
     explainer, images = GradientMap(SegmenterTarget(net)), torch.rand(2, 1, 8, 8)
-    targets, pixels = explainer.target.queries(images, None, None)
+    query = explainer.target.query(images, None, None)
+    targets, pixels = query.targets, query.regions
     maps = explainer.explain(images, targets, pixels)
     values = scored(InsertionDeletionGap(), explainer.target, images, maps, targets, pixels=pixels)
     assert values.isnan().tolist() == [[False, True]] * 2
@@ -130,7 +131,8 @@ def test_a_class_that_a_segmenter_does_not_predict_is_undefined():
 @pytest.mark.parametrize("kind", CURVES)
 def test_the_set_of_a_segmenter_is_that_of_the_whole_image(kind):
     target, images = SegmenterTarget(segmenter(seed=1)), torch.rand(2, 1, 8, 8)
-    targets, pixels = target.queries(images, torch.tensor([[0, 1]] * 2), None)
+    query = target.query(images, torch.tensor([[0, 1]] * 2), None)
+    targets, pixels = query.targets, query.regions
     assert pixels.flatten(2).any(2).all()
     maps = torch.rand(2, 2, 8, 8)
     given = scored(kind(), target, images, maps, targets, pixels=pixels)

@@ -130,7 +130,7 @@ def test_reading_does_not_disturb_accumulating():
 
 def test_default_query_is_the_targets():
     target, images = ClassifierTarget(cnn()), torch.rand(3, 1, 8, 8)
-    asked = target.queries(images, None, None)[0]
+    asked = target.query(images, None, None).targets
     maps, default, given = torch.rand(3, 1, 8, 8), DeletionAUC(), DeletionAUC()
     default.update(target=target, images=images, maps=maps)
     given.update(target=target, images=images, maps=maps, targets=asked)

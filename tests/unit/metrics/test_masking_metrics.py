@@ -361,7 +361,8 @@ def test_the_rival_of_a_segmenter_is_the_strongest_on_the_pixel_set(given):
     images[0, 1, :2] = 1  # ... where class 2 comes next in the first image, and the background in the second.
     images[1, 1, 2:] = 5  # Elsewhere class 2 is strong, but elsewhere was not asked.
     target = SegmenterTarget(Planted())
-    targets, pixels = target.queries(images, torch.tensor([1, 1]), None)
+    query = target.query(images, torch.tensor([1, 1]), None)
+    targets, pixels = query.targets, query.regions
     case = {"target": target, "images": images, "targets": targets, "maps": table[[1, 1], None]}
     case["pixels"] = pixels if given else None
     values = scored(TopClassesIoU(), **case, explainer=MapOf(target, planned(table)))
@@ -453,7 +454,8 @@ def test_the_set_of_a_segmenter_is_that_of_the_whole_image(kind):
     """Whether the default pixel sets are given or left to the metric, the value is the same."""
     target, images = SegmenterTarget(segmenter(seed=1)), torch.rand(3, 1, 8, 8)
     explainer = GradientMap(target)
-    targets, pixels = target.queries(images, torch.tensor([[0, 1]] * 3), None)
+    query = target.query(images, torch.tensor([[0, 1]] * 3), None)
+    targets, pixels = query.targets, query.regions
     maps = explainer.explain(images, targets, pixels)
     case = {"target": target, "images": images, "targets": targets, "maps": maps, "explainer": explainer}
     given = scored(kind(), **case, pixels=pixels)

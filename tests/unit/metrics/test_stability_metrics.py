@@ -121,7 +121,8 @@ def test_infidelity_of_a_map_without_information_is_the_mean_square_of_the_chang
 def test_infidelity_of_a_segmenter_is_about_the_logit_mass_of_the_whole_images_set():
     net = torch.nn.Conv2d(1, 2, 1)
     target, images = SegmenterTarget(net, background=None), torch.rand(2, 1, 5, 5)
-    targets, pixels = target.queries(images, torch.tensor([[0, 1]] * 2), None)
+    query = target.query(images, torch.tensor([[0, 1]] * 2), None)
+    targets, pixels = query.targets, query.regions
     exact = net.weight.view(1, 2, 1, 1) * pixels
     maps = exact + torch.randn(exact.shape)
     case = {"target": target, "images": images, "targets": targets}
@@ -352,7 +353,8 @@ def test_the_set_of_a_segmenter_is_that_of_the_whole_image(kind):
     """Noise must not change which pixels are asked about, whether the default sets are given or left to the metric."""
     target, images = SegmenterTarget(segmenter(seed=1)), torch.rand(3, 1, 8, 8)
     explainer = GradientMap(target)
-    targets, pixels = target.queries(images, torch.tensor([[0, 1]] * 3), None)
+    query = target.query(images, torch.tensor([[0, 1]] * 3), None)
+    targets, pixels = query.targets, query.regions
     case = {"target": target, "images": images, "targets": targets, "explainer": explainer}
     case["maps"] = explainer.explain(images, targets, pixels)
     given = scored(kind(samples=3), **case, pixels=pixels)

@@ -21,6 +21,7 @@ from lightning_xai.perturbation.soft_masks import (
     total_variation,
     two_sided,
 )
+from lightning_xai.structures import Query
 from tests.helpers import cnn, segmenter
 
 BASELINES = ("zero", "median", "channel_mean", "blur")
@@ -234,12 +235,12 @@ def test_two_sided_at_the_ends_is_known_in_closed_form(kind):
     baseline = baseline_images(images, "channel_mean")
     p_full, p_blank = (target.probability(what, asked, pixels)[:, 0] for what in (images, baseline))
     ones = torch.ones(3, 1, 9, 7)
-    kept = two_sided(target, images, baseline, ones, asked, pixels)
-    lost = two_sided(target, images, baseline, 0 * ones, asked, pixels)
+    kept = two_sided(target, images, baseline, ones, Query(asked, pixels))
+    lost = two_sided(target, images, baseline, 0 * ones, Query(asked, pixels))
     assert kept.shape == (3,)
     assert torch.allclose(kept, (1 - p_full) + p_blank, atol=1e-6)
     assert torch.allclose(lost, (1 - p_blank) + p_full, atol=1e-6)
-    half = two_sided(target, images, baseline, 0.5 * ones, asked, pixels)
+    half = two_sided(target, images, baseline, 0.5 * ones, Query(asked, pixels))
     assert torch.allclose(half, torch.ones(3), atol=1e-6), "mask and complement are one image: the two sides cancel"
 
 
@@ -247,10 +248,10 @@ def test_two_sided_rows_are_independent():
     target, pixels = two_targets()[1]
     images, mask, asked = torch.rand(3, 2, 9, 7), torch.rand(3, 1, 9, 7), torch.tensor([[2], [0], [1]])
     baseline = baseline_images(images, "median")
-    together = two_sided(target, images, baseline, mask, asked, pixels)
+    together = two_sided(target, images, baseline, mask, Query(asked, pixels))
     for row in range(3):
         one = slice(row, row + 1)
-        alone = two_sided(target, images[one], baseline[one], mask[one], asked[one], pixels[one])
+        alone = two_sided(target, images[one], baseline[one], mask[one], Query(asked[one], pixels[one]))
         assert torch.allclose(together[one], alone, atol=1e-6)
 
 
@@ -263,7 +264,7 @@ def test_two_sided_prefers_the_evidence():
     left = torch.zeros(1, 1, 6, 6)
     left[..., :3] = 1
     blank = torch.zeros_like(images)
-    good, bad = (two_sided(target, images, blank, mask, asked, None) for mask in (left, 1 - left))
+    good, bad = (two_sided(target, images, blank, mask, Query(asked)) for mask in (left, 1 - left))
     assert good < 0.51 and bad > 1.49
 
 

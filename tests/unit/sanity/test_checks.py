@@ -35,14 +35,16 @@ def verdicts(checks):
 class Constant(Explainer):
     """Says the same about every pixel."""
 
-    def attribute(self, images, targets, pixels):
+    def attribute(self, images, query):
+        targets = query.targets
         return images.new_full((*targets.shape, *images.shape[2:]), 0.5)
 
 
 class Broken(GradientMap):
     """A NaN in every map."""
 
-    def attribute(self, images, targets, pixels):
+    def attribute(self, images, query):
+        targets, pixels = query.targets, query.regions
         maps = super().attribute(images, targets, pixels)
         maps[..., 0] = torch.nan
         return maps
@@ -51,14 +53,16 @@ class Broken(GradientMap):
 class Noise(Explainer):
     """Noise of the global generator, which neither model nor image seeds."""
 
-    def attribute(self, images, targets, pixels):
+    def attribute(self, images, query):
+        targets = query.targets
         return torch.rand(*targets.shape, *images.shape[2:])
 
 
 class SteadyGradient(GradientMap):
     """The gradient at a fixed image: looks at the model, not at the image."""
 
-    def attribute(self, images, targets, pixels):
+    def attribute(self, images, query):
+        targets, pixels = query.targets, query.regions
         fixed = torch.linspace(0, 1, images[:1].numel()).view_as(images[:1]).expand_as(images)
         return super().attribute(fixed, torch.zeros_like(targets), pixels)
 
@@ -117,7 +121,8 @@ def test_every_map_answers_the_query_of_the_original():
     asked = []
 
     class Spy(GradientMap):
-        def attribute(self, images, targets, pixels):
+        def attribute(self, images, query):
+            targets, pixels = query.targets, query.regions
             asked.append((self.target.fingerprint(), targets, pixels))
             return super().attribute(images, targets, pixels)
 
@@ -125,7 +130,8 @@ def test_every_map_answers_the_query_of_the_original():
         asked.clear()
         target, images, labeled = case(2)
         checks = sanity_checks(Spy, target, images, labeled, **SETTINGS | {"batch_size": 6})
-        classes, sets = target.queries(images, None, None)
+        query = target.query(images, None, None)
+        classes, sets = query.targets, query.regions
         assert len(asked) == len(checks), "one pass for the original, one a copy, one for the other images"
         assert len({mark for mark, *_ in asked}) == len(asked) - 1
         assert all(torch.equal(targets, classes) for _, targets, _ in asked)

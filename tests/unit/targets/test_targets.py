@@ -44,7 +44,7 @@ def test_one_logit_is_the_pair_no_and_yes(weight, images):
     assert torch.allclose(target.score(images, both), torch.cat([-logit, logit], 1), atol=1e-6)
     assert torch.allclose(target.probability(images, both).sum(1), torch.ones(4))
     assert torch.allclose(target.log_probability(images, both), target.probability(images, both).log(), atol=1e-5)
-    assert torch.equal(target.queries(images, None, None)[0], (logit > 0).long())
+    assert torch.equal(target.query(images, None, None).targets, (logit > 0).long())
 
 
 def test_softmax_of_one_logit_is_refused(weight, images):
@@ -63,7 +63,8 @@ def test_two_and_three_dimensions(dims):
     images = torch.rand(2, 2, *(5, 6, 7)[:dims])
     assert ClassifierTarget(cnn(dims, 2)).score(images, torch.tensor([0, 2])).shape == (2, 1)
     target = SegmenterTarget(segmenter(dims, 2))
-    targets, pixels = target.queries(images, None, None)
+    query = target.query(images, None, None)
+    targets, pixels = query.targets, query.regions
     assert targets.tolist() == [[1, 2], [1, 2]] and pixels.shape == (2, 2, *images.shape[2:])
     assert target.score(images, targets).shape == (2, 2)
 
@@ -103,7 +104,8 @@ def test_default_set_is_what_is_predicted_and_carries_no_gradient():
     torch.manual_seed(3)
     weight, images = torch.randn(3, 2), torch.randn(2, 2, 4, 4, requires_grad=True)
     target = SegmenterTarget(pixel_segmenter(weight))
-    targets, sets = target.queries(images, None, None)
+    query = target.query(images, None, None)
+    targets, sets = query.targets, query.regions
     winners = torch.einsum("kc,bchw->bkhw", weight, images).argmax(1)
     assert targets.tolist() == [[1, 2], [1, 2]]
     assert torch.equal(sets, torch.stack([winners == 1, winners == 2], 1))
@@ -118,7 +120,8 @@ def test_one_channel_segmenter_is_binary_whatever_the_activation():
     images = torch.tensor([[[[-1.0, 2.0], [3.0, -4.0]]]])
     for activation in ("softmax", "sigmoid"):
         target = SegmenterTarget(pixel_segmenter(torch.ones(1, 1)), activation)
-        targets, pixels = target.queries(images, None, None)
+        query = target.query(images, None, None)
+        targets, pixels = query.targets, query.regions
         assert targets.tolist() == [[1]] and pixels.flatten().tolist() == [False, True, True, False]
         assert target.score(images, targets).item() == 5
         assert target.score(images, torch.tensor([0])).item() == 5  # the logits of "no" are the negatives
@@ -129,7 +132,8 @@ def test_one_channel_segmenter_is_binary_whatever_the_activation():
 def test_multi_label_segmenter_predicts_every_positive_logit():
     images = torch.tensor([[[[1.0, -1.0]]]])
     target = SegmenterTarget(pixel_segmenter(torch.tensor([[1.0], [2.0]])), "sigmoid", background=None)
-    targets, pixels = target.queries(images, None, None)
+    query = target.query(images, None, None)
+    targets, pixels = query.targets, query.regions
     assert targets.tolist() == [[0, 1]] and pixels.flatten(2).tolist() == [[[True, False], [True, False]]]
 
 
@@ -142,7 +146,8 @@ def test_empty_set_scores_zero():
 
 def test_one_set_serves_all_queries():
     target, images = SegmenterTarget(segmenter()), torch.rand(2, 1, 6, 6)
-    targets, pixels = target.queries(images, torch.tensor([[0, 1, 2]] * 2), torch.rand(2, 1, 6, 6) > 0.5)
+    query = target.query(images, torch.tensor([[0, 1, 2]] * 2), torch.rand(2, 1, 6, 6) > 0.5)
+    targets, pixels = query.targets, query.regions
     assert pixels.shape == (2, 3, 6, 6) and torch.equal(pixels[:, 0], pixels[:, 2])
 
 
@@ -160,14 +165,15 @@ def test_scorer_keeps_the_set_of_the_whole_image():
 
 def test_default_query_is_the_prediction(weight, images):
     target = ClassifierTarget(linear_net(weight))
-    targets, pixels = target.queries(images, None, None)
+    query = target.query(images, None, None)
+    targets, pixels = query.targets, query.regions
     assert torch.equal(targets[:, 0], (images.flatten(1) @ weight.T).argmax(1)) and pixels is None
 
 
 def test_one_and_many_queries_per_image(weight, images):
     target = ClassifierTarget(linear_net(weight))
-    single = target.queries(images, torch.tensor([0, 1, 2, 0]), None)[0]
-    many = target.queries(images, torch.tensor([[0, 1], [1, 2], [2, 0], [0, 0]]), None)[0]
+    single = target.query(images, torch.tensor([0, 1, 2, 0]), None).targets
+    many = target.query(images, torch.tensor([[0, 1], [1, 2], [2, 0], [0, 0]]), None).targets
     assert single.shape == (4, 1) and many.shape == (4, 2)
     assert torch.equal(target.score(images, single), target.score(images, torch.tensor([0, 1, 2, 0])))
 
@@ -184,18 +190,18 @@ def test_one_and_many_queries_per_image(weight, images):
 )
 def test_impossible_queries_are_refused(weight, images, targets, message):
     with pytest.raises(ValueError, match=message):
-        ClassifierTarget(linear_net(weight)).queries(images, targets, None)
+        ClassifierTarget(linear_net(weight)).query(images, targets, None)
 
 
 def test_classifier_takes_no_pixels(weight, images):
     with pytest.raises(ValueError, match="a classifier has one answer per image"):
-        ClassifierTarget(linear_net(weight)).queries(images, None, torch.ones(4, 1, 4, 4, dtype=torch.bool))
+        ClassifierTarget(linear_net(weight)).query(images, None, torch.ones(4, 1, 4, 4, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("shape", [(4, 2, 4, 4), (3, 1, 4, 4), (4, 1, 5, 4)])
 def test_pixel_sets_of_another_shape_are_refused(images, shape):
     with pytest.raises(ValueError, match=r"pixels have shape .* give \(B, T or 1, \*S\)"):
-        SegmenterTarget(segmenter()).queries(images, torch.tensor([1] * 4), torch.ones(shape, dtype=torch.bool))
+        SegmenterTarget(segmenter()).query(images, torch.tensor([1] * 4), torch.ones(shape, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("ask", ["score", "probability", "log_probability", "queries"])
@@ -328,7 +334,7 @@ def test_plain_callable(weight, images):
     assert target.fingerprint() == target.fingerprint()
     target.train().double()  # reaches nothing, breaks nothing
     with pytest.raises(ValueError, match="class 3"):
-        target.queries(images, torch.tensor([3] * 4), None)
+        target.query(images, torch.tensor([3] * 4), None)
 
 
 def test_torchscript_module(tmp_path):

@@ -598,7 +598,7 @@ def test_ablation_cam_runs_what_comes_before_the_layer_once_an_image():
     net = deep()
     net[0], net[2] = Counted(net[0]), Counted(net[2])
     target, images = ClassifierTarget(net), torch.rand(3, 1, 6, 7)
-    target.queries(images, None, None)
+    target.query(images, None, None)
     net[0].seen = net[2].seen = 0
     AblationCAM(target, "1", chunk_size=2).explain(images, torch.tensor([[0, 1]] * 3))
     assert net[0].seen == 3, "before the layer: once an image"
@@ -788,7 +788,7 @@ def test_given_queries_cost_one_pass(cam, kind):
 @pytest.mark.parametrize("cam", [*GRADIENT, EigenCAM])
 def test_several_layers_fraction_one_pass(cam):
     target, images = CountingTarget(deep()), torch.rand(2, 1, 6, 7)
-    target.queries(images, None, None)
+    target.query(images, None, None)
     target.chunks.clear()
     cam(target, ["0", "1", "3"]).explain(images, ASKED)
     assert target.chunks == [2]
@@ -817,7 +817,7 @@ def test_a_sweep_of_a_segmenter_keeps_to_the_rules_of_explain():
 
 def test_the_passes_of_the_methods_without_gradients():
     target, images = CountingTarget(deep()), torch.rand(2, 1, 6, 7)
-    target.queries(images, None, None)
+    target.query(images, None, None)
     for cam, expected in ((ScoreCAM, [2, 4, 1, 4, 1]), (AblationCAM, [1, 2, 4, 1, 1, 2, 4, 1])):
         target.chunks.clear()
         cam(target, "1", chunk_size=4).explain(images, ASKED)

@@ -147,7 +147,7 @@ def test_one_logit_of_two_named_classes_is_a_binary_classifier(tmp_path):
     net = SmallCNN(1, 1, widths=(8, 16))
     target = ClassifierTarget(net, "sigmoid", weights=tmp_path / "best.ckpt", class_names=names)
     batch = next(iter(Bars(int).test_dataloader()))
-    found = target.queries(batch["image"], None, None)[0][:, 0]
+    found = target.query(batch["image"], None, None).targets[:, 0]
     assert (found == batch["label"]).float().mean() > 0.9, "class 1 is the positive one"
 
 
