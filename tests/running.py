@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from hydra import compose, initialize_config_dir
 from lightning import Callback, LightningModule, Trainer
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from lightning_xai.cli.earlier_run import start_from
@@ -29,6 +29,14 @@ def tiny(folder: Path, *overrides: str) -> list[str]:
     """Overrides of a run of seconds in ``folder``, which shares its trained targets with the runs beside it."""
     places = [f"run_dir={folder}", f"target_dir={folder.parent / 'targets'}", "name=tiny"]
     return [*places, *TINY, *overrides]
+
+
+def load_config(path: Path) -> DictConfig:
+    """The YAML of a group's choice with what its group's ``_base.yaml`` adds."""
+    node, base = OmegaConf.load(path), path.with_name("_base.yaml")
+    merged = OmegaConf.merge(OmegaConf.load(base), node) if base.is_file() else node
+    merged.pop("defaults", None)
+    return merged
 
 
 def configure(folder: Path, *overrides: str) -> DictConfig:

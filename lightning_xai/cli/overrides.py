@@ -84,8 +84,9 @@ def single_lines(override: Override, config_dir: Path) -> list[str]:
 
 
 def options(group: Path) -> list[str]:
-    """Choices of a config group: its YAML files."""
-    return sorted(file.relative_to(group).with_suffix("").as_posix() for file in group.rglob("*.yaml"))
+    """Choices of a config group: its YAML files, but for those that others build on."""
+    files = (file.relative_to(group).with_suffix("") for file in group.rglob("*.yaml"))
+    return sorted(file.as_posix() for file in files if not file.name.startswith("_"))
 
 
 def explain_failure(lines: list[str], config_dir: Path, config_name: str) -> None:

@@ -239,7 +239,7 @@ def wait_for(path: Path) -> None:
 def build_explainer(cfg: DictConfig, target: Target) -> Explainer:
     """The configured explainer around a target, with the queries that its steps ask."""
     explainer: Explainer = instantiate(cfg.explainer)(target)
-    explainer.query_policy = QueryPolicy(cfg.ask, instantiate(cfg.pixels))
+    explainer.query_policy = QueryPolicy(cfg.ask, instantiate(cfg.region))
     # The loggers get them with the composed config, which names no secret.
     explainer._log_hyperparams = False
     return explainer

@@ -62,7 +62,7 @@ def reference(
         ValueError: If there is no mask.
     """
     if masks is None:
-        raise ValueError("pixels=reference needs masks, and the data set has none; use pixels=predicted.")
+        raise ValueError("region=reference needs masks, and the data set has none; use region=predicted.")
     return reference_pixels(masks, targets)
 
 

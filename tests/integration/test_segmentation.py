@@ -17,7 +17,7 @@ def test_a_segmenter_is_trained_on_the_masks_and_explained(tmp_path):
     words += ["target.model.depth=2", "target.model.width=8", "target_trainer=segmenter"]
     words = [word for word in tiny(tmp_path / "run", *words, "explainer=hires_cam") if "widths" not in word]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", [*words, "target_trainer.trainer.max_epochs=30", "pixels=reference"])
+        cfg = compose("train", [*words, "target_trainer.trainer.max_epochs=30", "region=reference"])
     results = train.main(cfg)
     assert results["target/dice"] == pytest.approx(results["target/dice_bar"]) and results["target/dice"] > 0.8
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -33,7 +33,7 @@ def composed(*words):
 def test_visibility_curves_come_with_their_bounds_whatever_pixels_are_asked_about(tmp_path):
     words = [*bars_npz(tmp_path / "bars.npz").split(), "data.mask_classes=[background,bar]", "target=unet_unoise"]
     words += ["target.model.depth=2", "target.model.width=4", "target_trainer=segmenter"]
-    words += ["metrics=visibility", "pixels=component", "explainer=unoise_visibility", "explainer.reference=mask"]
+    words += ["metrics=visibility", "region=component", "explainer=unoise_visibility", "explainer.reference=mask"]
     results = train.main(composed(*tiny(tmp_path / "run", *words)))
     assert {"test/visible_10", "test/leak_shifted"} <= set(results)
     folder = tmp_path / "run"

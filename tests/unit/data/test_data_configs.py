@@ -6,8 +6,9 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from lightning_xai.data import ImageDataModule
+from tests.running import load_config
 
-CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "data").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "data").glob("[a-z]*.yaml"))
 REQUIRED = {"root": "somewhere", "csv": "somewhere.csv", "path": "somewhere.npz"}
 
 
@@ -16,7 +17,7 @@ def test_config_names_every_option_once_and_can_be_made(path: Path, monkeypatch:
     monkeypatch.setenv("LIGHTNING_XAI_DATA", "somewhere")
     first_line = path.read_text().splitlines()[0]
     assert first_line.startswith("# ") and first_line.endswith(".")
-    node = OmegaConf.merge({"seed": 3}, {"data": OmegaConf.load(path)})
+    node = OmegaConf.merge({"seed": 3}, {"data": load_config(path)})
     for key in node.data:
         if OmegaConf.is_missing(node.data, key):
             node.data[key] = REQUIRED[key]

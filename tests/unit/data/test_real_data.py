@@ -8,11 +8,12 @@ from torch.nn import functional
 
 from lightning_xai.data import EmbeddedDigits, ImageDataModule, ManifestData, NpzData
 from lightning_xai.data.loading import LoadItem
+from tests.running import load_config
 
 
 def configured(name: str, **changes: object) -> ImageDataModule:
     path = Path(__file__).parents[3] / "configs" / "data" / f"{name}.yaml"
-    data = instantiate(OmegaConf.merge({"seed": 0}, {"data": OmegaConf.load(path)}, {"data": changes}).data)
+    data = instantiate(OmegaConf.merge({"seed": 0}, {"data": load_config(path)}, {"data": changes}).data)
     data.setup()
     return data
 
@@ -86,7 +87,7 @@ def test_npz_files(data_root: Path, name: str, counts: list[int], shape: tuple[i
 def test_vessels_are_found_by_the_published_network(data_root: Path) -> None:
     data = configured("vessels")
     assert [len(items) for items in data.split_items.values()] == [16, 4, 20] and data.image_shape == (3, 512, 512)
-    target = instantiate(OmegaConf.load(Path(__file__).parents[3] / "configs" / "target" / "vessel_wnet.yaml"))
+    target = instantiate(load_config(Path(__file__).parents[3] / "configs" / "target" / "vessel_wnet.yaml"))
     unscaled = LoadItem(None, None, True, data.mask_classes, data.prepare)
     references = {item.id: unscaled(item)["mask"] > 0 for item in data.split_items["test"]}
     dice = []

@@ -303,7 +303,7 @@ def test_steps_ask_a_segmenter_about_three_pixel_sets(meta):
 def test_impossible_settings_are_named():
     explainer = GradientMap(SegmenterTarget(segmenter()))
     explainer.query_policy = QueryPolicy(region=pixel_sets.reference)
-    with pytest.raises(ValueError, match="needs masks.*use pixels=predicted"):
+    with pytest.raises(ValueError, match="needs masks.*use region=predicted"):
         explainer.test_step(batch_of(), 0)
     explainer.query_policy = QueryPolicy("labels")
     with pytest.raises(ValueError, match="'labels'.*prediction, label, all"):

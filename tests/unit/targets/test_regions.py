@@ -13,7 +13,7 @@ from lightning_xai.explainers import GradCAM, HiResCAM
 from lightning_xai.targets import regions as pixel_sets
 from tests.helpers import pixel_segmenter, segmenter
 
-CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "pixels").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "region").glob("*.yaml"))
 SIZES = {2: (12, 10), 3: (8, 6, 10)}
 each_dims = pytest.mark.parametrize("dims", SIZES)
 
