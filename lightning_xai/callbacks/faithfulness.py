@@ -65,11 +65,9 @@ class Faithfulness(lightning.Callback):
     def on_test_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start with empty state, controls included."""
         assert isinstance(pl_module, Explainer)
+        controls = {name: make(pl_module.target) for name, make in self.control_factories.items()}
         # A control under test is not its own control.
-        control_factories = {
-            name: make for name, make in self.control_factories.items() if name != type(pl_module).__name__
-        }
-        controls = {name: make(pl_module.target) for name, make in control_factories.items()}
+        controls = {name: control for name, control in controls.items() if type(control) is not type(pl_module)}
         self._start(pl_module, pl_module.alternatives() | self._bounds(pl_module) | controls)
 
     def _bounds(self, explainer: Explainer) -> dict[str, Explainer]:

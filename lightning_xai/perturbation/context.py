@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_xai.functional.ranking import order_of, ranks_of
 from lightning_xai.functional.tensors import min_max
-from lightning_xai.perturbation.baselines import Fill, MaskedBaseline, baseline_images, named_baseline
+from lightning_xai.perturbation.baselines import Fill, MaskedBaseline, baseline_images, named_baseline, noise_baseline
 
 AnyBaseline = str | Tensor | Fill | MaskedBaseline
 T = TypeVar("T")
@@ -87,9 +87,7 @@ class PerturbationContext:
     @cached_property
     def static(self) -> Tensor:
         """Noise with the mean and deviation of each image's channels, ``(B, C, *S)``."""
-        axes = tuple(range(2, self.images.ndim))
-        field = torch.randn(self.images.shape[1:], generator=torch.Generator().manual_seed(0)).to(self.images)
-        return self.images.mean(dim=axes, keepdim=True) + self.images.std(dim=axes, keepdim=True) * field
+        return noise_baseline(self.images)
 
 
 def thin(baseline: Tensor) -> Tensor:

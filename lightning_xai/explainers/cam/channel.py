@@ -26,9 +26,9 @@ class ChannelCAM(ActivationMap):
     """
 
     def __init__(
-        self, target: Target, layer: Layer | Sequence[Layer] = "auto", negative: bool = False, chunk_size: int = 64
+        self, target: Target, layer: Layer | Sequence[Layer] = "auto", *, negative: bool = False, chunk_size: int = 64
     ) -> None:
-        super().__init__(target, layer, negative)
+        super().__init__(target, layer, negative=negative)
         self.chunk_size = chunk_size
 
     needs_gradients = False

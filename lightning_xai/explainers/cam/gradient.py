@@ -47,7 +47,7 @@ class ActivationMap(Explainer):
     #: Whether the maps are made of gradients.
     needs_gradients = True
 
-    def __init__(self, target: Target, layer: Layer | Sequence[Layer] = "auto", negative: bool = False) -> None:
+    def __init__(self, target: Target, layer: Layer | Sequence[Layer] = "auto", *, negative: bool = False) -> None:
         super().__init__(target)
         layers = [layer] if isinstance(layer, str | nn.Module) else list(layer)
         if not layers:
@@ -229,9 +229,9 @@ class XResCAM(GradientCAM):
     """
 
     def __init__(
-        self, target: Target, layer: Layer | Sequence[Layer] = "auto", negative: bool = False, window: int = 3
+        self, target: Target, layer: Layer | Sequence[Layer] = "auto", *, negative: bool = False, window: int = 3
     ) -> None:
-        super().__init__(target, layer, negative)
+        super().__init__(target, layer, negative=negative)
         if window < 1:
             raise ValueError(f"window is {window}; it is at least 1 place wide.")
         self.window = window
