@@ -12,6 +12,8 @@ from lightning_xai.cli import run_folder, runs
 from lightning_xai.cli.earlier_run import start_from
 from lightning_xai.cli.errors import one_sentence
 from lightning_xai.cli.overrides import check_overrides
+from lightning_xai.cli.summary import finish
+from lightning_xai.cli.target_cache import build_target
 from lightning_xai.cli.tasks import global_maps as global_task
 from lightning_xai.cli.tasks import sanity as sanity_task
 from lightning_xai.loggers import RunCSVLogger, finish_loggers
@@ -37,7 +39,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
     """The parts of a job, in order; see :func:`main`."""
     resume = runs.prepare(cfg)
     data = runs.open_data(cfg)
-    target, quality = runs.build_target(cfg, data)
+    target, quality = build_target(cfg, data)
     if cfg.task == "target":
         return quality
     if cfg.task == "sanity":
@@ -58,7 +60,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
         results = global_task.explain_globally(cfg, data, explainer, loggers, best)
     else:
         trainer.test(explainer, datamodule=data, ckpt_path=best, verbose=False, weights_only=True)
-        results = runs.finish(cfg, trainer, quality, best)
+        results = finish(cfg, trainer, quality, best)
     finish_loggers(loggers)
     return quality | results
 

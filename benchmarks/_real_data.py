@@ -10,7 +10,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lightning_xai.cli import runs
+from lightning_xai.cli.runs import note_facts
+from lightning_xai.cli.target_cache import build_target
 from lightning_xai.data import ImageDataModule
 from lightning_xai.metrics import InsertionDeletionGap
 from lightning_xai.targets import Target
@@ -45,9 +46,9 @@ def target_and_data(cfg: DictConfig) -> tuple[Target, ImageDataModule]:
     """The target of a configuration, trained if it must be, and its data."""
     data = instantiate(cfg.data)
     data.setup("fit")
-    runs.note_facts(cfg, data)
+    note_facts(cfg, data)
     torch.manual_seed(cfg.seed)
-    target, quality = runs.build_target(cfg, data)
+    target, quality = build_target(cfg, data)
     if quality:
         told = ", ".join(f"{name.removeprefix('target/')} {value:.3f}" for name, value in quality.items())
         print(f"{cfg.name}, seed {cfg.seed}: target on the test images: {told}", flush=True)

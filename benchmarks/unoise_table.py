@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 from lightning import seed_everything
 from omegaconf import DictConfig
 
-from lightning_xai.cli import runs
+from lightning_xai.cli.target_cache import target_key
 from lightning_xai.data import ImageDataModule
 from lightning_xai.explainers import CaptumExplainer, Explainer, GradCAM, HiResCAM, RandomMap, UNoise
 from lightning_xai.explainers.reference import BlurredReference, Reversed
@@ -64,7 +64,7 @@ def small_segmenter(cfg: DictConfig, size: str) -> str:
     words = ["target=unet_unoise", f"target.model.depth={SIZES[size]}", "target_trainer.module.lr=0.003"]
     own = config_of("unoise_pancreas", cfg.seed, *words, f"target_trainer.trainer.max_epochs={cfg.trainer.max_epochs}")
     target_and_data(own)
-    return str(Path(own.target_dir) / f"{runs.target_key(own)}.ckpt")
+    return str(Path(own.target_dir) / f"{target_key(own)}.ckpt")
 
 
 def scored(explainer: Explainer, data: ImageDataModule, batches: int) -> tuple[MetricSuite, float]:

@@ -46,6 +46,10 @@ class Query:
             None if regions is None else regions.repeat(count, *(1,) * (regions.ndim - 1)),
         )
 
+    def to(self, device: torch.device | str) -> "Query":
+        """The same on a device."""
+        return Query(self.targets.to(device), None if self.regions is None else self.regions.to(device))
+
     def defined(self) -> Tensor:
         """Bool ``(B, T)``: the query is about at least one pixel; always so for a classifier."""
         if self.regions is None:
@@ -72,3 +76,13 @@ class Explanation:
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
     extras: dict[str, Tensor] = field(default_factory=dict)
     alternatives: dict[str, Tensor] = field(default_factory=dict)
+
+    def to(self, device: torch.device | str) -> "Explanation":
+        """The same on a device; with it Lightning collects what ``predict`` returns."""
+        return Explanation(
+            self.maps.to(device),
+            self.query.to(device),
+            self.logits.to(device),
+            {name: value.to(device) for name, value in self.extras.items()},
+            {name: maps.to(device) for name, maps in self.alternatives.items()},
+        )

@@ -1,4 +1,4 @@
-"""Tiny seeded models, explainers and data that the unit tests fraction."""
+"""Tiny seeded models, explainers and data that the unit tests share."""
 
 import torch
 from lightning import LightningDataModule

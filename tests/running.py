@@ -1,7 +1,8 @@
-"""Tiny data sets and tiny runs of train.py that the integration tests fraction."""
+"""Tiny data sets and tiny runs of train.py that the integration tests share."""
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from hydra import compose, initialize_config_dir
@@ -26,7 +27,7 @@ TINY = (
 
 
 def tiny(folder: Path, *overrides: str) -> list[str]:
-    """Overrides of a run of seconds in ``folder``, which shares its trained targets with the runs beside it."""
+    """Overrides of a run of seconds in ``folder``, which shares its trained targets with the runs next to it."""
     places = [f"run_dir={folder}", f"target_dir={folder.parent / 'targets'}", "name=tiny"]
     return [*places, *TINY, *overrides]
 
@@ -50,6 +51,11 @@ def on_top(folder: Path, *overrides: str) -> DictConfig:
     name, words = start_from([f"run_dir={folder}", *overrides], CONFIGS)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose(name, words)
+
+
+def cfg_of(folder: Path | str, **changes: Any) -> DictConfig:
+    """The few keys that every run has, for the parts of the command line on their own."""
+    return OmegaConf.create({"task": "explain", "run_dir": str(folder), "ckpt_path": None, "seed": 0} | changes)
 
 
 def bars(count: int, classes: int, channels: int = 1, side: int = 16, seed: int = 0) -> tuple[np.ndarray, ...]:

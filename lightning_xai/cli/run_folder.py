@@ -157,7 +157,7 @@ def agreed(parent: Path, suffix: str = "") -> Path:
 
 
 def link_latest(folder: Path) -> None:
-    """Point ``latest`` beside a folder to it, where the file system knows links."""
+    """Point ``latest`` next to a folder to it, where the file system knows links."""
     part = folder.with_name(f".latest.{os.getpid()}")
     with suppress(OSError):
         part.unlink(missing_ok=True)

@@ -192,7 +192,7 @@ def mask_rule(found: MaskValues, classes: Sequence[str] | None, where: str) -> M
         The rule.
 
     Raises:
-        ValueError: The values have no clear meaning: a label to ignore, such as 255 beside 0 and 1, three or four
+        ValueError: The values have no clear meaning: a label to ignore, such as 255 next to 0 and 1, three or four
             brightnesses for two classes, or no background.
     """
     values = sorted(found.counts)
@@ -227,7 +227,7 @@ def _check_values(found: MaskValues, values: list[int], classes: Sequence[str] |
     large = values[len(small) :]
     if len(small) > 1 and len(large) == 1 and large[0] > 2 * small[-1]:
         raise ValueError(
-            f"The masks of {where} hold {large[0]} (such as {found.first[large[0]]}) beside the small values "
+            f"The masks of {where} hold {large[0]} (such as {found.first[large[0]]}) next to the small values "
             f"{_listed(small)}: pixels to be ignored are not supported, so give these pixels a class, and where some "
             f"masks are drawn with 1 and others with {large[0]}, draw all alike."
         )

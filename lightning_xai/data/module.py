@@ -2,7 +2,6 @@
 
 import logging
 import math
-import zlib
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,7 @@ from lightning_xai.data.loaders import choose_workers, make_dataset, make_loader
 from lightning_xai.data.loading import LoadItem
 from lightning_xai.data.options import Options, Size, check_options
 from lightning_xai.data.reading import BadImageError, ChannelAxis
-from lightning_xai.data.splits import SPLITS, assign_splits, label_counts, limit_splits
+from lightning_xai.data.splits import SPLITS, assign_splits, class_counts, limit_splits, log_splits, mixed_order
 from lightning_xai.data.statistics import ChannelStatistics, IntensityRange
 from lightning_xai.data.survey import survey_masks, survey_sizes
 
@@ -63,8 +62,7 @@ class ImageDataModule(LightningDataModule, ABC):
         multilabel: Whether an image may have several labels.
         mean: Mean of each channel over the training images, after resizing; None if there are none.
         std: Standard deviation of each channel over the training images; None if there are none.
-        split_items: The used items of each split, in the order of the loaders; after `setup("predict")` alone those
-            of "predict".
+        split_items: The used items of each split in the order of the loaders; of "predict" alone if that came first.
         skipped: Why each skipped image was skipped.
         has_masks: Whether batches carry masks.
     """
@@ -141,12 +139,7 @@ class ImageDataModule(LightningDataModule, ABC):
     @property
     def split_counts(self) -> dict[str, dict[str, int]]:
         """Images of each class in each split; for unlabeled images their number under "unlabeled"."""
-        if not self.class_names:
-            return {split: {"unlabeled": len(items)} for split, items in self.split_items.items()}
-        return {
-            split: dict(zip(self.class_names, label_counts(items, self.num_classes).sum(0).tolist(), strict=True))
-            for split, items in self.split_items.items()
-        }
+        return class_counts(self.split_items, self.class_names)
 
     def facts(self) -> dict[str, Any]:
         """Return what others need to know about the data, as plain values.
@@ -231,7 +224,7 @@ class ImageDataModule(LightningDataModule, ABC):
         if self.limit is not None:
             items = limit_splits(items, self.num_classes, self.limit, self.seed)
         self._read(items)
-        self._report()
+        log_splits(self.split_items, self.split_counts, self.seed)
 
     def _read(self, items: list[Item]) -> None:
         """Read every image once: check it, add it to the statistics, and keep it if there is a cache."""
@@ -256,8 +249,7 @@ class ImageDataModule(LightningDataModule, ABC):
         if (warning := intensities.sentence()) is not None:
             log.warning(warning)
         for split, rows in kept.items():
-            # Sources list class after class: mixed, the first batches of a split are a fair sample of it.
-            order = sorted(range(len(rows)), key=lambda row: zlib.crc32(rows[row].id.encode()))
+            order = mixed_order(rows)
             kept[split] = [rows[row] for row in order]
             if self.cache:
                 cached[split] = [cached[split][row] for row in order]
@@ -306,12 +298,3 @@ class ImageDataModule(LightningDataModule, ABC):
             return self.num_workers
         # From the cache, only augmenting large images is work enough to pay for sending them between processes.
         return choose_workers(self.cache and (not self.augment or math.prod(self.image_shape) <= 512 * 512))
-
-    def _report(self) -> None:
-        """Log the splits, and warn of classes that a split lacks."""
-        for split, counts in self.split_counts.items():
-            classes = ", ".join(f"{name} {count}" for name, count in counts.items())
-            log.info("Split %s (seed %d): %d images (%s)", split, self.seed, len(self.split_items[split]), classes)
-            absent = [name for name, count in counts.items() if not count]
-            if absent:
-                log.warning("The %s split has no image of class %s", split, ", ".join(absent))

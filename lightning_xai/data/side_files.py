@@ -1,4 +1,4 @@
-"""Masks and other files that lie beside the images they belong to."""
+"""Masks and other files that lie next to the images they belong to."""
 
 import re
 from collections import defaultdict
@@ -29,7 +29,7 @@ _IMAGE_NAMES = (re.compile(rf"(?P<image>.+?){_GAP}(?:{_IMAGE})", re.I), re.compi
 
 
 @dataclass(frozen=True)
-class Beside:
+class SideFiles:
     """What the image files of a folder are.
 
     Attributes:
@@ -43,12 +43,12 @@ class Beside:
     left_out: list[Path]
 
 
-def sort_files(paths: Sequence[Path], folder: Path) -> Beside:
-    """Tell images from the masks and the side files that lie beside them.
+def sort_files(paths: Sequence[Path], folder: Path) -> SideFiles:
+    """Tell images from the masks and the side files that lie next to them.
 
     A file is the mask of an image if its name is that of the image and a word such as mask, seg or label, with a number
     where there are several (`x_mask_1.png`, `mask_x.png`), or if it has the name of the image in a folder of such a
-    name beside the images or their folder (`masks/x.png`). It is a side file if the word is another, such as overlay
+    name next to the images or their folder (`masks/x.png`). It is a side file if the word is another, such as overlay
     or thumb. Without its image a file is an image, whatever its name, unless other images of the folder have masks.
 
     Args:
@@ -71,7 +71,7 @@ def sort_files(paths: Sequence[Path], folder: Path) -> Beside:
     if masks:  # then what is named as a mask is one, though its image is missing
         left_out += [path for path, (image, is_mask) in belongs.items() if image is None and is_mask]
     taken = {*left_out, *(mask for parts in masks.values() for mask in parts)}
-    return Beside(
+    return SideFiles(
         [path for path in paths if path not in taken],
         {image: tuple(sorted(parts)) for image, parts in masks.items() if image not in taken},
         sorted(left_out),
@@ -106,7 +106,7 @@ def _owner(name: tuple[str, str, bool], path: Path, images: dict[tuple[str, str]
     for pattern in _MASK_NAMES:
         if found := pattern.fullmatch(stem):
             says_mask = True
-            # The number is that of the mask (x_mask_1), or that of the image (case_mask_1 beside case_1).
+            # The number is that of the mask (x_mask_1), or that of the image (case_mask_1 next to case_1).
             named += [found["image"], found["image"] + (found.groupdict().get("number") or "")]
     for other in named:
         if (image := images.get((place, other), path)) != path:

@@ -1,12 +1,16 @@
 """Splits that keep groups together and classes in proportion."""
 
+import logging
+import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from lightning_xai.data.items import Item
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 _ALIASES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
@@ -47,6 +51,58 @@ def label_counts(items: Sequence[Item], num_classes: int) -> np.ndarray:
         elif item.label is not None:
             row[item.label] = 1
     return counts
+
+
+def class_counts(split_items: Mapping[str, Sequence[Item]], class_names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return how many images of each class each split has; for unlabeled images their number under "unlabeled".
+
+    Args:
+        split_items: Items of each split.
+        class_names: Name of each class; none of unlabeled images.
+
+    Returns:
+        The counts, by split and class.
+    """
+    if not class_names:
+        return {split: {"unlabeled": len(items)} for split, items in split_items.items()}
+    return {
+        split: dict(zip(class_names, label_counts(items, len(class_names)).sum(0).tolist(), strict=True))
+        for split, items in split_items.items()
+    }
+
+
+def log_splits(split_items: Mapping[str, Sequence[Item]], counts: Mapping[str, Mapping[str, int]], seed: int) -> None:
+    """Log the splits, and warn of classes that a split lacks.
+
+    Args:
+        split_items: Items of each split.
+        counts: Images of each class in each split.
+        seed: Seed of the splits.
+    """
+    for split, of_class in counts.items():
+        classes = ", ".join(f"{name} {count}" for name, count in of_class.items())
+        log.info("Split %s (seed %d): %d images (%s)", split, seed, len(split_items[split]), classes)
+        absent = [name for name, count in of_class.items() if not count]
+        if absent:
+            log.warning("The %s split has no image of class %s", split, ", ".join(absent))
+
+
+def mixed_order(items: Sequence[Item]) -> list[int]:
+    """Return an order of items that depends on their ids alone.
+
+    Sources list class after class: mixed, the first batches of a split are a fair sample of it.
+
+    Args:
+        items: N items.
+
+    Returns:
+        N indices.
+
+    Example:
+        >>> mixed_order([Item("a", np.zeros((2, 2))), Item("b", np.zeros((2, 2))), Item("c", np.zeros((2, 2)))])
+        [2, 1, 0]
+    """
+    return sorted(range(len(items)), key=lambda number: zlib.crc32(items[number].id.encode()))
 
 
 def assign_splits(items: Sequence[Item], num_classes: int, fractions: Sequence[float], seed: int) -> list[Item]:

@@ -133,8 +133,8 @@ def shown_pixels(ranks: Tensor, fractions: Sequence[float], curve: str) -> list[
     Args:
         ranks: From :func:`pixel_ranks`.
         fractions: Fractions of pixels.
-        curve: ``"erase"``: the top fraction is hidden; ``"restore"``: it alone is shown; ``"erase_reversed"``: the least
-            important fraction is hidden.
+        curve: ``"erase"``: the top fraction is hidden; ``"restore"``: it alone is shown; ``"erase_reversed"``: the
+            least important fraction is hidden.
 
     Example:
         >>> shown_pixels(torch.tensor([0, 1, 2, 3]), [0.25], "erase")[0].tolist()

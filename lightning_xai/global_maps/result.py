@@ -75,8 +75,8 @@ class PEPPRResult:
         Returns:
             ``full``: the score of whole images; ``area_erase`` (low is good), ``area_restore`` (high is good), their
             ``difference``, ``area_random`` and ``area_reversed`` (erased), ``difference_center`` of the distance to the
-            center, ``random_minus_erase``, ``reversed_minus_random``, and ``sufficient``: the smallest fraction of pixels
-            whose restored score is 99 % of the full one.
+            center, ``random_minus_erase``, ``reversed_minus_random``, and ``sufficient``: the smallest fraction of
+            pixels whose restored score is 99 % of the full one.
         """
         return self._numbers({name: curve.mean(dim=0) for name, curve in self.curves.items()})
 

@@ -69,7 +69,7 @@ class RelevanceMass(LocalizationMetric):
 
 
 class RelevanceRank(LocalizationMetric):
-    """Fraction of evidence among as many of the highest pixels as there is evidence; undefined also for a constant map."""
+    """Fraction of evidence among as many of the highest pixels as there is evidence; undefined if the map is flat."""
 
     paper = RelevanceMass.paper
 

@@ -82,7 +82,7 @@ class OffTargetLeakage(DiceDrop):
 
 
 class ContextReliance(MapMetric):
-    """Fraction of the positive relevance outside of the object: how much the class is recognized by its surroundings."""
+    """Fraction of the positive relevance outside the object: how much the class is recognized by its surroundings."""
 
     family = "segmentation"
     higher_is_better = None

@@ -17,11 +17,11 @@ from lightning_xai.perturbation.sets import Curve, other_content, pixel_count
 
 
 class VisibilityCurve(MapMetric):
-    """Dice of the class when the most important fraction of the pixels is visible; the value is the Dice at one fraction.
+    """Dice of the class when the most important fraction of the pixels is visible; the value is that at one fraction.
 
     Koker et al. 2021 (U-Noise): one threshold for the whole split, so that images with more to see show more. Here the
-    threshold is one for all images of a class. Each image is asked at equal steps of its own fraction, and its Dice at a
-    common threshold is interpolated between them, so the data are read once, in any order and on any number of ranks.
+    threshold is one for all images of a class. Each image is shown at equal steps of its own fraction, and its Dice at
+    a common threshold is interpolated between them, so the data are read once, in any order and on any number of ranks.
 
     Args:
         at: The fraction of visible pixels that the value is taken at.
@@ -54,7 +54,7 @@ class VisibilityCurve(MapMetric):
         super().__init__(chunk_size, **kwargs)
         if not 0 <= at <= 1 or scope not in ("split", "image") or steps < 1:
             raise ValueError(
-                f"at is {at}, scope {scope!r}, steps {steps}; use a fraction between 0 and 1, split | image, at least 1."
+                f"at is {at}, scope {scope!r}, steps {steps}; use a fraction from 0 to 1, split | image, at least 1."
             )
         self.at, self.scope, self.steps = at, scope, steps
         self.fill = checked_baseline(fill)

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from lightning_xai.functional.finite import NotFiniteError
 from lightning_xai.targets import Target
-from lightning_xai.targets.base import check_range
+from lightning_xai.targets.checks import check_range
 from lightning_xai.targets.freezing import freeze
 
 log = logging.getLogger(__name__)

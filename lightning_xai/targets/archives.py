@@ -11,7 +11,7 @@ TORCHSCRIPT, EXPORT = "TorchScript", "torch.export"
 
 
 def archive_format(path: Path) -> str | None:
-    """What a file that holds a network is, told by its content.
+    """What a file that holds a network is, by its content.
 
     Returns:
         ``"TorchScript"``, ``"torch.export"``, or ``None`` for any other file.

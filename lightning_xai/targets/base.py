@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_xai.functional.finite import check_outputs
 from lightning_xai.structures import Query
+from lightning_xai.targets.checks import check_range, checked_targets, listed
 from lightning_xai.targets.freezing import fingerprint, freeze, normalize
 from lightning_xai.targets.model_call import ModelCall
 from lightning_xai.targets.model_output import Output
@@ -267,7 +268,7 @@ class Target(nn.Module, ABC):
             self.classes = logits.shape[1]
         if targets is None:
             targets = self.default_targets(images, logits)
-        targets = self._checked(images, targets)
+        targets = checked_targets(images, targets)
         check_range(targets, self.classes)
         return Query(targets, self.regions(images, targets, pixels, logits))
 
@@ -289,34 +290,10 @@ class Target(nn.Module, ABC):
         return None
 
     def _logits_and_query(self, images: Tensor, targets: Tensor, pixels: Tensor | None) -> tuple[Tensor, Query]:
-        targets = self._checked(images, targets)
+        targets = checked_targets(images, targets)
         logits = self.logits(images)
         return logits, Query(targets, self.regions(images, targets, pixels, logits))
 
     def activate(self, logits: Tensor) -> Tensor:
         """Probabilities from logits ``(B, K, *S)``, float32."""
         return logits.float().sigmoid() if self.activation == "sigmoid" else logits.float().softmax(dim=1)
-
-    def _checked(self, images: Tensor, targets: Tensor) -> Tensor:
-        targets = torch.as_tensor(targets, device=images.device)
-        if targets.is_floating_point():
-            raise ValueError(f"targets are {targets.dtype}, but a query is a class index; is this a multi-hot label?")
-        targets = targets.long()
-        targets = targets if targets.ndim == 2 else targets.view(-1, 1)
-        if targets.shape[0] != images.shape[0]:
-            raise ValueError(
-                f"{targets.shape[0]} queries for {images.shape[0]} images; targets must be (B,) or (B, T)."
-            )
-        return targets
-
-
-def check_range(targets: Tensor, classes: int) -> None:
-    """Refuse a query about a class that the model does not have."""
-    if targets.numel() and (int(targets.min()) < 0 or int(targets.max()) >= classes):
-        wrong = targets.max() if targets.max() >= classes else targets.min()
-        raise ValueError(f"Asked for class {int(wrong)}, but the model has classes 0 to {classes - 1}.")
-
-
-def listed(names: Sequence[str]) -> str:
-    """The number of classes and the first names, in words."""
-    return f"{len(names)} classes ({', '.join(map(str, names[:5]))}{', ...' if len(names) > 5 else ''})"

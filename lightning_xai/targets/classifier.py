@@ -9,6 +9,7 @@ class ClassifierTarget(Target):
     """A frozen classifier; a query is a class index, by default the most probable class.
 
     Example:
+        >>> import torch
         >>> target = ClassifierTarget(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)))
         >>> target.score(torch.ones(2, 1, 2, 2), torch.tensor([0, 2])).shape
         torch.Size([2, 1])

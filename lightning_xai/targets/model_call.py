@@ -34,7 +34,8 @@ class ModelCall:
 
     Args:
         dense: Whether the model answers for every pixel, as a segmenter.
-        output: Which part of the model's answer holds the logits; see :class:`lightning_xai.targets.model_output.OutputReader`.
+        output: Which part of the model's answer holds the logits; see
+            :class:`~lightning_xai.targets.model_output.OutputReader`.
 
     Raises:
         ValueError: If ``output`` is no key, position or function.
@@ -160,7 +161,7 @@ def convolved_in_batches(model: Any, images: Tensor) -> Iterator[None]:
 
 
 def misfit(model: Any, images: Tensor, error: Exception) -> str | None:
-    """What the images lack for a model that fails on them, in one sentence; ``None`` if it cannot be told."""
+    """What the images lack for a model that fails on them, in one sentence; ``None`` if it is unknown."""
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
     kinds = {value.dtype for value in parameters if value.is_floating_point()}
     autocast = images.is_floating_point() and torch.is_autocast_enabled(images.device.type)

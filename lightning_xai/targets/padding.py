@@ -14,7 +14,7 @@ MULTIPLES = (2, 4, 8, 16, 32, 64)
 def padded(values: Tensor, size: Sequence[int]) -> Tensor:
     """Images ``(B, C, *S)`` made larger at the end of each axis.
 
-    The last pixels are repeated: black or mirrored ones would put an edge, or an object twice, beside those that the
+    The last pixels are repeated: black or mirrored ones would put an edge, or an object twice, next to those that the
     network is asked about.
 
     Args:

@@ -12,7 +12,6 @@ from omegaconf.errors import MissingMandatoryValue
 from PIL import Image
 
 import train
-from lightning_xai.cli import runs
 from tests.running import bars, bars_folder, bars_npz, configure, rows
 
 PCIM = ("explainer=pcim", "explainer.steps=3")
@@ -121,14 +120,14 @@ def test_a_weak_target_is_called_worthless_and_a_good_one_is_not(tmp_path, caplo
 @pytest.mark.parametrize("explainer", [("explainer=amortized_pcim", "trainer.max_epochs=2"), PCIM])
 def test_a_run_leaves_the_target_as_it_was(tmp_path, monkeypatch, explainer):
     seen = []
-    build = runs.build_target
+    build = train.build_target
 
     def spy(*arguments):
         target, quality = build(*arguments)
         seen.append((target, {name: value.clone() for name, value in target.model.state_dict().items()}))
         return target, quality
 
-    monkeypatch.setattr(runs, "build_target", spy)
+    monkeypatch.setattr(train, "build_target", spy)
     train.main(configure(tmp_path / "run", *bars_npz(tmp_path / "bars.npz").split(), *explainer))
     ((target, before),) = seen
     after = target.model.state_dict()

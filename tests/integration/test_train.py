@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import train
-from lightning_xai.cli import runs
+from lightning_xai.cli import target_cache
 from tests.running import bars_npz, configure, rows
 
 
@@ -28,7 +28,7 @@ def forbid_target_training(monkeypatch):
     def refuse(*_):
         raise AssertionError("the target was trained again")
 
-    monkeypatch.setattr(runs, "train_target", refuse)
+    monkeypatch.setattr(target_cache, "train_target", refuse)
 
 
 # ------------------------------------------------------------------ a run on the default data

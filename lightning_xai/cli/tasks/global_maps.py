@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from lightning_xai.callbacks import SaveGlobalMaps
-from lightning_xai.cli.runs import target_module
+from lightning_xai.cli.target_cache import target_module
 from lightning_xai.data import ImageDataModule
 from lightning_xai.data.splits import SPLITS
 from lightning_xai.explainers.base import Explainer

@@ -9,7 +9,7 @@ from typing import Unpack
 from lightning_xai.data.items import Item, index_masks, list_images, sorted_classes, without_suffix
 from lightning_xai.data.module import ImageDataModule
 from lightning_xai.data.options import Options
-from lightning_xai.data.side_files import Beside, sort_files
+from lightning_xai.data.side_files import SideFiles, sort_files
 from lightning_xai.data.sources.layout import Layout, check_class_names, find_layout, images_in
 
 log = logging.getLogger(__name__)
@@ -20,14 +20,14 @@ Masks = Path | tuple[Path, ...] | None
 class FolderData(ImageDataModule):
     """Images in one folder a class: `root/cat/1.png`, or `root/train/cat/1.png` where the splits are given.
 
-    Masks may lie beside the images: `1_mask.png`, several of one image as `1_mask_1.png`, or `masks/1.png` beside
+    Masks may lie next to the images: `1_mask.png`, several of one image as `1_mask_1.png`, or `masks/1.png` next to
     `images/1.png` (see `sort_files`). With `mask_classes` the class folders may be left out: `root/1.png`, or
     `root/train/1.png`. Slices of one patient need given splits then, or `ManifestData` with a group column.
 
     Args:
         root: The folder that holds the class folders or the split folders. To `predict`, any folder of images, whatever
             is in it, or one image.
-        mask_root: A folder of masks with the same layout; the suffixes may differ. Masks beside the images are left
+        mask_root: A folder of masks with the same layout; the suffixes may differ. Masks next to the images are left
             out then.
         **options: As in `ImageDataModule`.
     """
@@ -60,12 +60,12 @@ class FolderData(ImageDataModule):
         # Of images to segment each needs its mask; masks of evidence may be missing.
         needed = self.mask_classes is not None and any(mask is not None for *_, mask in rows)
         items = []
-        for split, folder, image, beside in rows:
-            relative, mask = image.relative_to(self.root), beside
+        for split, folder, image, side in rows:
+            relative, mask = image.relative_to(self.root), side
             name = without_suffix(relative)
             if self.mask_root is not None:
                 mask = indexed.get(name, self.mask_root / relative)
-            elif needed and beside is None:
+            elif needed and side is None:
                 mask = image.with_name(f"{without_suffix(Path(image.name))}_mask.png")
             label = self.class_names.index(folder.name) if layout.labeled else None
             items.append(Item(name, image, label, mask, split))
@@ -95,8 +95,8 @@ class FolderData(ImageDataModule):
         if not self.root.is_dir():
             raise NotADirectoryError(f"The folder {self.root} does not exist; correct data.root.")
 
-    def _files(self, folder: Path) -> Beside:
-        """Images of a folder, and what lies beside them; not those below the folder of masks."""
+    def _files(self, folder: Path) -> SideFiles:
+        """Images of a folder, and what lies next to them; not those below the folder of masks."""
         images = list_images(folder)
         if self.mask_root is not None:
             masks = self.mask_root.resolve()
@@ -104,20 +104,20 @@ class FolderData(ImageDataModule):
         return sort_files(images, folder)
 
     def _report_files(self, layout: Layout, masks: int, left_out: Sequence[Path]) -> None:
-        """Say what lies beside the images, and what is left out."""
+        """Say what lies next to the images, and what is left out."""
         if masks and self.mask_root is not None:
-            log.warning("Left out the masks beside %d images of %s: data.mask_root is given.", masks, self.root)
+            log.warning("Left out the masks next to %d images of %s: data.mask_root is given.", masks, self.root)
         elif masks:
-            log.info("Of the images of %s, %d have masks beside them.", self.root, masks)
+            log.info("Of the images of %s, %d have masks next to them.", self.root, masks)
         if left_out:
             log.warning(
-                "Left out %d files of %s that are drawn from an image beside them or masks of a missing one, such as "
+                "Left out %d files of %s that are drawn from an image next to them or masks of a missing one, such as "
                 "%s.", len(left_out), self.root, left_out[0],
             )  # fmt: skip
         if layout.left_out:
             names = ", ".join(folder.name for folder in layout.left_out)
-            log.warning("Left out %s of %s: beside the split folders, and neither one.", names, self.root)
+            log.warning("Left out %s of %s: next to the split folders, and neither one.", names, self.root)
         parents = sorted({folder.parent for _, folder in layout.folders}) if layout.labeled else []
         loose = [path for parent in parents for path in images_in(parent)]
         if loose:
-            log.warning("Left out %d images beside the class folders, such as %s.", len(loose), loose[0])
+            log.warning("Left out %d images next to the class folders, such as %s.", len(loose), loose[0])

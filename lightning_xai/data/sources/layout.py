@@ -1,4 +1,4 @@
-"""What the folders of a data set are: splits, classes, images beside masks, or something else."""
+"""What the folders of a data set are: splits, classes, images next to masks, or something else."""
 
 import re
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ MASK_WORDS = {
     *("mask", "masks", "seg", "segmentation", "segmentations", "label", "labels", "gt", "groundtruth"),
     *("annotation", "annotations"),
 }
-#: Words beside the name of a split that say nothing about its content.
+#: Words next to the name of a split that say nothing about its content.
 _NEUTRAL_WORDS = IMAGE_WORDS | {"set", "sets", "data", "dataset", "split", "folder", "files", "samples"}
 
 Folders = list[tuple[str | None, Path]]
@@ -39,7 +39,7 @@ def find_layout(root: Path, mask_root: Path | None, segmentation: bool) -> Layou
 
     Split folders are those named as a split (`train`, `Validation`), and those that name one (`seg_train`,
     `train_images`, `train2017`), if a training folder and another one are named alike but for the split and hold
-    classes of the same name. What else lies beside them is left out.
+    classes of the same name. What else lies next to them is left out.
 
     Args:
         root: The root.
@@ -143,7 +143,7 @@ def _class_splits(root: Path, folders: Sequence[Path]) -> Folders:
         agreeing = [
             (split, folder)
             for split, folder in alike
-            # Images beside the folders make a class of it, unless it holds the same classes as the training folder.
+            # Images next to the folders make a class of it, unless it holds the same classes as the training folder.
             if classes & holds[folder] or (split_name(folder.name) is not None and not images_in(folder))
         ]
         if classes and len({split for split, _ in agreeing}) > 1:
@@ -191,13 +191,13 @@ def _inner(folder: Path) -> Path:
 
 
 def _classes(folder: Path) -> list[Path]:
-    """Return the folders in a split folder that can be classes: not those of images beside masks."""
+    """Return the folders in a split folder that can be classes: not those of images next to masks."""
     inside = subfolders(folder)
     return [] if _parallel(inside) else inside
 
 
 def _parallel(folders: Sequence[Path]) -> bool:
-    """Tell whether folders are images, and maybe masks beside them, instead of classes."""
+    """Tell whether folders are images, and maybe masks next to them, instead of classes."""
     words = [set(_words(folder.name)) for folder in folders]
     return all(word and word <= _NEUTRAL_WORDS | MASK_WORDS for word in words) and any(w & IMAGE_WORDS for w in words)
 

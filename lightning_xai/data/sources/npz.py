@@ -56,7 +56,7 @@ class NpzData(ImageDataModule):
         return self._items(parts)
 
     def predict_items(self) -> list[Item]:
-        """List the images of the arrays, beside which nothing is needed."""
+        """List the images of the arrays; nothing else is needed."""
         parts = self._parts(self._load())
         self.labeled = False
         kept = ("images", "masks", "ids")

@@ -13,8 +13,8 @@ def random_fraction(inside: Tensor) -> Tensor:
 
     That is the expected pointing game, relevance mass, relevance rank and top-k intersection. It is also the value of
     :func:`best_iou` that no map falls below, because the lowest threshold shows everything, and the one that a random
-    map tends to as ``N`` grows: showing the fraction ``s`` of the pixels gives :func:`random_fixed_iou`, which rises with
-    ``s``.
+    map tends to as ``N`` grows: showing the fraction ``s`` of the pixels gives :func:`random_fixed_iou`, which rises
+    with ``s``.
 
     Args:
         inside: ``(B, T, N)`` bool, the evidence.

@@ -237,7 +237,7 @@ def _fraction_of_mass(total: Tensor, found: Tensor, marked: Tensor) -> Tensor:
 
 
 def _fraction_of_top(ranked: Sorted, k: Tensor) -> Tensor:
-    """Expected fraction of evidence among the ``k`` ``(B, T)`` highest pixels, the ties at the border in random order."""
+    """Expected fraction of evidence among the ``k`` ``(B, T)`` highest pixels, ties at the border in random order."""
     border = ranked.values.gather(2, (k - 1).clamp(min=0).unsqueeze(2)).squeeze(2)
     above, upto = _count(ranked, border, tied=False), _count(ranked, border, tied=True)
     sure, tied = _hits_among(ranked, above), _hits_among(ranked, upto)

@@ -1,8 +1,8 @@
 """Segmentations of partly visible images, compared at one fraction of visible pixels or at one threshold of the maps.
 
-Points are ``(R, 3, P)`` float64: for each of ``R`` maps and ``P`` equally spaced fractions from 0 to 1 twice the overlap
-of segmentation and reference, the sum of their sizes, and the value of the map's last visible pixel. Between the
-fractions, values are interpolated.
+Points are ``(R, 3, P)`` float64: for each of ``R`` maps and ``P`` equally spaced fractions from 0 to 1 twice the
+overlap of segmentation and reference, the sum of their sizes, and the value of the map's last visible pixel. Between
+the fractions, values are interpolated.
 """
 
 import torch

@@ -55,7 +55,7 @@ def auto_layer(target: Target, images: Tensor, targets: Tensor) -> str:
             outputs[module] = output
 
     image = images[:1].clone().requires_grad_(True)
-    with ExitStack() as hooks:
+    with ExitStack() as hooks, torch.enable_grad():  # the caller may need no gradient
         for module in names:
             hooks.enter_context(removing(module.register_forward_hook(note)))
         # Every pixel of a segmenter: there may be none of the class.

@@ -34,7 +34,8 @@ class ClassifierTask(LightningModule):
         lr: Highest learning rate.
         weight_decay: AdamW's.
         label_smoothing: Fraction of the label that is spread over all classes (softmax only).
-        output: Which part of the model's answer holds the logits; see :class:`lightning_xai.targets.model_output.OutputReader`.
+        output: Which part of the model's answer holds the logits; see
+            :class:`~lightning_xai.targets.model_output.OutputReader`.
 
     Raises:
         ValueError: If the activation or ``output`` is unknown; in the first step, if the model's logits do not fit the

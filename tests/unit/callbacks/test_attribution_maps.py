@@ -44,8 +44,10 @@ class Gradient(Explainer):
         images = images.clone().requires_grad_()
         scores = self.target.score(images, targets, pixels).sum(dim=0)
         maps = [torch.autograd.grad(score, images, retain_graph=True)[0] for score in scores]
-        self.side = {"p_baseline": torch.full(targets.shape, 0.25)}
         return torch.cat(maps, dim=1) * images.detach()
+
+    def extras(self, images, query):
+        return {"p_baseline": torch.full(query.shape, 0.25)}
 
     def loss(self, batch):
         return {"loss": self.scale.square().sum()}
@@ -103,11 +105,15 @@ def test_same_images_every_second_epoch_and_on_test(tmp_path, classifier, grids)
 
 def test_titles_say_label_prediction_query_and_probabilities(tmp_path, classifier, grids):
     data = DataLoader(Samples(), batch_size=4)
-    make_trainer(tmp_path, AttributionMaps(num_images=2)).validate(Gradient(classifier), data, verbose=False)
+    trainer, explainer = make_trainer(tmp_path, AttributionMaps(num_images=2)), Gradient(classifier)
+    trainer.test(explainer, data, verbose=False)
+    trainer.validate(explainer, data, verbose=False)
     (p, q), (first, second) = classifier.predict(grids[0]["images"]).max(dim=1)
     first, second = classifier.class_names[first], classifier.class_names[second]
     assert grids[0]["labels"] == [f"image_0\nis cat, predicted {first}", f"image_1\nis dog, predicted {second}"]
     assert grids[0]["titles"] == [[f"asked {first}\np {p:.2f}, 0.25 blank"], [f"asked {second}\np {q:.2f}, 0.25 blank"]]
+    without = [[f"asked {first}\np {p:.2f}"], [f"asked {second}\np {q:.2f}"]]
+    assert grids[1]["titles"] == without, "extras cost passes, and validation goes without"
     assert grids[0]["masks"] is None
 
 

@@ -32,7 +32,7 @@ def test_the_two_most_probable_classes_are_shown_with_their_sums(monkeypatch):
     calls = []
     monkeypatch.setattr(module, "contribution_figure", lambda *args: calls.append(args))
     cape, images = CAPE(ClassifierTarget(cnn(), class_names=["a", "b", "c"])), torch.rand(2, 1, 8, 8)
-    assert len(module.figures(cape, {"image": images}, 2)) == 2
+    assert len(module.figures(cape, cape.explanation(images), {"image": images}, 2)) == 2
     for (image, fractions, titles, versus), own, p in zip(calls, images, cape.probabilities(images), strict=True):
         first, second = p.topk(2).indices.tolist()
         assert torch.equal(image, own)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from lightning_xai.callbacks import SaveMaps
 from lightning_xai.callbacks.save_maps import safe_name
+from lightning_xai.structures import Explanation, Query
 
 
 def save(tmp_path, maps, ids, image=None, callback=None, **extra):
@@ -18,7 +19,8 @@ def save(tmp_path, maps, ids, image=None, callback=None, **extra):
     trainer = SimpleNamespace(default_root_dir=tmp_path)
     callback.on_predict_start(trainer, None)
     batch = {"image": torch.rand(len(maps), 1, *maps.shape[2:]) if image is None else image, "id": ids, **extra}
-    callback.on_predict_batch_end(trainer, None, {"maps": maps}, batch, 0)
+    found = Explanation(maps, Query(torch.zeros(maps.shape[:2], dtype=torch.long)))
+    callback.on_predict_batch_end(trainer, None, found, batch, 0)
     return sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
 
 

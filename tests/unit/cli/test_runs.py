@@ -1,9 +1,7 @@
-"""What a run does around the training: its folder, its target's key, its report."""
+"""What a run does before the training: its folder, its config."""
 
-import json
 import logging
 import os
-import threading
 import time
 from types import SimpleNamespace
 
@@ -11,12 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lightning_xai.cli import runs
-from lightning_xai.functional.files import atomic_write
-from lightning_xai.metrics import InsertionDeletionGap, MetricSuite
-
-
-def cfg_of(folder, **changes):
-    return OmegaConf.create({"task": "explain", "run_dir": str(folder), "ckpt_path": None, "seed": 0} | changes)
+from tests.running import cfg_of
 
 
 @pytest.fixture
@@ -127,155 +120,7 @@ def test_unknown_tasks_and_missing_checkpoints(tmp_path):
         runs.prepare(cfg_of(tmp_path, ckpt_path="none.ckpt"))
 
 
-# ------------------------------------------------------------------ the target
-
-
-RECIPE = {
-    "target": {"_target_": "a.ClassifierTarget", "model": {"widths": [4]}, "weights": None},
-    "target_trainer": {
-        "min_accuracy": 0.9,
-        "patience": 5,
-        "module": {"lr": 0.1},
-        "trainer": {"max_epochs": 2, "default_root_dir": "${run_dir}/target"},
-    },
-    "data": {"path": "x.npz"},
-    "facts": {"fingerprint": "abc"},
-    "explainer": {"lr": 1},
-}
-
-
-def key_of(change="", run="here"):
-    cfg = cfg_of(run, **RECIPE)
-    if change:
-        cfg.merge_with_dotlist([change])
-    return runs.target_key(cfg)
-
-
-def test_the_key_of_a_target_is_short_and_stable():
-    assert key_of() == key_of() and len(key_of()) == 16
-    cfg = cfg_of("here", **RECIPE)
-    runs.target_key(cfg)
-    assert cfg.run_dir == "here" and cfg == cfg_of("here", **RECIPE), "asking for the key changed the config"
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        "seed=1",
-        "facts.fingerprint=other",
-        "data.path=y.npz",
-        "target.model.widths=[8]",
-        "target_trainer.patience=6",
-        "target_trainer.module.lr=0.2",
-        "target_trainer.trainer.max_epochs=3",
-        "target_trainer.trainer.limit_train_batches=1",
-    ],
-)
-def test_what_decides_the_training_is_in_the_key(change):
-    assert key_of(change) != key_of()
-
-
-def test_where_and_what_else_is_not_in_the_key():
-    assert key_of(run="elsewhere") == key_of()
-    for change in ("task=test", "explainer.lr=2", "target_trainer.min_accuracy=0.5"):
-        assert key_of(change) == key_of(), change
-
-
-def weights_of(folder, **changes):
-    cfg = cfg_of(folder / "run", target_dir=str(folder / "targets"), **(RECIPE | changes))
-    return cfg, runs.trained_weights(cfg, None)
-
-
-@pytest.fixture
-def trainings(monkeypatch):
-    """The paths of the targets that were trained."""
-    made = []
-
-    def train(cfg, data, weights):
-        made.append(weights)
-        weights.write_text("weights")
-
-    monkeypatch.setattr(runs, "train_target", train)
-    return made
-
-
-def test_a_target_is_trained_once_and_recorded(tmp_path, trainings):
-    cfg, weights = weights_of(tmp_path)
-    assert trainings == [weights] == [tmp_path / "targets" / f"{key_of()}.ckpt"]
-    assert cfg.target_weights == str(weights.resolve()) and weights_of(tmp_path)[1] == weights and len(trainings) == 1
-
-
-def test_the_recorded_weights_are_taken_whatever_the_data(tmp_path, trainings):
-    _, weights = weights_of(tmp_path)
-    other = {"data": {"path": "other"}, "facts": {}, "seed": 9}
-    assert weights_of(tmp_path, target_weights=str(weights), **other)[1] == weights
-    (tmp_path / "targets").rename(tmp_path / "moved")
-    moved = {"target_weights": str(weights), "target_dir": str(tmp_path / "moved"), **other}
-    assert runs.trained_weights(cfg_of("run", **(RECIPE | moved)), None) == tmp_path / "moved" / weights.name
-    assert len(trainings) == 1
-
-
-def test_recorded_weights_that_are_gone_are_trained_again_only_where_no_checkpoint_needs_them(tmp_path, trainings):
-    gone = str(tmp_path / "targets" / "gone.ckpt")
-    with pytest.raises(
-        FileNotFoundError, match=r"The target of best\.ckpt was kept in .*gone\.ckpt, which is gone; put"
-    ):
-        weights_of(tmp_path, target_weights=gone, ckpt_path="best.ckpt")
-    assert str(weights_of(tmp_path, target_weights=gone, ckpt_path="last")[1]) == gone and len(trainings) == 1
-
-
-def test_a_target_dir_that_cannot_be_made_is_told_before_the_training(tmp_path, trainings):
-    (tmp_path / "targets").write_text("")
-    with pytest.raises(ValueError, match=r"target_dir=.*targets cannot be made \(File exists\)"):
-        weights_of(tmp_path)
-    assert not trainings
-
-
-def test_other_ranks_wait_for_the_file(tmp_path, monkeypatch):
-    path = tmp_path / "target.ckpt"
-    writer = threading.Timer(0.2, path.write_text, ["weights"])
-    writer.start()
-    runs.wait_for(path)
-    assert path.read_text() == "weights"
-    writer.join()
-    monkeypatch.setattr(runs, "WAIT_FOR_TARGET", 0.0)
-    with pytest.raises(TimeoutError, match=r"Rank zero did not write .*none.ckpt .* train it first with task=target"):
-        runs.wait_for(tmp_path / "none.ckpt")
-
-
-# ------------------------------------------------------------------ the report
-
-
-class Scored:
-    """What the report reads of the Faithfulness callback."""
-
-    results = {
-        "PCIM": {"gap": [("a", 0, 0.5), ("b", 0, 0.7)]},
-        "random": {"gap": [("a", 0, 0.1), ("b", 0, 0.1)]},
-    }
-    beside = {"PCIM": {"gap": {"blank": 0.25}}}
-    suite = MetricSuite({"gap": InsertionDeletionGap(fill="median")})
-
-
-def test_the_summary_is_written_and_the_places_are_printed(tmp_path, capsys):
-    runs.report(cfg_of(tmp_path, seed=3), Scored(), {"target/accuracy": 0.9}, "best.ckpt", {"agreement": 0.954})
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert (summary["seed"], summary["checkpoint"], summary["target"]) == (3, "best.ckpt", {"target/accuracy": 0.9})
-    assert summary["explainers"]["PCIM"]["gap"]["mean"] == pytest.approx(0.6)
-    assert summary["differences"]["random"]["gap"]["mean"] == pytest.approx(0.5)
-    assert summary["beside"]["PCIM"]["gap"]["blank"] == 0.25 and summary["borda"] == {"PCIM": 1, "random": 0}
-    assert summary["metrics"]["gap"]["options"]["fill"] == "median", "what changes a value is recorded with it"
-    assert summary["logged"] == {"agreement": 0.954}
-    lines = capsys.readouterr().out.splitlines()
-    assert "PCIM on the test images: agreement 0.954" in lines
-    assert lines[1].split() == ["explainer", "gap", "(high)"] and lines[2].split() == ["PCIM", "0.600"]
-    assert [line.split()[0] for line in lines[-4:]] == ["Pictures", "Per", "Summary", "Checkpoint"]
-
-
-def test_without_a_checkpoint_none_is_shown(tmp_path, capsys):
-    runs.report(cfg_of(tmp_path), Scored(), {}, None, {})
-    assert "Checkpoint" not in capsys.readouterr().out
-    assert json.loads((tmp_path / "summary.json").read_text())["checkpoint"] is None
+# ------------------------------------------------------------------ the config
 
 
 def test_the_config_is_written_and_sent_resolved_to_every_logger(tmp_path):
@@ -284,24 +129,3 @@ def test_the_config_is_written_and_sent_resolved_to_every_logger(tmp_path):
     runs.log_config(cfg_of(tmp_path, name="${task}_${seed}"), SimpleNamespace(loggers=[logger, logger]))
     assert OmegaConf.load(tmp_path / "config.yaml").name == "explain_0"
     assert len(sent) == 2 and all(type(values) is dict and values["name"] == "explain_0" for values in sent)
-
-
-def test_a_summary_is_whole_or_absent(tmp_path, monkeypatch):
-    """A run that is killed while it writes leaves the old file."""
-    with atomic_write(tmp_path / "summary.json") as file:
-        file.write("old")
-    monkeypatch.setattr(runs.json, "dump", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        runs.report(cfg_of(tmp_path), Scored(), {}, None, {})
-    assert (tmp_path / "summary.json").read_text() == "old"
-
-
-@pytest.mark.parametrize(("target", "trainer"), [("Segmenter", "Target"), ("Classifier", "Segmenter")])
-def test_a_trainer_of_another_kind_of_target_is_refused(target, trainer, tmp_path):
-    module = "training" if trainer == "Target" else "segmenter_training"
-    parts = {
-        "target": {"_target_": f"lightning_xai.targets.{target}Target"},
-        "target_trainer": {"module": {"_target_": f"lightning_xai.{module}.{trainer}Trainer"}},
-    }
-    with pytest.raises(ValueError, match=f"{target}Target has no weights, and .*{trainer}Trainer does not train it"):
-        runs.train_target(cfg_of(tmp_path, **parts), None, tmp_path / "none.ckpt")

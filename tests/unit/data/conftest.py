@@ -40,7 +40,7 @@ def digits_like() -> list[Item]:
 
 @pytest.fixture
 def class_folders(tmp_path: Path) -> Path:
-    """Two class folders of ten RGB PNG images each, and masks beside them in `masks`."""
+    """Two class folders of ten RGB PNG images each, and masks next to them in `masks`."""
     rng = np.random.default_rng(0)
     for name in ("cat", "dog"):
         for folder in (tmp_path / "images" / name, tmp_path / "masks" / name):

@@ -91,10 +91,10 @@ def test_numbers_of_objects_are_the_thing_whatever_their_number() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ((0, 1, 255), r"hold 255 \(such as mask1\) beside the small values 0, 1"),
-        ((0, 1, 2, 3, 255), r"hold 255 \(such as mask1\) beside the small values 0, 1, 2, 3"),
+        ((0, 1, 255), r"hold 255 \(such as mask1\) next to the small values 0, 1"),
+        ((0, 1, 2, 3, 255), r"hold 255 \(such as mask1\) next to the small values 0, 1, 2, 3"),
         ((0, *range(1, 21), 255), r"hold 255 .* small values 0, 1, 2, \.\.\., 20"),
-        ((0, 1, 100), r"hold 100 \(such as mask1\) beside the small values 0, 1"),
+        ((0, 1, 100), r"hold 100 \(such as mask1\) next to the small values 0, 1"),
         ((1, 2, 3), r"hold the values 1, 2, 3 and no 0 for the background; save class indices"),
     ],
 )
@@ -136,7 +136,7 @@ def test_a_shape_in_the_alpha_channel_alone_is_named(tmp_path: Path, mode: str, 
     assert (read_mask(tmp_path / "empty.png", (32, 32)) == color).all(), "an even alpha channel draws nothing"
 
 
-def test_color_beside_alpha_counts(tmp_path: Path) -> None:
+def test_color_next_to_alpha_counts(tmp_path: Path) -> None:
     picture = Image.fromarray(SHAPE * np.uint8(255)).convert("RGBA")
     picture.putalpha(Image.fromarray(SHAPE * np.uint8(255)))
     picture.save(tmp_path / "m.png")
@@ -197,7 +197,7 @@ def test_a_label_to_ignore_stops_the_set_up(array_data: Make, digits_like: list[
     items = [replace(item, mask=np.minimum(item.mask, 1)) for item in digits_like]
     items[7] = replace(items[7], mask=mask)
     for classes in (TWO, None):
-        with pytest.raises(ValueError, match=r"The masks of the arrays hold 255 \(such as that of im07\) beside"):
+        with pytest.raises(ValueError, match=r"The masks of the arrays hold 255 \(such as that of im07\) next to"):
             array_data(items, ["even", "odd"], mask_classes=classes).setup()
     with pytest.raises(BadImageError, match="The mask of im07 holds the value 255, but data.mask_classes names 3"):
         array_data(items, ["even", "odd"], mask_classes=THREE).setup()

@@ -249,7 +249,7 @@ def test_limit_counts_images_of_each_split(array_data: Make, digits_like: list[I
 def test_split_counts_and_seed_are_logged(
     array_data: Make, digits_like: list[Item], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO, logger="lightning_xai.data.module"):
+    with caplog.at_level(logging.INFO, logger="lightning_xai.data.splits"):
         array_data(digits_like, ["even", "odd"], seed=7).setup()
     assert "Split train (seed 7): 28 images (even 14, odd 14)" in caplog.text
 

@@ -1,4 +1,4 @@
-"""Masks and other files beside the images they belong to."""
+"""Masks and other files next to the images they belong to."""
 
 import logging
 from pathlib import Path
@@ -102,11 +102,11 @@ def ultrasound(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_masks_beside_images_are_united(ultrasound: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_masks_next_to_images_are_united(ultrasound: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = FolderData(ultrasound, batch_size=3)
     with caplog.at_level(logging.INFO, "lightning_xai"):
         data.setup()
-    assert "have masks beside them" in caplog.text and "Left out" not in caplog.text
+    assert "have masks next to them" in caplog.text and "Left out" not in caplog.text
     assert sum(map(len, data.split_items.values())) == 24 and data.class_names == ["benign", "malignant"]
     for split in data.split_items:
         for batch in data.plain_dataloader(split):
@@ -127,7 +127,7 @@ def test_an_image_without_mask(ultrasound: Path) -> None:
     assert len(data.skipped) == 1
 
 
-def test_a_folder_of_masks_goes_before_masks_beside(
+def test_a_folder_of_masks_goes_before_masks_next_to_images(
     ultrasound: Path, tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = tmp_path_factory.mktemp("masks")
@@ -137,7 +137,7 @@ def test_a_folder_of_masks_goes_before_masks_beside(
         Image.fromarray(np.eye(8, dtype=np.uint8)).save(target)
     data = FolderData(ultrasound, mask_root=other)
     data.setup()
-    assert "Left out the masks beside 24 images" in caplog.text
+    assert "Left out the masks next to 24 images" in caplog.text
     assert torch.equal(next(iter(data.test_dataloader()))["mask"][0, 0], torch.eye(8, dtype=torch.int64))
 
 

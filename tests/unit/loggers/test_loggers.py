@@ -17,11 +17,11 @@ from lightning_xai.loggers import (
     ResilientWandbLogger,
     RunCSVLogger,
     finish_loggers,
-    has_wandb_key,
     log_images,
 )
 from lightning_xai.loggers import wandb as loggers
 from lightning_xai.loggers.media import log_table
+from lightning_xai.loggers.wandb import has_wandb_key
 from tests.wandb_files import read_wandb
 
 

@@ -10,7 +10,7 @@ from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from lightning_xai.loggers import ResilientWandbLogger, RunCSVLogger, finish_loggers, tables
+from lightning_xai.loggers import ResilientWandbLogger, RunCSVLogger, finish_loggers, media
 from lightning_xai.loggers.media import log_files, log_table, sample_rows
 from tests.wandb_files import wandb_records
 
@@ -51,7 +51,7 @@ def test_short_tables_and_tables_without_ids_or_of_one_image():
 @pytest.fixture
 def offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr(tables, "SHOWN_ROWS", 40)
+    monkeypatch.setattr(media, "SHOWN_ROWS", 40)
     return ResilientWandbLogger(tmp_path)
 
 
@@ -91,7 +91,7 @@ def test_a_table_longer_than_what_wandb_shows_loses_no_row_in_silence(tmp_path, 
 def test_tensorboard_gets_the_sample_too(tmp_path, monkeypatch, caplog):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    monkeypatch.setattr(tables, "SHOWN_ROWS", 40)
+    monkeypatch.setattr(media, "SHOWN_ROWS", 40)
     trainer = trainer_of(tmp_path, TensorBoardLogger(tmp_path, name="", version=""), RunCSVLogger(tmp_path))
     with caplog.at_level(logging.INFO):
         log_table(trainer, "scores", COLUMNS, long_table(500))
@@ -103,7 +103,7 @@ def test_tensorboard_gets_the_sample_too(tmp_path, monkeypatch, caplog):
 
 
 def test_nothing_is_said_where_no_logger_takes_tables(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(tables, "SHOWN_ROWS", 40)
+    monkeypatch.setattr(media, "SHOWN_ROWS", 40)
     trainer = trainer_of(tmp_path, DummyLogger())
     with caplog.at_level(logging.INFO):
         log_table(trainer, "scores", COLUMNS, long_table(500), [tmp_path / "nowhere.csv"])

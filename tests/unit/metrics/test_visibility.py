@@ -1,4 +1,4 @@
-"""The visibility curve, against direct hiding: one fraction of every image, or one threshold for all images of a class."""
+"""The visibility curve, against direct hiding: one fraction of every image, or one threshold for all of a class."""
 
 from functools import partial
 

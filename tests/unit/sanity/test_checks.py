@@ -9,6 +9,7 @@ import torch
 from lightning_xai import ClassifierTarget, Explainer, SegmenterTarget
 from lightning_xai.explainers import CaptumExplainer, CenterPrior, EdgeMap, RandomMap
 from lightning_xai.sanity.checks import alive, compare, format_checks, passes, sanity_checks
+from lightning_xai.structures import Query
 from tests.helpers import GradientMap, LearnedMap, assert_untouched, cnn, mlp, segmenter, state_of
 
 THRESHOLDS = {"alive": 0.9, "spearman": 0.8, "ssim": 0.8}
@@ -44,8 +45,7 @@ class Broken(GradientMap):
     """A NaN in every map."""
 
     def attribute(self, images, query):
-        targets, pixels = query.targets, query.regions
-        maps = super().attribute(images, targets, pixels)
+        maps = super().attribute(images, query)
         maps[..., 0] = torch.nan
         return maps
 
@@ -62,9 +62,8 @@ class SteadyGradient(GradientMap):
     """The gradient at a fixed image: looks at the model, not at the image."""
 
     def attribute(self, images, query):
-        targets, pixels = query.targets, query.regions
         fixed = torch.linspace(0, 1, images[:1].numel()).view_as(images[:1]).expand_as(images)
-        return super().attribute(fixed, torch.zeros_like(targets), pixels)
+        return super().attribute(fixed, Query(torch.zeros_like(query.targets), query.regions))
 
 
 @pytest.mark.parametrize("make", [GradientMap, partial(CaptumExplainer, method="InputXGradient")])
@@ -122,9 +121,8 @@ def test_every_map_answers_the_query_of_the_original():
 
     class Spy(GradientMap):
         def attribute(self, images, query):
-            targets, pixels = query.targets, query.regions
-            asked.append((self.target.fingerprint(), targets, pixels))
-            return super().attribute(images, targets, pixels)
+            asked.append((self.target.fingerprint(), query.targets, query.regions))
+            return super().attribute(images, query)
 
     for case in (classifier, pixels):
         asked.clear()

@@ -97,6 +97,13 @@ def test_a_single_logit_that_is_asked_about_both_ways_has_a_layer():
     assert auto_layer(target, images, torch.tensor([[0, 1], [1, 0]])) == auto_layer(target, images, torch.tensor([[1]]))
 
 
+def test_a_layer_is_found_where_the_caller_needs_no_gradient():
+    target, images, targets = ClassifierTarget(cnn()), torch.rand(2, 1, 8, 8), torch.tensor([[1], [2]])
+    expected = auto_layer(target, images, targets)
+    with torch.no_grad():
+        assert auto_layer(target, images, targets) == expected
+
+
 def test_hooks_are_gone_after_any_exception():
     target = ClassifierTarget(cnn())
     before, layers = hooks_of(target.model), [target.model[0], target.model[2]]

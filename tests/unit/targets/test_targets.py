@@ -147,7 +147,7 @@ def test_empty_set_scores_zero():
 def test_one_set_serves_all_queries():
     target, images = SegmenterTarget(segmenter()), torch.rand(2, 1, 6, 6)
     query = target.query(images, torch.tensor([[0, 1, 2]] * 2), torch.rand(2, 1, 6, 6) > 0.5)
-    targets, pixels = query.targets, query.regions
+    pixels = query.regions
     assert pixels.shape == (2, 3, 6, 6) and torch.equal(pixels[:, 0], pixels[:, 2])
 
 
@@ -194,7 +194,7 @@ def test_impossible_queries_are_refused(weight, images, targets, message):
 
 
 def test_classifier_takes_no_pixels(weight, images):
-    with pytest.raises(ValueError, match="a classifier has one answer per image"):
+    with pytest.raises(ValueError, match="a classifier has one output per image"):
         ClassifierTarget(linear_net(weight)).query(images, None, torch.ones(4, 1, 4, 4, dtype=torch.bool))
 
 
@@ -204,7 +204,7 @@ def test_pixel_sets_of_another_shape_are_refused(images, shape):
         SegmenterTarget(segmenter()).query(images, torch.tensor([1] * 4), torch.ones(shape, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("ask", ["score", "probability", "log_probability", "queries"])
+@pytest.mark.parametrize("ask", ["score", "probability", "log_probability", "query"])
 def test_models_of_the_other_kind_are_named(images, ask):
     query = (torch.tensor([1] * 4), None)
     with pytest.raises(ValueError, match=r"\(4, 3, 4, 4\).*Is it a segmenter"):

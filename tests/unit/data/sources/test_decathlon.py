@@ -143,5 +143,5 @@ def test_a_bad_volume_may_be_skipped(task: Path, axis: int | None) -> None:
 def test_a_task_without_any_object_says_so(task: Path) -> None:
     for path in (task / "labelsTr").iterdir():
         nibabel.save(nibabel.Nifti1Image(np.zeros(SHAPE, np.uint8), np.diag([-1.0, 1.0, 2.0, 1.0])), path)
-    with pytest.raises(ValueError, match=r"No slice of .* shows a class beside the background; set data.slices=all"):
+    with pytest.raises(ValueError, match=r"No slice of .* shows a class besides the background; set data.slices=all"):
         made(task, axis=2)

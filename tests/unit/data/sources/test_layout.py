@@ -106,15 +106,15 @@ def test_what_is_none_of_the_users_is_ignored(tmp_path: Path, caplog: pytest.Log
     assert not [text for text in caplog.messages if "Left out" in text]
 
 
-def test_loose_images_beside_classes_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_loose_images_next_to_classes_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     grow(tmp_path, "cat", "dog")
     grow(tmp_path, ".", count=2)
     assert sum(map(len, ready(tmp_path).split_items.values())) == 12
-    assert any(f"Left out 2 images beside the class folders, such as {tmp_path}/0.png" in t for t in caplog.messages)
+    assert any(f"Left out 2 images next to the class folders, such as {tmp_path}/0.png" in t for t in caplog.messages)
 
 
 @pytest.mark.parametrize("splits", [SPLITS, ("train_x", "test_x")])
-def test_a_stray_image_beside_the_classes_of_a_split(tmp_path: Path, splits: tuple[str, ...]) -> None:
+def test_a_stray_image_next_to_the_classes_of_a_split(tmp_path: Path, splits: tuple[str, ...]) -> None:
     grow(tmp_path, *below(splits))
     grow(tmp_path, splits[0], count=1)
     assert ready(tmp_path).class_names == ["cat", "dog"]
@@ -170,15 +170,15 @@ def test_splits_in_names(name: str, found: tuple[str, str] | None) -> None:
 
 
 def segment(root: Path, *folders: str) -> Path:
-    """Images in `folder`, and masks beside them or in the folder of masks beside theirs."""
+    """Images in `folder`, and masks next to them or in the folder of masks next to theirs."""
     grow(root, *folders)
     for folder in folders:
-        beside = root / (folder.replace("images", "masks") if "images" in folder else folder)
-        beside.mkdir(parents=True, exist_ok=True)
+        place = root / (folder.replace("images", "masks") if "images" in folder else folder)
+        place.mkdir(parents=True, exist_ok=True)
         for number in range(6):
             mask = np.zeros((8, 8), np.uint8)
             mask[: number + 1] = 255
-            Image.fromarray(mask).save(beside / f"{number}{'' if 'images' in folder else '_mask'}.png")
+            Image.fromarray(mask).save(place / f"{number}{'' if 'images' in folder else '_mask'}.png")
     return root
 
 

@@ -146,7 +146,7 @@ def test_a_trainer_explains_all_images(tmp_path: Path) -> None:
     explainer = GradientMap(ClassifierTarget(cnn()))
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
     results = trainer.predict(explainer, datamodule=FolderData(tmp_path, batch_size=2))
-    assert [len(result["maps"]) for result in results] == [2, 1]
+    assert [len(result.maps) for result in results] == [2, 1]
 
 
 # ------------------------------------------------------------------ other sources

@@ -10,9 +10,10 @@ from torch import nn
 from lightning_xai import ClassifierTarget, SegmenterTarget
 from lightning_xai.explainers import CaptumExplainer, GradCAM, HiResCAM, ScoreCAM
 from lightning_xai.explainers.cam.channel import AblationCAM
+from lightning_xai.functional.resize import resize
 from lightning_xai.networks.mask_net import UNet
 from lightning_xai.networks.wnet import LittleWNet
-from lightning_xai.perturbation.soft_masks import resize, to_image
+from lightning_xai.targets.layers.grid import to_image
 from lightning_xai.targets.padding import cropped, larger_sizes, padded
 from lightning_xai.targets.training.segmenter import SegmenterTask
 from tests.helpers import cnn, segmenter

@@ -225,8 +225,7 @@ def test_it_is_found_by_a_map_of_nan(tmp_path):
 def test_an_explainer_that_fails_on_an_image_is_counted(tmp_path):
     class Fails(GradientMap):
         def attribute(self, images, query):
-            targets, pixels = query.targets, query.regions
-            maps = super().attribute(images, targets, pixels)
+            maps = super().attribute(images, query)
             return torch.where(images[:, 0, 0, 0].view(-1, 1, 1, 1) > 0.9, NAN, maps)
 
     scored = Faithfulness({"deletion": DeletionAUC(steps=2)})

@@ -1,0 +1,65 @@
+"""What a run says at its end: ``summary.json``, the printed table, and where things are."""
+
+import json
+from pathlib import Path
+
+import lightning
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
+
+from lightning_xai.callbacks import Faithfulness
+from lightning_xai.functional.files import atomic_write
+from lightning_xai.report.ranking import borda_count
+from lightning_xai.report.tables import format_table, summarize
+
+
+def finish(
+    cfg: DictConfig, trainer: lightning.Trainer, quality: dict[str, float], checkpoint: str | None
+) -> dict[str, float]:
+    """Write ``summary.json``, print the table and where things are.
+
+    Returns:
+        ``{"test/<metric>": mean}`` of the explainer.
+    """
+    means = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
+    scored = next((callback for callback in trainer.callbacks if isinstance(callback, Faithfulness)), None)  # type: ignore[attr-defined]
+    if scored is not None and scored.results:
+        judged = {f"test/{name}" for name in scored.suite.members()}
+        logged = {name.removeprefix("test/"): value for name, value in means.items() if name not in judged}
+        report(cfg, scored, quality, checkpoint, logged)
+    return means
+
+
+@rank_zero_only
+def report(
+    cfg: DictConfig,
+    scored: Faithfulness,
+    quality: dict[str, float],
+    checkpoint: str | None,
+    logged: dict[str, float],
+) -> None:
+    """See :func:`finish`; ``logged`` is what the explainer says of itself, such as its agreement with the target."""
+    folder = Path(cfg.run_dir)
+    summary = summarize(scored.results)
+    facts = {name: metric.metadata() for name, metric in scored.suite.members().items()}
+    directions = {name: fact["higher_is_better"] for name, fact in facts.items()}
+    means = {
+        name: {metric: value["mean"] for metric, value in table.items()}
+        for name, table in summary["explainers"].items()
+    }
+    points = borda_count(means, directions)
+    with atomic_write(folder / "summary.json") as file:
+        head = {"target": quality, "checkpoint": checkpoint, "seed": cfg.seed, "logged": logged}
+        json.dump(head | summary | {"borda": points, "metrics": facts, "references": scored.references}, file, indent=2)
+    print(f"\n{format_table(summary, directions)}\n")
+    if len(points) > 1:
+        print(
+            "Borda count over all metrics: " + ", ".join(f"{name} {value:g}" for name, value in points.items()) + "\n"
+        )
+    if logged:
+        values = ", ".join(f"{name} {value:.3f}" for name, value in logged.items())
+        print(f"{next(iter(scored.results))} on the test images: {values}\n")
+    places = {"Pictures": folder / "maps", "Per image": folder / "per_image.csv", "Summary": folder / "summary.json"}
+    if checkpoint is not None:
+        places["Checkpoint"] = Path(checkpoint)
+    print("\n".join(f"{what:<12} {where}" for what, where in places.items()))
