@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lightning_xai.cli.runs import note_facts
+from lightning_xai.cli.runs import note_data_info
 from lightning_xai.cli.target_cache import build_target
 from lightning_xai.data import ImageDataModule
 from lightning_xai.metrics import InsertionDeletionGap
@@ -46,7 +46,7 @@ def target_and_data(cfg: DictConfig) -> tuple[Target, ImageDataModule]:
     """The target of a configuration, trained if it must be, and its data."""
     data = instantiate(cfg.data)
     data.setup("fit")
-    note_facts(cfg, data)
+    note_data_info(cfg, data)
     torch.manual_seed(cfg.seed)
     target, quality = build_target(cfg, data)
     if quality:

@@ -45,7 +45,7 @@ def fitted(cfg: DictConfig, target: SegmenterTarget, data: ImageDataModule, row:
     weights = small_segmenter(cfg, size) if start == "pretrained" else None
     seed_everything(cfg.seed, workers=True, verbose=False)
     options = OBJECTIVES[objective] | {"size": size, "lr": 1e-3 if weights else 3e-3, "init_from": weights}
-    explainer = UNoise(target, channels=data.channels, classes=cfg.facts.classes, reference="mask", **options)
+    explainer = UNoise(target, channels=data.channels, classes=cfg.data_info.classes, reference="mask", **options)
     file = KEPT / f"{size}_{start}_{objective}_{cfg.trainer.max_epochs}_{target.fingerprint()[:8]}.pt"
     if file.is_file():
         explainer.load_state_dict(torch.load(file, weights_only=True))

@@ -126,10 +126,10 @@ def image_title(batch: Mapping[str, Any], index: int, predicted: Tensor, names: 
         return title
     several = label is not None and label.ndim > 1
     classes = predicted.gt(0.5).nonzero().flatten() if several else predicted.argmax().view(1)
-    facts = [f"predicted {', '.join(class_name(k, names) for k in classes) or 'none'}"]
+    parts = [f"predicted {', '.join(class_name(k, names) for k in classes) or 'none'}"]
     if label is not None and not several:
-        facts.insert(0, f"is {class_name(label[index], names)}")
-    return f"{title}\n{', '.join(facts)}"
+        parts.insert(0, f"is {class_name(label[index], names)}")
+    return f"{title}\n{', '.join(parts)}"
 
 
 def query_title(asked: Tensor, p: Tensor, p_blank: Tensor, names: Sequence[str] | None) -> str:

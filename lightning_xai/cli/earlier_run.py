@@ -159,7 +159,7 @@ def fit_to_target(cfg: DictConfig, saved: DictConfig) -> None:
         raise ValueError("ask=label needs labels, which images to explain do not have; use ask=prediction or ask=all.")
     with open_dict(cfg):
         if cfg.data.get("size") in (None, "auto"):
-            cfg.data.size = cfg.facts.get("size")
+            cfg.data.size = cfg.data_info.get("size")
         if cfg.data.get("limit") == saved.data.get("limit"):
             cfg.data.limit = None  # it held for the training
 
@@ -168,7 +168,7 @@ def check_data(cfg: DictConfig, data: ImageDataModule, labeled: bool) -> None:
     """Refuse data that the run's target cannot have been trained on.
 
     Args:
-        cfg: ``facts`` of the run, and ``from_run``, are read.
+        cfg: ``data_info`` of the run, and ``from_run``, are read.
         data: The data module, set up.
         labeled: Whether it knows the classes.
 
@@ -177,10 +177,10 @@ def check_data(cfg: DictConfig, data: ImageDataModule, labeled: bool) -> None:
     """
     found = {"channels": data.channels, "dims": data.spatial_dims}
     if labeled:
-        found["class_names"] = data.facts()["class_names"]
+        found["class_names"] = data.data_info()["class_names"]
     for name, value in found.items():
-        if value != cfg.facts[name]:
+        if value != cfg.data_info[name]:
             raise ValueError(
                 f"The data has {name.replace('_', ' ')} {value}, but the run of {cfg.from_run} was trained with "
-                f"{cfg.facts[name]}; give it data of that kind."
+                f"{cfg.data_info[name]}; give it data of that kind."
             )

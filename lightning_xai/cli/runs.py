@@ -65,9 +65,9 @@ def last_checkpoint(folder: Path, task: str) -> str | None:
 
 
 def open_data(cfg: DictConfig) -> ImageDataModule:
-    """The data module, set up, with what it found in ``cfg.facts``, and the config in the run folder.
+    """The data module, set up, with what it found in ``cfg.data_info``, and the config in the run folder.
 
-    Where the run starts from another one, that run's facts stay: its target was made with them. Images that ``predict``
+    Where the run starts from another one, that run's data_info stay: its target was made with them. Images that ``predict``
     brings are explained all, without labels.
 
     Args:
@@ -88,16 +88,16 @@ def open_data(cfg: DictConfig) -> ImageDataModule:
     else:
         with open_dict(cfg):
             cfg.pop("target_weights", None)
-        note_facts(cfg, data)
+        note_data_info(cfg, data)
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         write_config(cfg)
     return data
 
 
-def note_facts(cfg: DictConfig, data: ImageDataModule) -> None:
-    """Put what the data module found into ``cfg.facts``, where target and explainer read their sizes."""
+def note_data_info(cfg: DictConfig, data: ImageDataModule) -> None:
+    """Put what the data module found into ``cfg.data_info``, where target and explainer read their sizes."""
     with open_dict(cfg):
-        cfg.facts = data.facts()
+        cfg.data_info = data.data_info()
     tell(cfg, data)
 
 

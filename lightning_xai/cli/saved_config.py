@@ -92,7 +92,7 @@ def read_config(path: Path, known: set[str]) -> DictConfig:
     """
     try:
         config = OmegaConf.load(path)
-        missing = [name for name in ("data", "target", "explainer", "facts") if name not in config]
+        missing = [name for name in ("data", "target", "explainer", "data_info") if name not in config]
         assert isinstance(config, DictConfig) and not missing, f"it lacks {', '.join(missing)}"
     except Exception as error:  # YAML's and OmegaConf's own, and those of reading
         reason = str(error).partition("\n")[0]

@@ -41,8 +41,8 @@ def report(
     """See :func:`finish`; ``logged`` is what the explainer says of itself, such as its agreement with the target."""
     folder = Path(cfg.run_dir)
     summary = summarize(scored.results)
-    facts = {name: metric.metadata() for name, metric in scored.suite.members().items()}
-    directions = {name: fact["higher_is_better"] for name, fact in facts.items()}
+    metadata = {name: metric.metadata() for name, metric in scored.suite.members().items()}
+    directions = {name: one["higher_is_better"] for name, one in metadata.items()}
     means = {
         name: {metric: value["mean"] for metric, value in table.items()}
         for name, table in summary["explainers"].items()
@@ -50,7 +50,9 @@ def report(
     points = borda_count(means, directions)
     with atomic_write(folder / "summary.json") as file:
         head = {"target": quality, "checkpoint": checkpoint, "seed": cfg.seed, "logged": logged}
-        json.dump(head | summary | {"borda": points, "metrics": facts, "references": scored.references}, file, indent=2)
+        json.dump(
+            head | summary | {"borda": points, "metrics": metadata, "references": scored.references}, file, indent=2
+        )
     print(f"\n{format_table(summary, directions)}\n")
     if len(points) > 1:
         print(

@@ -30,7 +30,7 @@ def build_target(cfg: DictConfig, data: ImageDataModule) -> tuple[Target, dict[s
     A trained target is kept in ``target_dir`` under a hash of everything that made it, and used again.
 
     Args:
-        cfg: ``target``, ``target_trainer``, ``target_dir``, ``seed`` and ``facts`` are read.
+        cfg: ``target``, ``target_trainer``, ``target_dir``, ``seed`` and ``data_info`` are read.
         data: The data module, set up.
 
     Returns:
@@ -88,7 +88,7 @@ def target_key(cfg: DictConfig) -> str:
     parts: dict[str, Any] = {name: OmegaConf.to_container(anywhere[name], resolve=True) for name in names}
     del parts["target_trainer"]["min_accuracy"]
     parts["target"].pop("allow_code", None)
-    parts |= {"seed": cfg.seed, "fingerprint": cfg.facts.fingerprint}
+    parts |= {"seed": cfg.seed, "fingerprint": cfg.data_info.fingerprint}
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -121,12 +121,12 @@ def train_target(cfg: DictConfig, data: ImageDataModule, weights: Path) -> None:
 def target_module(cfg: DictConfig) -> ClassifierTask:
     """The configured network in the module that trains it."""
     names = ("activation", "mean", "std", "class_names")
-    facts = {name: OmegaConf.to_object(cfg.target)[name] for name in names}  # type: ignore[index,call-overload]
+    statistics = {name: OmegaConf.to_object(cfg.target)[name] for name in names}  # type: ignore[index,call-overload]
     output = cfg.target.get("output")
     output = instantiate(output) if isinstance(output, DictConfig) else output
-    sizes = {"num_classes": cfg.facts.classes, "output": output}
+    sizes = {"num_classes": cfg.data_info.classes, "output": output}
     module: ClassifierTask = instantiate(
-        cfg.target_trainer.module, model=instantiate(cfg.target.model), **sizes, **facts
+        cfg.target_trainer.module, model=instantiate(cfg.target.model), **sizes, **statistics
     )
     return module
 

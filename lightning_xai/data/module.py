@@ -141,7 +141,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """Images of each class in each split; for unlabeled images their number under "unlabeled"."""
         return class_counts(self.split_items, self.class_names)
 
-    def facts(self) -> dict[str, Any]:
+    def data_info(self) -> dict[str, Any]:
         """Return what others need to know about the data, as plain values.
 
         Returns:

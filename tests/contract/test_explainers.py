@@ -51,8 +51,8 @@ def explainer_of(name: str, kind: str, dims: int) -> Explainer:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose("train", [f"explainer={name}"])
     with open_dict(cfg):
-        cfg.facts = {"channels": 1, "dims": dims, "classes": CLASSES, "class_names": names}
-        cfg.facts.update(
+        cfg.data_info = {"channels": 1, "dims": dims, "classes": CLASSES, "class_names": names}
+        cfg.data_info.update(
             {"activation": "softmax", "mean": [0.4], "std": [0.3], "has_masks": True, "fingerprint": "none"}
         )
         cfg.explainer.update({key: value for key, value in QUICK.items() if key in cfg.explainer})

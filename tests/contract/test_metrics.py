@@ -209,10 +209,10 @@ def test_constant_maps_and_empty_masks_are_undefined_where_they_say_nothing(kind
 @pytest.mark.parametrize("name", SETS)
 def test_every_metric_says_what_it_is(name):
     for key, metric in suite_of(name).members().items():
-        facts = metric.metadata()
-        assert facts["family"] in ("faithfulness", "masking", "localization", "segmentation", "stability"), key
-        assert facts["higher_is_better"] in (True, False, None) and len(facts["paper"]) > 5, key
-        assert facts["passes"] >= 0 and facts["explanations"] >= 0 and isinstance(facts["options"], dict), key
+        metadata = metric.metadata()
+        assert metadata["family"] in ("faithfulness", "masking", "localization", "segmentation", "stability"), key
+        assert metadata["higher_is_better"] in (True, False, None) and len(metadata["paper"]) > 5, key
+        assert metadata["passes"] >= 0 and metadata["explanations"] >= 0 and isinstance(metadata["options"], dict), key
 
 
 def test_paper_and_full_sets_explain_again_and_fast_does_not():

@@ -30,7 +30,7 @@ def test_help_lists_every_group_with_a_line_and_every_choice():
         assert listed.split(", ") == sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
     assert "$" not in done.stdout, "a placeholder was not filled in"
     for key in yaml.safe_load((CONFIGS / "train.yaml").read_text()):
-        if key not in ("defaults", "hydra", "facts", "name"):
+        if key not in ("defaults", "hydra", "data_info", "name"):
             assert re.search(rf"\b{key}\b", done.stdout), f"the help does not name the key {key}"
 
 

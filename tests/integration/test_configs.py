@@ -14,8 +14,8 @@ from tests.running import CONFIGS, load_config
 
 FILES = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
 GROUP_FILES = [name for name in FILES if "/" in name]
-FACTS = {"channels": 1, "dims": 2, "classes": 2, "class_names": ["a", "b"], "activation": "softmax", "mean": [0.5]}
-FACTS |= {"std": [0.2], "has_masks": False, "fingerprint": "none"}
+DATA_INFO = {"channels": 1, "dims": 2, "classes": 2, "class_names": ["a", "b"], "activation": "softmax", "mean": [0.5]}
+DATA_INFO |= {"std": [0.2], "has_masks": False, "fingerprint": "none"}
 REQUIRED = {"data/decathlon": "root", "data/folder": "root", "data/manifest": "csv", "data/npz": "path"}
 REQUIRED |= {"target/torchscript": "weights"}
 
@@ -24,7 +24,7 @@ def composed(*overrides: str) -> dict[str, Any]:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", ["run_dir=run", "name=test", *overrides])
     OmegaConf.set_struct(config, False)
-    config.facts = FACTS
+    config.data_info = DATA_INFO
     resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     return resolved
 

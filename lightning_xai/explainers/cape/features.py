@@ -90,8 +90,8 @@ class CachedFeatures(LightningDataModule):
         """Hash of all that the features depend on."""
         target, data = self.encoder.target, self.data
         statistics = [None if value is None else value.tolist() for value in (target.mean, target.std)]
-        facts = data.facts()  # its mean and deviation tell crops and other preparations apart
-        seen = (facts["fingerprint"], data.image_shape, facts["mean"], facts["std"])
+        data_info = data.data_info()  # its mean and deviation tell crops and other preparations apart
+        seen = (data_info["fingerprint"], data.image_shape, data_info["mean"], data_info["std"])
         parts = (target.fingerprint(), seen, statistics)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 

@@ -19,8 +19,15 @@ from lightning_xai.cli.overrides import check_overrides
 from lightning_xai.cli.saved_config import write_config
 from tests.running import CONFIGS
 
-FACTS = {"channels": 3, "dims": 2, "size": [16, 16], "classes": 2, "class_names": ["a", "b"], "activation": "softmax"}
-FACTS |= {"mean": [0.5] * 3, "std": [0.2] * 3, "has_masks": False, "fingerprint": "f"}
+DATA_INFO = {
+    "channels": 3,
+    "dims": 2,
+    "size": [16, 16],
+    "classes": 2,
+    "class_names": ["a", "b"],
+    "activation": "softmax",
+}
+DATA_INFO |= {"mean": [0.5] * 3, "std": [0.2] * 3, "has_masks": False, "fingerprint": "f"}
 TRAINED = (
     "data=folder",
     "data.root=photos",
@@ -47,7 +54,7 @@ def trained(folder="runs/mine", *words):
     """A run folder with the config of a run, as it would leave it."""
     cfg = composed([*TRAINED, f"run_dir={folder}", *words])
     OmegaConf.set_struct(cfg, False)
-    cfg.facts, cfg.target_weights = FACTS, "targets/x.ckpt"
+    cfg.data_info, cfg.target_weights = DATA_INFO, "targets/x.ckpt"
     write_config(cfg)
     return cfg
 
@@ -176,7 +183,7 @@ def test_what_a_recipe_leaves_can_be_read_again(experiment, monkeypatch):
     monkeypatch.setenv("LIGHTNING_XAI_DATA", "somewhere")
     cfg = composed([f"experiment={experiment}", "run_dir=runs/mine", "name=x"])
     OmegaConf.set_struct(cfg, False)
-    cfg.facts = FACTS
+    cfg.data_info = DATA_INFO
     write_config(cfg)
     assert "somewhere" not in Path("runs/mine/config.yaml").read_text()
     assert OmegaConf.to_container(on_top("task=test", BEST).data) == OmegaConf.to_container(cfg.data)
@@ -233,7 +240,7 @@ def test_new_images_have_no_labels_to_ask_about():
 def data_of(**changes):
     found = SimpleNamespace(channels=3, spatial_dims=2, names=["a", "b"])
     vars(found).update(changes)
-    found.facts = lambda: {"class_names": found.names}
+    found.data_info = lambda: {"class_names": found.names}
     return found
 
 

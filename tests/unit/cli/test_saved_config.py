@@ -75,7 +75,7 @@ def test_a_variable_that_decides_a_reference_is_not_followed(monkeypatch):
 # ------------------------------------------------------------------ read
 
 
-REST = "{data: {}, target: {}, explainer: {}, facts: {}}"
+REST = "{data: {}, target: {}, explainer: {}, data_info: {}}"
 
 
 def kept(tmp_path, text):
@@ -139,7 +139,9 @@ def test_anything_else_is_refused(tmp_path, name):
 )
 def test_references_that_do_things_are_refused(tmp_path, text):
     path = tmp_path / "config.yaml"
-    OmegaConf.save(OmegaConf.create({"a": [{"b": text}], "data": {}, "target": {}, "explainer": {}, "facts": {}}), path)
+    OmegaConf.save(
+        OmegaConf.create({"a": [{"b": text}], "data": {}, "target": {}, "explainer": {}, "data_info": {}}), path
+    )
     with pytest.raises(ValueError, match="holds the reference"):
         read_config(path, set())
 

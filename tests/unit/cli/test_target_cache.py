@@ -16,7 +16,7 @@ RECIPE = {
         "trainer": {"max_epochs": 2, "default_root_dir": "${run_dir}/target"},
     },
     "data": {"path": "x.npz"},
-    "facts": {"fingerprint": "abc"},
+    "data_info": {"fingerprint": "abc"},
     "explainer": {"lr": 1},
 }
 
@@ -39,7 +39,7 @@ def test_the_key_of_a_target_is_short_and_stable():
     "change",
     [
         "seed=1",
-        "facts.fingerprint=other",
+        "data_info.fingerprint=other",
         "data.path=y.npz",
         "target.model.widths=[8]",
         "target_trainer.patience=6",
@@ -84,7 +84,7 @@ def test_a_target_is_trained_once_and_recorded(tmp_path, trainings):
 
 def test_the_recorded_weights_are_taken_whatever_the_data(tmp_path, trainings):
     _, weights = weights_of(tmp_path)
-    other = {"data": {"path": "other"}, "facts": {}, "seed": 9}
+    other = {"data": {"path": "other"}, "data_info": {}, "seed": 9}
     assert weights_of(tmp_path, target_weights=str(weights), **other)[1] == weights
     (tmp_path / "targets").rename(tmp_path / "moved")
     moved = {"target_weights": str(weights), "target_dir": str(tmp_path / "moved"), **other}

@@ -48,10 +48,10 @@ def test_facts_and_attributes(array_data: Make, digits_like: list[Item]) -> None
     assert data.split_counts == {
         "train": {"even": 14, "odd": 14}, "val": {"even": 3, "odd": 3}, "test": {"even": 3, "odd": 3},
     }  # fmt: skip
-    facts = data.facts()
+    data_info = data.data_info()
     assert data.image_shape == (1, 12, 10)
-    assert facts.pop("fingerprint").isalnum()
-    assert facts == {
+    assert data_info.pop("fingerprint").isalnum()
+    assert data_info == {
         "channels": 1, "dims": 2, "classes": 2, "class_names": ["even", "odd"], "activation": "softmax",
         "mean": data.mean, "std": data.std, "has_masks": True, "size": [12, 10],
     }  # fmt: skip
@@ -121,7 +121,7 @@ def test_two_set_ups_are_equal_and_loaders_leave_the_global_seed(array_data: Mak
         data = array_data(digits_like, ["even", "odd"], augment=[RandFlipd(("image", "mask"), 0.5, 0)])
         data.setup()
         state = torch.random.get_rng_state()
-        runs.append((data.facts(), all_of(data.train_dataloader(), "image")))
+        runs.append((data.data_info(), all_of(data.train_dataloader(), "image")))
         data.val_dataloader()
         assert torch.equal(torch.random.get_rng_state(), state)
     assert runs[0][0] == runs[1][0]
@@ -132,7 +132,7 @@ def test_fingerprint_follows_labels_splits_and_pixels(array_data: Make, digits_l
     def fingerprint(items: list[Item]) -> str:
         data = array_data(items, ["even", "odd"])
         data.setup()
-        return data.facts()["fingerprint"]
+        return data.data_info()["fingerprint"]
 
     items = [replace(item, split=("train", "val", "test")[i % 3]) for i, item in enumerate(digits_like)]
     first = items[0]
@@ -228,7 +228,7 @@ def test_several_labels_give_float_vectors_and_sigmoid(array_data: Make) -> None
     data.setup()
     batch = next(iter(data.train_dataloader()))
     assert batch["label"].dtype == torch.float32 and batch["label"].shape[1] == 3
-    assert data.facts()["activation"] == "sigmoid" and data.multilabel
+    assert data.data_info()["activation"] == "sigmoid" and data.multilabel
     assert sum(counts["c"] for counts in data.split_counts.values()) == 9
 
 
@@ -408,9 +408,9 @@ def test_trainer_takes_the_data_module(array_data: Make, digits_like: list[Item]
 def test_masks_may_be_what_the_data_are_about(array_data, digits_like):
     data = array_data(digits_like, ["even", "odd"], mask_classes=["none", "inner", "outer"])
     data.setup()
-    facts = data.facts()
-    assert facts["classes"] == 3 and facts["class_names"] == ["none", "inner", "outer"]
-    assert facts["activation"] == "softmax" and facts["has_masks"]
+    data_info = data.data_info()
+    assert data_info["classes"] == 3 and data_info["class_names"] == ["none", "inner", "outer"]
+    assert data_info["activation"] == "softmax" and data_info["has_masks"]
     masks = torch.cat([batch["mask"] for batch in data.test_dataloader()])
     assert set(masks.unique().tolist()) == {0, 1, 2}
 

@@ -154,7 +154,7 @@ def test_the_fingerprint_follows_every_mask(ultrasound: Path) -> None:
     def fingerprint() -> str:
         data = FolderData(ultrasound)
         data.setup()
-        return data.facts()["fingerprint"]
+        return data.data_info()["fingerprint"]
 
     before = fingerprint()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(ultrasound / "benign" / "benign (3)_mask_1.png", compress_level=0)

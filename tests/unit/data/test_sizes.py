@@ -93,7 +93,7 @@ def test_photos_of_different_sizes_are_resized(photos: Path, cache: bool, caplog
     with caplog.at_level(logging.INFO, "lightning_xai"):
         data = FolderData(photos, size="auto", cache=cache)
         data.setup()
-    assert data.image_shape == (1, 128, 288) and data.facts()["size"] == [128, 288]
+    assert data.image_shape == (1, 128, 288) and data.data_info()["size"] == [128, 288]
     sentence = "Images have sizes from 210 x 180 to 200 x 200; all are resized to 128 x 288 (data.size=auto)."
     assert caplog.messages.count(sentence) == 1
     for split in data.split_items:

@@ -46,7 +46,7 @@ def stored(root: Path, number: str, folder: str) -> np.ndarray:
 
 def test_whole_volumes_are_turned_and_named(task: Path) -> None:
     data = made(task)
-    assert data.facts()["class_names"] == ["background", "anterior", "posterior"] and data.facts()["dims"] == 3
+    assert data.data_info()["class_names"] == ["background", "anterior", "posterior"] and data.data_info()["dims"] == 3
     batch = next(iter(data.test_dataloader()))
     assert batch["image"].shape[1:] == batch["mask"].shape[1:] == (1, *SHAPE)
     for name, image, mask, affine in zip(batch["id"], batch["image"], batch["mask"], batch["affine"], strict=True):
@@ -87,7 +87,7 @@ def test_volumes_are_resampled_before_they_are_cut(task: Path) -> None:
 def test_labels_may_be_merged(task: Path) -> None:
     data = made(task, axis=2, mask_classes=["background", "hippocampus"])
     masks = torch.cat([batch["mask"] for batch in data.train_dataloader()])
-    assert set(masks.unique().tolist()) == {0, 1} and data.facts()["classes"] == 2
+    assert set(masks.unique().tolist()) == {0, 1} and data.data_info()["classes"] == 2
 
 
 def test_a_missing_task_is_downloaded_once(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:

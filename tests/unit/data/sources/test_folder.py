@@ -100,7 +100,7 @@ def test_images_to_segment_need_no_class_folders(class_folders: Path, tmp_path: 
         shutil.copytree(class_folders.parent / "masks" / "cat", root / "masks" / part)
     data = FolderData(root, mask_root=root / "masks", mask_classes=["background", "bright"])
     data.setup()
-    assert data.class_names == [] and data.facts()["class_names"] == ["background", "bright"]
+    assert data.class_names == [] and data.data_info()["class_names"] == ["background", "bright"]
     assert sum(len(items) for items in data.split_items.values()) == 10 * len(splits or ("",))
     batch = next(iter(data.test_dataloader()))
     assert "label" not in batch and torch.equal(batch["mask"][:, 0] > 0, batch["image"][:, 0] > 128.5 / 255)

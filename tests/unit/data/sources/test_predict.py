@@ -64,9 +64,9 @@ def test_all_images_below_a_folder(tmp_path: Path, names: tuple[str, ...]) -> No
     assert told(data) == sorted(name.rpartition(".")[0] for name in names)
     brightness = torch.cat([batch["image"] for batch in data.predict_dataloader()])[:, 0, 0, 0] * 255
     assert brightness.round().int().tolist() == [names.index(name) for name in sorted(names)]
-    facts = data.facts()
-    assert (facts["channels"], facts["dims"], facts["size"], facts["classes"]) == (1, 2, [10, 12], 0)
-    assert facts["mean"] is None and facts["std"] is None and facts["fingerprint"].isalnum()
+    data_info = data.data_info()
+    assert (data_info["channels"], data_info["dims"], data_info["size"], data_info["classes"]) == (1, 2, [10, 12], 0)
+    assert data_info["mean"] is None and data_info["std"] is None and data_info["fingerprint"].isalnum()
     assert data.split_counts == {"predict": {"unlabeled": len(names)}}
 
 
@@ -81,7 +81,7 @@ def test_masks_and_side_files_are_not_explained(tmp_path: Path, classes: list[st
     data = FolderData(pictures(tmp_path, *names), mask_classes=classes)
     assert told(data) == ["x/1", "y/images/2"]
     assert data.has_masks == (classes is not None) == ("mask" in next(iter(data.predict_dataloader())))
-    assert data.facts()["class_names"] == (classes or [])
+    assert data.data_info()["class_names"] == (classes or [])
     apart = FolderData(pictures(tmp_path, "masks/x/1.png"), mask_root=tmp_path / "masks", mask_classes=classes)
     assert told(apart) == ["x/1", "y/images/2"]
 
@@ -95,7 +95,7 @@ def test_images_are_resized_and_limited(tmp_path: Path, caplog: pytest.LogCaptur
     pictures(tmp_path, "c.png", size=(90, 70))
     assert told(FolderData(tmp_path, size=(8, 6), limit=2)) == ["a", "b"]
     data = FolderData(tmp_path, size=(8, 6))
-    assert told(data) == ["a", "b", "c"] and data.facts()["size"] == [8, 6]
+    assert told(data) == ["a", "b", "c"] and data.data_info()["size"] == [8, 6]
     with pytest.raises(ValueError, match="Images have different sizes"):
         told(FolderData(tmp_path))
     with caplog.at_level(logging.INFO, "lightning_xai"):
@@ -136,7 +136,7 @@ def test_after_fit_the_test_images_are_explained_and_after_predict_fit_still_wor
     assert len(told(data)) == 20
     data.setup("fit")
     data.setup("test")
-    assert data.class_names == ["cat", "dog"] and data.facts()["mean"] is not None
+    assert data.class_names == ["cat", "dog"] and data.data_info()["mean"] is not None
     assert "label" in next(iter(data.train_dataloader())) and set(data.split_items) == {"train", "val", "test"}
     assert len(told(data)) == 20
 
@@ -158,7 +158,7 @@ def test_a_table_of_images_alone(tmp_path: Path) -> None:
     assert told(ManifestData(tmp_path / "t.csv", group_column="nurse", classes=["x"])) == ["b", "a"]
     options = {"label_column": ["x", "y"], "mask_root": "masks", "mask_classes": ["none", "thing"]}
     data = ManifestData(tmp_path / "t.csv", **options)
-    assert told(data) == ["b", "a"] and data.has_masks and data.facts()["classes"] == 2
+    assert told(data) == ["b", "a"] and data.has_masks and data.data_info()["classes"] == 2
     assert told(ManifestData(tmp_path / "t.csv", **(options | {"mask_root": "nowhere"}))) == ["b", "a"]
     with pytest.raises(ValueError, match="has no column 'file'"):
         ManifestData(tmp_path / "t.csv", "file").setup("predict")
@@ -182,7 +182,7 @@ def test_several_labels_are_known_again_after_predict(tmp_path: Path) -> None:
     data = ManifestData(tmp_path / "t.csv", label_column=["x", "y"])
     assert len(told(data)) == 9
     data.setup("fit")
-    assert data.facts()["activation"] == "sigmoid" and data.facts()["class_names"] == ["x", "y"]
+    assert data.data_info()["activation"] == "sigmoid" and data.data_info()["class_names"] == ["x", "y"]
     assert next(iter(data.train_dataloader()))["label"].shape[1] == 2
 
 
@@ -212,7 +212,7 @@ def test_volumes_of_a_task_need_no_labels(tmp_path: Path, axis: int | None, coun
     data = DecathlonData(tmp_path, axis=axis)
     names = told(data)
     assert len(names) == count and sorted({name[:2] for name in names}) == ["v0", "v1", "v2"]
-    assert data.facts()["class_names"] == ["none", "thing"]
+    assert data.data_info()["class_names"] == ["none", "thing"]
 
 
 def test_every_other_source_gives_all_its_images(array_data: Make, digits_like: list[Item]) -> None:
