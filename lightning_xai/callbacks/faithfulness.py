@@ -2,7 +2,7 @@
 
 import copy
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from lightning_xai.report.statistics import Rows
 from lightning_xai.structures import Explanation
 from lightning_xai.targets import SegmenterTarget, Target
 
-PER_IMAGE = ("id", "query", "metric", "value")
+PER_IMAGE = ("id", "target", "class", "metric", "value")
 
 
 class Faithfulness(lightning.Callback):
@@ -104,7 +104,7 @@ class Faithfulness(lightning.Callback):
             name: {metric: suite.members()[metric].reference_means() for metric in self.results[name]}
             for name, suite in self.suites.items()
         }
-        self._write(trainer)
+        self._write(trainer, pl_module)
 
     def _start(self, explainer: lightning.LightningModule, controls: dict[str, Explainer]) -> None:
         self.controls = controls
@@ -136,10 +136,10 @@ class Faithfulness(lightning.Callback):
         explainer.log_dict({name: value.float() for name, value in values.items() if not torch.isnan(value)})
 
     @rank_zero_only
-    def _write(self, trainer: lightning.Trainer) -> None:
-        folder = Path(trainer.default_root_dir)
+    def _write(self, trainer: lightning.Trainer, explainer: Any) -> None:
+        folder, names = Path(trainer.default_root_dir), explainer.target.class_names
         own, *controls = self.results
-        rows = [(name, *row) for name, table in self.results.items() for row in long_rows(table)]
+        rows = [(name, *row) for name, table in self.results.items() for row in long_rows(table, names)]
         files = [folder / "per_image.csv"]
         write_csv(files[0], PER_IMAGE, [row[1:] for row in rows if row[0] == own])
         if controls:
@@ -154,9 +154,13 @@ def collect(suite: MetricSuite) -> dict[str, Rows]:
     return {name: rows for name, rows in gathered.items() if rows}
 
 
-def long_rows(table: Mapping[str, Rows]) -> list[tuple[str, int, str, float]]:
-    """``(id, query, metric, value)`` for all metrics."""
-    return [(name, query, metric, value) for metric, rows in table.items() for name, query, value in rows]
+def long_rows(table: Mapping[str, Rows], names: Sequence[str] | None) -> list[tuple[str, int, str, str, float]]:
+    """The rows of :data:`PER_IMAGE` for all metrics: id, class index, class name, metric, value."""
+    return [
+        (image, target, str(target) if names is None else names[target], metric, value)
+        for metric, rows in table.items()
+        for image, target, value in rows
+    ]
 
 
 def write_csv(path: Path, header: tuple[str, ...], rows: list[Any]) -> None:

@@ -32,7 +32,7 @@ def test_two_ranks_fit_and_judge_as_one_process_judges(mode, tmp_path):
     alone = tmp_path / "alone"
     train.main(configure(alone, *bars, *cape, "task=test", f"ckpt_path={checkpoint}"))
     shared, single = (
-        {(row["metric"], row["id"], row["query"]): float(row["value"] or "nan") for row in rows(path)}
+        {(row["metric"], row["id"], row["target"]): float(row["value"] or "nan") for row in rows(path)}
         for path in (folder / "per_image.csv", alone / "per_image.csv")
     )
     assert len({key[1] for key in shared}) == 9 and shared == pytest.approx(single, abs=1e-5, nan_ok=True)

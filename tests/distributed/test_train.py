@@ -51,7 +51,7 @@ def test_there_were_two_ranks(two_ranks):
 def test_every_image_is_scored_once_and_as_in_one_process(two_ranks, one_process, name):
     def values(folder):
         table = rows(folder / name)
-        keys = [(row.get("explainer"), row["metric"], row["id"], row["query"]) for row in table]
+        keys = [(row.get("explainer"), row["metric"], row["id"], row["target"]) for row in table]
         assert len(set(keys)) == len(keys), "an image was counted twice"
         return dict(zip(keys, [float(row["value"] or "nan") for row in table], strict=True))
 

@@ -97,7 +97,7 @@ def test_several_labels_and_five_channels(tmp_path):
     np.savez(tmp_path / "cells.npz", images=images, labels=several)
     given = ("data=npz", f"data.path={tmp_path}/cells.npz", "ask=all")
     result = train.main(configure(tmp_path / "run", *given))
-    asked = {(row["id"], row["query"]) for row in rows(tmp_path / "run" / "per_image.csv")}
+    asked = {(row["id"], row["target"]) for row in rows(tmp_path / "run" / "per_image.csv")}
     assert len(asked) == 2 * len({name for name, _ in asked}), "all classes of every image were asked for"
     assert np.isfinite(result["test/gap"])
 

@@ -71,7 +71,7 @@ def test_summary_is_what_main_returned(digits):
 def test_per_image_values_are_those_behind_the_means(digits):
     folder, result, _ = digits
     table = rows(folder / "per_image.csv")
-    assert list(table[0]) == ["id", "query", "metric", "value"]
+    assert list(table[0]) == ["id", "target", "class", "metric", "value"]
     for metric in METRICS:
         values = {row["id"]: float(row["value"]) for row in table if row["metric"] == metric}
         assert len(values) == 16, f"{metric}: two batches of eight test images were asked for"
