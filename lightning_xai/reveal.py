@@ -47,6 +47,7 @@ def reveal_curve(
         ``(B, T, len(fractions))``.
 
     Example:
+        >>> import torch
         >>> bright = lambda images, rows: images.mean(dim=(1, 2, 3))
         >>> reveal_curve(bright, torch.ones(1, 1, 2, 2), torch.rand(1, 1, 2, 2), [0.0, 0.5, 1.0]).tolist()
         [[[1.0, 0.5, 0.0]]]

@@ -38,9 +38,9 @@ class Spy(PCIM):
         super().__init__(*args, **kwargs)
         self.calls = []
 
-    def objective(self, raw, images, baseline, targets, pixels, step):
+    def objective(self, raw, images, baseline, query, step):
         self.calls.append((raw.detach().clone(), baseline, step))
-        return super().objective(raw, images, baseline, targets, pixels, step)
+        return super().objective(raw, images, baseline, query, step)
 
 
 def correlation(a, b):

@@ -131,7 +131,7 @@ class Faithfulness(lightning.Callback):
 
     def _log(self, explainer: lightning.LightningModule, stage: str) -> None:
         own = self.suites[type(explainer).__name__]
-        # Gathering is collective: whether a metric has values must not be judged by this rank's fraction alone.
+        # Gathering is collective: whether a metric has values must not be judged by this rank's part alone.
         values = {f"{stage}/{name}": metric.compute() for name, metric in own.members().items() if metric.counts()[0]}
         explainer.log_dict({name: value.float() for name, value in values.items() if not torch.isnan(value)})
 

@@ -115,7 +115,7 @@ def test_any_query_gets_a_map_and_nothing_is_left_behind(name, kind, dims):
         assert all(value.shape[0] == 2 for value in found.extras.values())
         assert all(value.shape == maps.shape for value in found.alternatives.values())
         assert torch.equal(maps, explainer.explain(images, targets)), "the same query got another map"
-    # The last maps are of all pairs: a query must not depend on those beside it.
+    # The last maps are of all pairs: a query must not depend on the others.
     alone = explainer.explain(images, pairs[:, 1])
     assert torch.allclose(alone, maps[:, 1:], atol=1e-3 * float(maps.abs().max()) + 1e-6)
     assert_untouched(before, state_of(explainer.target))
@@ -185,9 +185,10 @@ def test_test_and_predict_run_under_the_trainer(name, kind, dims, tmp_path):
     outputs = run.predict(explainer, batches_of(dims))
     explainer.eval()
     for output, batch in zip(outputs, batches_of(dims), strict=True):
-        assert set(output) == {"maps", "targets", "pixels", "side"}
-        assert_maps(output["maps"], (*output["targets"].shape, *SIZES[dims]))
-        assert torch.allclose(output["maps"], explainer.explain(batch["image"], output["targets"], output["pixels"]))
+        images, query = batch["image"], output.query
+        assert_maps(output.maps, (*query.shape, *SIZES[dims]))
+        assert torch.allclose(output.maps, explainer.explain(images, query.targets, query.regions))
+        assert torch.equal(output.logits, explainer.target.logits(images)) and not output.logits.requires_grad
     assert_untouched(before, state_of(explainer.target))
     assert leftovers(explainer) == []
 

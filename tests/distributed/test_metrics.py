@@ -79,7 +79,7 @@ def faithfulness(rank, folder):
     trainer = type("Trainer", (), {"default_root_dir": folder, "loggers": [], "sanity_checking": False})()
     callback.on_test_epoch_start(trainer, explainer)
     for number, batch in enumerate(Blobs(masks=False).loader() if rank == 0 else []):
-        callback.on_test_batch_end(trainer, explainer, explainer.answer(batch), batch, number)
+        callback.on_test_batch_end(trainer, explainer, explainer.explain_batch(batch), batch, number)
     callback.on_test_epoch_end(trainer, explainer)
     return callback.results
 
@@ -91,7 +91,7 @@ def work(rank, folder):
     for name, shards in SHARDS.items():
         metrics = metrics_of(shards[rank], target)
         answers[name] = {metric: read(value) for metric, value in metrics.items()}
-        # Gathering must leave this rank's own fraction as it was: it goes on accumulating.
+        # Gathering must leave this rank's own part as it was: it goes on accumulating.
         answers[name]["again"] = metrics["mass"].counts()
     families = metrics_of(SHARDS["padded"][rank], target, FAMILIES)
     answers["families"] = {

@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 
 from lightning_xai import ClassifierTarget, Explainer, SegmenterTarget
 from lightning_xai.explainers.query_policy import QueryPolicy
+from lightning_xai.structures import Explanation
 from lightning_xai.targets import regions as pixel_sets
 from tests.helpers import (
     Blobs,
@@ -28,26 +29,23 @@ from tests.helpers import (
 
 
 class Nothing(Explainer):
-    """Returns what it is told to."""
+    """Returns the maps that it is given, with an extra of its own."""
 
     def __init__(self, target, maps):
         super().__init__(target)
         self.maps = maps
 
     def attribute(self, images, query):
-        targets = query.targets
-        self.side["seen"] = targets.float()
-        return self.maps(images, targets)
+        return Explanation(self.maps(images, query.targets), query, extras={"seen": query.targets.float()})
 
 
 class Failing(Explainer):
     """Hangs a hook on the model, properly, and raises in the middle of everything."""
 
     def attribute(self, images, query):
-        targets, pixels = query.targets, query.regions
         handle = self.target.model[0].register_forward_hook(lambda *_: None)
         try:
-            self.target.score(images.clone().requires_grad_(), targets, pixels).sum().backward()
+            self.target.score(images.clone().requires_grad_(), query.targets, query.regions).sum().backward()
             raise RuntimeError("out of luck")
         finally:
             handle.remove()
@@ -203,7 +201,7 @@ def test_impossible_queries_reach_the_user():
     explainer = GradientMap(ClassifierTarget(cnn()))
     with pytest.raises(ValueError, match="class 3, but the model has classes 0 to 2"):
         explainer.explain(torch.rand(1, 1, 8, 8), torch.tensor([3]))
-    with pytest.raises(ValueError, match="a classifier has one answer"):
+    with pytest.raises(ValueError, match="a classifier has one output per image"):
         explainer.explain(torch.rand(1, 1, 8, 8), pixels=torch.ones(1, 1, 8, 8, dtype=torch.bool))
 
 
@@ -220,12 +218,53 @@ def test_an_explainer_that_raises_leaves_nothing_behind():
     assert images.grad is None
 
 
-def test_side_values_belong_to_the_last_call():
-    explainer = Nothing(ClassifierTarget(cnn()), lambda images, targets: torch.zeros(*targets.shape, 8, 8))
-    explainer.explain(torch.rand(2, 1, 8, 8), torch.tensor([0, 1]))
-    assert explainer.side["seen"].flatten().tolist() == [0, 1]
-    explainer.explain(torch.rand(1, 1, 8, 8), torch.tensor([2]))
-    assert explainer.side["seen"].tolist() == [[2]]
+class Costly(Nothing):
+    """Has an extra that costs a pass."""
+
+    def extras(self, images, query):
+        return {"p_black": self.target.probability(0 * images, query.targets)}
+
+
+def test_extras_belong_to_their_explanation():
+    explainer = Costly(ClassifierTarget(cnn()), lambda images, targets: torch.zeros(*targets.shape, 8, 8))
+    first = explainer.explanation(torch.rand(2, 1, 8, 8), torch.tensor([0, 1]))
+    second = explainer.explanation(torch.rand(1, 1, 8, 8), torch.tensor([2]))
+    assert first.extras["seen"].flatten().tolist() == [0, 1] and second.extras["seen"].tolist() == [[2]]
+    black = explainer.target.predict(torch.zeros(1, 1, 8, 8))[0]
+    assert torch.allclose(first.extras["p_black"][:, 0], black[:2])
+    assert torch.allclose(second.extras["p_black"][:, 0], black[2:])
+
+
+def test_extras_cost_their_pass_only_where_they_are_read():
+    target = CountingTarget(cnn())
+    explainer = Costly(target, lambda images, targets: torch.zeros(*targets.shape, 8, 8))
+    images, given = torch.rand(2, 1, 8, 8), torch.tensor([0, 1])
+    target.query(images)
+    for run, passes in (
+        (lambda: explainer.explain(images, given), 0),
+        (lambda: explainer.explain(images), 1),
+        (lambda: explainer.explanation(images, given), 2),
+        (lambda: explainer.validation_step(batch_of(), 0), 1),
+        (lambda: explainer.test_step(batch_of(), 0), 2),
+        (lambda: explainer.predict_step(batch_of(), 0), 2),
+    ):
+        target.chunks.clear()
+        run()
+        assert target.chunks == [2] * passes
+
+
+def test_an_explanation_is_the_map_with_its_query_and_the_logits():
+    for target, pixels in (
+        (ClassifierTarget(cnn()), None),
+        (SegmenterTarget(segmenter()), torch.rand(2, 2, 8, 8) > 0.5),
+    ):
+        explainer, images, targets = GradientMap(target), torch.rand(2, 1, 8, 8), torch.tensor([[0, 1], [2, 1]])
+        with torch.inference_mode():
+            found = explainer.explanation(MetaTensor(images), targets, pixels)
+        assert torch.equal(found.maps, explainer.explain(images, targets, pixels))
+        assert torch.equal(found.logits, target.logits(images)) and not found.logits.requires_grad
+        assert torch.equal(found.query.targets, targets) and not found.extras and not found.alternatives
+        assert found.query.regions is None if pixels is None else torch.equal(found.query.regions, pixels)
 
 
 def test_what_is_missing_is_named():
@@ -256,10 +295,10 @@ def test_steps_ask_about_the_prediction_the_label_or_all_classes():
     asked = {}
     for ask in ("prediction", "label", "all"):
         explainer.query_policy = QueryPolicy(ask)
-        answer = explainer.test_step(batch, 0)
-        asked[ask] = answer["targets"].tolist()
-        assert answer["pixels"] is None and answer["maps"].shape == (*answer["targets"].shape, 8, 8)
-        assert torch.equal(answer["maps"], explainer.explain(batch["image"], answer["targets"]))
+        found = explainer.test_step(batch, 0)
+        asked[ask] = found.query.targets.tolist()
+        assert found.query.regions is None and found.maps.shape == (*found.query.shape, 8, 8)
+        assert torch.equal(found.maps, explainer.explain(batch["image"], found.query.targets))
     predicted = explainer.target.predict(batch["image"]).argmax(1)
     assert asked == {"prediction": predicted[:, None].tolist(), "label": [[2], [0]], "all": [[0, 1, 2]] * 2}
 
@@ -267,16 +306,16 @@ def test_steps_ask_about_the_prediction_the_label_or_all_classes():
 def test_multi_hot_labels_ask_about_every_class():
     explainer = GradientMap(ClassifierTarget(cnn(), "sigmoid"))
     explainer.query_policy = QueryPolicy("label")
-    answer = explainer.test_step(batch_of(torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])), 0)
-    assert answer["targets"].tolist() == [[0, 1, 2]] * 2
+    found = explainer.test_step(batch_of(torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])), 0)
+    assert found.query.targets.tolist() == [[0, 1, 2]] * 2
 
 
 def test_one_logit_has_two_classes():
     explainer = GradientMap(ClassifierTarget(cnn(classes=1), "sigmoid"))
     explainer.query_policy = QueryPolicy("all")
-    answer = explainer.test_step(batch_of(), 0)
-    assert answer["targets"].tolist() == [[0, 1]] * 2
-    assert torch.allclose(answer["maps"][:, 0], -answer["maps"][:, 1])
+    found = explainer.test_step(batch_of(), 0)
+    assert found.query.targets.tolist() == [[0, 1]] * 2
+    assert torch.allclose(found.maps[:, 0], -found.maps[:, 1])
 
 
 @pytest.mark.parametrize("meta", [False, True])
@@ -284,20 +323,21 @@ def test_steps_ask_a_segmenter_about_three_pixel_sets(meta):
     mask = torch.randint(0, 3, (2, 1, 8, 8))
     batch = batch_of(mask=MetaTensor(mask) if meta else mask)
     explainer = GradientMap(SegmenterTarget(segmenter()))
-    answers = {}
-    for pixels in ("predicted", "reference", "whole"):
-        explainer.query_policy = QueryPolicy(region=getattr(pixel_sets, pixels))
-        answers[pixels] = explainer.test_step(batch, 0)
-        assert answers[pixels]["targets"].tolist() == [[1, 2]] * 2
+    found = {}
+    for name in ("predicted", "reference", "whole"):
+        explainer.query_policy = QueryPolicy(region=getattr(pixel_sets, name))
+        found[name] = explainer.test_step(batch, 0)
+        assert found[name].query.targets.tolist() == [[1, 2]] * 2
     predicted = explainer.target.predict(batch["image"]).argmax(1, keepdim=True)
     classes = torch.tensor([1, 2]).view(1, 2, 1, 1)
-    assert torch.equal(answers["predicted"]["pixels"], predicted == classes)
-    assert torch.equal(answers["reference"]["pixels"], mask == classes)
-    assert answers["whole"]["pixels"].all() and answers["whole"]["pixels"].shape == (2, 2, 8, 8)
-    for answer in answers.values():
-        assert type(answer["pixels"]) is torch.Tensor
-        expected = explainer.explain(batch["image"], answer["targets"], answer["pixels"])
-        assert torch.equal(answer["maps"], expected)
+    regions = {name: explanation.query.regions for name, explanation in found.items()}
+    assert torch.equal(regions["predicted"], predicted == classes)
+    assert torch.equal(regions["reference"], mask == classes)
+    assert regions["whole"].all() and regions["whole"].shape == (2, 2, 8, 8)
+    for explanation in found.values():
+        query = explanation.query
+        assert type(query.regions) is torch.Tensor
+        assert torch.equal(explanation.maps, explainer.explain(batch["image"], query.targets, query.regions))
 
 
 def test_impossible_settings_are_named():
@@ -305,16 +345,19 @@ def test_impossible_settings_are_named():
     explainer.query_policy = QueryPolicy(region=pixel_sets.reference)
     with pytest.raises(ValueError, match="needs masks.*use region=predicted"):
         explainer.test_step(batch_of(), 0)
-    explainer.query_policy = QueryPolicy("labels")
     with pytest.raises(ValueError, match="'labels'.*prediction, label, all"):
-        explainer.test_step(batch_of(), 0)
+        QueryPolicy("labels")
+    explainer.query_policy = QueryPolicy("label")
+    unlabeled = {name: value for name, value in batch_of().items() if name != "label"}
+    with pytest.raises(ValueError, match="needs labels, and the data set has none; use ask=prediction or ask=all"):
+        explainer.test_step(unlabeled, 0)
 
 
 def test_steps_do_not_ask_the_model_more_than_needed():
     target = CountingTarget(cnn())
     explainer = Nothing(target, lambda images, targets: torch.zeros(*targets.shape, 8, 8))
     explainer.test_step(batch_of(), 0)
-    assert sum(target.chunks) <= 2 * 2
+    assert target.chunks == [2]
 
 
 class Keep(Callback):
@@ -340,8 +383,8 @@ def test_every_stage_hands_over_the_same_maps(tmp_path, stage, kind):
     outputs = result if stage == "predict" else [output for output, _ in keep.seen]
     assert len(outputs) == 3
     for output, batch in zip(outputs, data.loader(), strict=True):
-        assert set(output) == {"maps", "targets", "pixels", "side"}
-        assert torch.allclose(output["maps"], explainer.explain(batch["image"], output["targets"]))
+        assert torch.allclose(output.maps, explainer.explain(batch["image"], output.query.targets))
+        assert torch.allclose(output.logits, explainer.target.logits(batch["image"]))
     assert_untouched(before, state_of(explainer.target))
     if stage == "validate":
         assert set(result[0]) == ({"val/loss", "val/keep"} if kind is LearnedMap else set())
@@ -361,7 +404,7 @@ def test_fit_trains_the_explainer_and_nothing_else(tmp_path):
 def test_maps_are_float32_under_every_precision(tmp_path, precision):
     explainer = GradientMap(ClassifierTarget(cnn(), mean=[0.5], std=[0.2]))
     outputs = trainer(tmp_path, precision=precision).predict(explainer, Blobs())
-    assert {output["maps"].dtype for output in outputs} == {torch.float32}
+    assert {output.maps.dtype for output in outputs} == {torch.float32}
 
 
 # ------------------------------------------------------------------ checkpoints

@@ -232,11 +232,17 @@ def test_deep_lift_refuses_a_model_that_it_cannot_see_through(kind, images):
 @pytest.mark.parametrize("method", ["DeepLift", "GuidedBackprop", "LayerGradCam"])
 def test_hooks_are_gone_after_an_exception(method, images):
     class Broken(ClassifierTarget):
-        def score(self, *query):
-            super().score(*query)
+        whole = True
+
+        def logits(self, images):
+            logits = super().logits(images)
+            if self.whole:
+                return logits
             raise MemoryError("no more")
 
     target = Broken(relu_net(inplace=True))
+    target.query(images)
+    target.whole = False  # from now on the pass in the middle of the method fails
     with pytest.raises(MemoryError):
         CaptumExplainer(target, method, layer="0" if method.startswith("Layer") else None).explain(images, ASKED)
     assert hooks_of(target) == [] and target.model[1].inplace
@@ -264,8 +270,8 @@ def test_occlusion_of_a_segmenter_by_the_dice_or_the_mass_that_is_lost():
     images = torch.zeros(1, 1, 8, 8)
     images[..., 2:4, 4:6] = 1
     asked, pixels = torch.tensor([[1]]), (images > 0.5)
-    for answer in ("dice", "score", "probability"):
-        maps = CaptumExplainer(target, "Occlusion", baseline="zero", patch=2, answer=answer).explain(
+    for output in ("dice", "score", "probability"):
+        maps = CaptumExplainer(target, "Occlusion", baseline="zero", patch=2, output=output).explain(
             images, asked, pixels
         )
         assert maps[0, 0][pixels[0, 0]].min() > 0.01, "hiding the object must cost"
@@ -276,9 +282,9 @@ def test_occlusion_of_a_segmenter_by_the_dice_or_the_mass_that_is_lost():
     assert target.dice(images, asked).item() == 1 and target.dice(0 * images, asked, 0 * pixels).item() == 0
 
 
-def test_answers_that_a_method_cannot_explain_are_named():
+def test_outputs_that_a_method_cannot_explain_are_named():
     target = SegmenterTarget(pixel_segmenter(torch.tensor([[0.0], [2.0]])))
     with pytest.raises(ValueError, match="The Dice has no gradient for Saliency; use one of Occlusion"):
         CaptumExplainer(target, "Saliency", output="dice")
-    with pytest.raises(ValueError, match="gives no answer 'logit'; use score"):
+    with pytest.raises(ValueError, match="SegmenterTarget has no output 'logit'; use score"):
         CaptumExplainer(target, "Occlusion", output="logit")

@@ -12,6 +12,7 @@ from lightning_xai.explainers import PCIM
 from lightning_xai.explainers import pcim as module
 from lightning_xai.explainers.pcim import PRESETS
 from lightning_xai.perturbation.baselines import baseline_images
+from lightning_xai.structures import Query
 from tests.helpers import assert_untouched, cnn, linear_net, mlp, pixel_segmenter, segmenter, state_of, vit
 from tests.planted import Spy, SquareFinder, correlation, mass, squares
 
@@ -78,7 +79,7 @@ def test_alpha_one_asks_about_the_image_and_alpha_zero_about_the_baseline():
         for value, seen in ((1.0, images), (0.0, baseline)):
             raw = torch.full((3, 1, 8, 8), value)
             expected = F.cross_entropy(target.logits(seen), asked[:, 0], reduction="none")
-            loss = explainer.objective(raw, images, baseline, asked, None, 0)
+            loss = explainer.objective(raw, images, baseline, Query(asked), 0)
             assert torch.allclose(loss, expected, atol=1e-6), (fill, value)
 
 
@@ -87,7 +88,7 @@ def test_the_loss_adds_the_penalties_of_each_row():
     asked, raw = torch.tensor([[0], [1]]), torch.randn(2, 1, 8, 8)
     settings = {"preset": "literal", "constraint": "signed"}
     bare, l1, tv = (
-        PCIM(target, **settings, **extra).objective(raw, images, 0 * images, asked, None, 0)
+        PCIM(target, **settings, **extra).objective(raw, images, 0 * images, Query(asked), 0)
         for extra in ({}, {"l1": 0.5}, {"tv": 2.0})
     )
     assert torch.allclose(l1 - bare, 0.5 * raw.abs().flatten(1).mean(dim=1), atol=1e-5)
@@ -120,7 +121,7 @@ def test_a_pixel_like_the_baseline_has_exactly_no_gradient(preset):
     baseline = baseline_images(images, "median").clone()
     baseline[..., :4] = images[..., :4]
     raw = torch.rand(2, 1, 8, 8, requires_grad=True)
-    losses = explainer.objective(raw, images, baseline, torch.tensor([[0], [1]]), None, 3)
+    losses = explainer.objective(raw, images, baseline, Query(torch.tensor([[0], [1]])), 3)
     (gradient,) = torch.autograd.grad(losses.sum(), raw)
     assert not gradient[..., :4].any(), "a pixel that looks like the baseline has a gradient"
     assert gradient[..., 4:].count_nonzero() > 0.9 * gradient[..., 4:].numel()

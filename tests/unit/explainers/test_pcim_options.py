@@ -119,17 +119,15 @@ def test_baselines_differ_in_what_they_find():
         assert not torch.allclose(first, second, atol=1e-3)
 
 
-def test_p_baseline_is_beside_the_maps():
+def test_p_baseline_is_among_the_extras():
     target, images = ClassifierTarget(cnn()), torch.rand(3, 1, 8, 8)
     asked = torch.tensor([[0, 1], [2, 0], [1, 1]])
-    explainer = PCIM(target, steps=1, baseline="median")
-    explainer.explain(images, asked)
-    assert torch.allclose(explainer.side["p_baseline"], target.probability(baseline_images(images, "median"), asked))
-    assert explainer.side["p_baseline"].shape == (3, 2) and not explainer.side["p_baseline"].requires_grad
-    several = PCIM(target, steps=1, baseline=["median", "zero", "zero"])
-    several.explain(images, asked)
+    found = PCIM(target, steps=1, baseline="median").explanation(images, asked).extras["p_baseline"]
+    assert torch.allclose(found, target.probability(baseline_images(images, "median"), asked))
+    assert found.shape == (3, 2) and not found.requires_grad
+    several = PCIM(target, steps=1, baseline=["median", "zero", "zero"]).explanation(images, asked)
     each = [target.probability(baseline_images(images, name), asked) for name in ("median", "zero")]
-    assert torch.allclose(several.side["p_baseline"], torch.maximum(*each)), "of several fills the worst counts"
+    assert torch.allclose(several.extras["p_baseline"], torch.maximum(*each)), "of several fills the worst counts"
 
 
 def test_a_blank_image_of_the_asked_class_is_a_warning_said_once(caplog):
@@ -137,11 +135,10 @@ def test_a_blank_image_of_the_asked_class_is_a_warning_said_once(caplog):
     explainer = PCIM(sure, steps=1)
     with caplog.at_level(logging.WARNING, logger="lightning_xai"):
         for _ in range(2):
-            explainer.explain(torch.rand(2, 1, 4, 4), torch.tensor([[0, 1]] * 2))
-        PCIM(sure, steps=1).explain(torch.rand(2, 1, 4, 4), torch.tensor([0, 0]))
-    assert [record.getMessage()[:60] for record in caplog.records] == [
-        "2 of 4 queries ask for a class that the blank image alread"
-    ]
+            explainer.explanation(torch.rand(2, 1, 4, 4), torch.tensor([[0, 1]] * 2))
+        PCIM(sure, steps=1).explanation(torch.rand(2, 1, 4, 4), torch.tensor([0, 0]))
+    (record,) = caplog.records
+    assert record.getMessage().startswith("2 of 4 queries ask for a class that the blank image already has (p > 0.5)")
 
 
 # ------------------------------------------------------------------ constraints, readouts, resolution

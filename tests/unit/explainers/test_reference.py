@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from lightning_xai import ClassifierTarget, SegmenterTarget
 from lightning_xai.explainers import CenterPrior, EdgeMap, RandomMap
 from lightning_xai.explainers.reference import BlurredReference, Reversed
-from tests.helpers import GradientMap, cnn, segmenter
+from lightning_xai.structures import Explanation, Query
+from tests.helpers import CountingTarget, GradientMap, cnn, segmenter
 
 CONTROLS = [RandomMap, CenterPrior, EdgeMap]
 
@@ -144,11 +145,13 @@ def test_edge_map_finds_the_outline_of_a_square(target):
 
 
 def test_the_reversed_map_is_the_other_sign_without_another_pass(images):
-    explainer = GradientMap(ClassifierTarget(cnn()))
+    explainer = GradientMap(CountingTarget(cnn()))
     turned = Reversed(explainer)
-    own = explainer.answer({"image": images})
-    assert torch.equal(turned.compared(own, {"image": images}), -own["maps"])
-    assert torch.allclose(turned.explain(images, own["targets"]), -own["maps"])
+    own = explainer.explain_batch({"image": images})
+    explainer.target.chunks.clear()
+    assert torch.equal(turned.reference_maps(own, {"image": images}), -own.maps)
+    assert not explainer.target.chunks
+    assert torch.allclose(turned.explain(images, own.query.targets), -own.maps)
 
 
 @pytest.mark.parametrize("size", [(16, 20), (8, 10, 6)])
@@ -157,12 +160,13 @@ def test_the_oracle_ranks_the_reference_first_and_what_is_near_it_next(size):
     target, images = SegmenterTarget(segmenter(dims)), torch.rand(1, 1, *size)
     mask = torch.zeros(1, 1, *size, dtype=torch.long)
     mask[(0, 0, *(slice(1, 4),) * dims)] = 2
-    answer = {"targets": torch.tensor([[1, 2]]), "pixels": torch.zeros(1, 2, *size, dtype=torch.bool)}
-    maps = BlurredReference(target).compared(answer, {"image": images, "mask": mask})
+    query = Query(torch.tensor([[1, 2]]), torch.zeros(1, 2, *size, dtype=torch.bool))
+    maps = BlurredReference(target).reference_maps(Explanation(images, query), {"image": images, "mask": mask})
     inside = mask[0, 0] == 2
     assert (maps[0, 0] == 0).all(), "class 1 is nowhere"
     assert maps[0, 1][inside].min() > maps[0, 1][~inside].max() > 0
     row = maps[(0, 1, slice(4, None), *(2,) * (dims - 1))]
     assert (row.diff() < 0).all(), "farther from the reference must be less"
-    alone = BlurredReference(target).compared({**answer, "pixels": inside.expand(1, 2, *size)}, {"image": images})
+    asked = Explanation(images, Query(query.targets, inside.expand(1, 2, *size)))
+    alone = BlurredReference(target).reference_maps(asked, {"image": images})
     assert torch.equal(alone[0, 1], maps[0, 1]), "without a mask the query's own pixels are the reference"

@@ -84,5 +84,5 @@ def test_the_dice_of_a_segmenter_can_weigh_the_masks():
     found, wanted = target.predict(masks * images[1]).argmax(dim=1) == 2, pixels[1]
     told = 2 * (found & wanted).flatten(1).sum(dim=1) / (found.flatten(1).sum(dim=1) + wanted.sum())
     assert torch.allclose(maps[1, 0], torch.einsum("n,nhw->hw", told, masks[:, 0]) / 12.5, atol=1e-5)
-    with pytest.raises(ValueError, match="ClassifierTarget gives no answer 'dice'"):
+    with pytest.raises(ValueError, match=r"A ClassifierTarget has no output 'dice'; use score \| probability"):
         RISE(ClassifierTarget(cnn()), output="dice")

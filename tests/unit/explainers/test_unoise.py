@@ -138,13 +138,15 @@ def test_a_model_that_does_not_look_lets_everything_drown():
 def test_the_reference_is_the_mask_or_the_prediction():
     target, images = SegmenterTarget(segmenter()), torch.rand(2, 1, 8, 8)
     mask = torch.randint(0, 3, (2, 1, 8, 8))
-    assert torch.equal(UNoise(target, channels=1).answers(batch_of(images, mask)), mask[:, 0])
+    assert torch.equal(UNoise(target, channels=1).truth(batch_of(images, mask)), mask[:, 0])
     own = UNoise(target, channels=1, reference="prediction")
-    assert torch.equal(own.answers({"image": images}), target.predict(images).argmax(dim=1))
+    assert torch.equal(own.truth({"image": images}), target.predict(images).argmax(dim=1))
+    logits = torch.randn(2, 3, 8, 8)
+    assert torch.equal(own.truth({"image": images, "logits": logits}), logits.argmax(dim=1)), "no pass where one was"
     with pytest.raises(ValueError, match="The data have no mask of one class; use reference=prediction"):
-        UNoise(target, channels=1).answers({"image": images})
+        UNoise(target, channels=1).truth({"image": images})
     labels = torch.tensor([0, 2])
-    assert torch.equal(UNoise(ClassifierTarget(cnn()), channels=1).answers({"image": images, "label": labels}), labels)
+    assert torch.equal(UNoise(ClassifierTarget(cnn()), channels=1).truth({"image": images, "label": labels}), labels)
 
 
 def test_utility_of_several_classes_one_class_and_a_sigmoid():

@@ -1,4 +1,4 @@
-"""Blends, soft masks and objectives that the mask-learning explainers fraction."""
+"""Blends, soft masks and objectives that the mask-learning explainers share."""
 
 import math
 

@@ -144,10 +144,12 @@ def test_the_map_sums_to_the_class_probability(dims):
     maps, probabilities = cape.explain(images, targets), cape.probabilities(images)
     assert torch.allclose(maps.flatten(2).sum(dim=2), probabilities, atol=1e-5)
     assert torch.allclose(probabilities.sum(dim=1), torch.ones(3), atol=1e-6)
-    assert torch.allclose(cape.side["p_cape"], probabilities, atol=1e-6)
     contributions = cape.contributions(images)
     assert contributions.shape == (3, 3, *images.shape[2:]) and not contributions.requires_grad
     assert torch.allclose(contributions.flatten(2).sum(dim=2), probabilities)
+    found = cape.explanation(images, targets[:, 1:])
+    assert torch.allclose(found.extras["p_cape"], probabilities[:, 1:], atol=1e-6)
+    assert torch.allclose(found.extras["contributions"], contributions, atol=1e-6)
 
 
 @pytest.mark.parametrize(("regions", "size"), [((7, 7), (224, 224)), ((4, 3), (31, 50)), ((2, 3, 4), (9, 10, 11))])
