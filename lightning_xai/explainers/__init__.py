@@ -3,16 +3,8 @@
 from lightning_xai.explainers.amortized_pcim import AmortizedPCIM
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.explainers.cam.channel import AblationCAM, ScoreCAM
-from lightning_xai.explainers.cam.gradient import (
-    CAM,
-    EigenCAM,
-    GradCAM,
-    GradCAMPlusPlus,
-    HiResCAM,
-    LayerCAM,
-    XGradCAM,
-    XResCAM,
-)
+from lightning_xai.explainers.cam.closed_form import CAM, EigenCAM
+from lightning_xai.explainers.cam.gradient import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM, XResCAM
 from lightning_xai.explainers.cape.cape import CAPE
 from lightning_xai.explainers.captum import CaptumExplainer
 from lightning_xai.explainers.pcim import PCIM

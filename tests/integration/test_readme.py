@@ -54,7 +54,9 @@ def folder(tmp_path_factory):
     for number in range(10):
         mask = np.zeros((32, 32), np.uint8)
         mask[8 + number : 16 + number, 8:20] = 1
-        Image.fromarray((rng.integers(0, 60, (32, 32)) + 150 * mask).astype(np.uint8)).save(root / f"scans/{number}.png")
+        Image.fromarray((rng.integers(0, 60, (32, 32)) + 150 * mask).astype(np.uint8)).save(
+            root / f"scans/{number}.png"
+        )
         Image.fromarray(mask).save(root / f"masks/{number}.png")
     return root
 

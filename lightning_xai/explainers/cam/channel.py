@@ -1,12 +1,11 @@
 """Class activation maps without gradients: the model is asked again, channel by channel."""
 
-from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from lightning_xai.explainers.cam.gradient import ActivationMap, Layer
+from lightning_xai.explainers.cam.base import ActivationMap, Layer, ObservedMap
 from lightning_xai.functional.tensors import min_max
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
@@ -31,30 +30,24 @@ class ChannelCAM(ActivationMap):
         super().__init__(target, layer, negative=negative)
         self.chunk_size = chunk_size
 
-    needs_gradients = False
 
-    def layer_maps(
-        self, layers: list[nn.Module], images: Tensor, query: Query, logits: Tensor, features: list[Tensor]
-    ) -> list[Tensor]:
-        """See :meth:`ActivationMap.layer_maps`: layer by layer, for each has channels of its own."""
-        with torch.no_grad():
-            pairs = zip(layers, features, strict=True)
-            return [self.channel_maps(layer, images, query, values.detach()) for layer, values in pairs]
-
-    @abstractmethod
-    def channel_maps(self, layer: nn.Module, images: Tensor, query: Query, features: Tensor) -> Tensor:
-        """Maps ``(B, T, *s)`` of a layer that gives these features."""
-
-
-class ScoreCAM(ChannelCAM):
+class ScoreCAM(ChannelCAM, ObservedMap):
     """Feature maps weighted by the score of the image masked with them, no gradients (Wang et al. 2020, eq. 5-7).
 
     arXiv 1910.01279. One forward pass a channel serves all queries.
     """
 
-    def channel_maps(self, layer: nn.Module, images: Tensor, query: Query, features: Tensor) -> Tensor:
-        """See :meth:`ChannelCAM.channel_maps`."""
-        features = self.grid(features, images)
+    needs_gradients = False
+
+    @torch.no_grad()
+    def layer_maps(
+        self, layers: list[nn.Module], images: Tensor, query: Query, logits: Tensor, features: list[Tensor]
+    ) -> list[Tensor]:
+        """See :meth:`ObservedMap.layer_maps`: layer by layer, for each has channels of its own."""
+        return [self._weighted(self.grid(values.detach(), images), images, query) for values in features]
+
+    def _weighted(self, features: Tensor, images: Tensor, query: Query) -> Tensor:
+        """Maps ``(B, T, *s)`` of feature maps ``(B, D, *s)``."""
         rows = []
         for number, image in enumerate(images):
             masks = min_max(to_image(self.target, features[number : number + 1], images))[0].unsqueeze(1)
@@ -76,16 +69,11 @@ class AblationCAM(ChannelCAM):
     for all queries together.
     """
 
-    def attribute(self, images: Tensor, query: Query) -> Tensor:
-        """See :meth:`Explainer.attribute`; the replay has a pass of its own, so none is observed."""
-        with torch.no_grad():
-            layers = self.modules_of(images, query.targets)
-            return self.averaged([self.channel_maps(layer, images, query) for layer in layers], images)
-
-    def channel_maps(self, layer: nn.Module, images: Tensor, query: Query, features: Tensor | None = None) -> Tensor:
-        """See :meth:`ChannelCAM.channel_maps`."""
+    @torch.no_grad()
+    def maps_by_layer(self, layers: list[nn.Module], images: Tensor, query: Query) -> list[Tensor]:
+        """See :meth:`ActivationMap.maps_by_layer`: image by image, each with a replay of its own."""
         parts = [slice(number, number + 1) for number in range(len(images))]
-        return torch.cat([self._one(layer, images[part], query[part]) for part in parts])
+        return [torch.cat([self._one(layer, images[part], query[part]) for part in parts]) for layer in layers]
 
     def _one(self, layer: nn.Module, image: Tensor, query: Query) -> Tensor:
         with replayed(self.target.model, layer) as replay:

@@ -1,10 +1,4 @@
-"""Class activation maps: feature maps of a layer, weighted by what they mean to the answer.
-
-One core for classifiers and segmenters, 2-D and 3-D, convolutions and tokens: ``A`` are the feature maps of a layer,
-``Y`` the score of a query, ``G = dY/dA``. All queries share one forward pass, many of them a backward pass, which
-starts at the layer. Each method is one way to combine ``A`` and ``G``; those that ask the model again instead are in
-``channel_cam``.
-"""
+"""Class activation maps that combine feature maps with their gradients; all queries share one forward pass."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -13,161 +7,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_xai.explainers.base import Complete, Explainer, differentiable, finished, maps_of
-from lightning_xai.functional.finite import check_outputs
+from lightning_xai.explainers.cam.base import Layer, ObservedMap
 from lightning_xai.functional.gradients import from_gradients
-from lightning_xai.functional.resize import resize
-from lightning_xai.functional.segmentation import gather_classes
-from lightning_xai.functional.tensors import as_plain_tensor
-from lightning_xai.structures import Explanation, Query
-from lightning_xai.targets import ClassifierTarget, Target
-from lightning_xai.targets.layers.find import auto_layer, named_layer
-from lightning_xai.targets.layers.grid import to_grid, to_image
-from lightning_xai.targets.layers.hooks import capture_outputs
+from lightning_xai.structures import Query
+from lightning_xai.targets import Target
 from lightning_xai.targets.outputs import score
-from lightning_xai.targets.pooled_head import PooledHead
-from lightning_xai.targets.sliding_window import fits
-
-Layer = str | nn.Module
 
 
-class ActivationMap(Explainer):
-    """Base of the class activation maps.
-
-    Args:
-        target: The frozen target; its model must be an ``nn.Module`` whose layers can be seen.
-        layer: A module of the model or its name, or several, whose maps are averaged, each divided by its largest
-            absolute value. ``"auto"``: a classifier's last layer with positions, a segmenter's bottleneck.
-        negative: Explain what speaks against the class.
-
-    Raises:
-        ValueError: If the model has no such layer, or none is named.
-    """
-
-    #: Whether the maps are made of gradients.
-    needs_gradients = True
-
-    def __init__(self, target: Target, layer: Layer | Sequence[Layer] = "auto", *, negative: bool = False) -> None:
-        super().__init__(target)
-        layers = [layer] if isinstance(layer, str | nn.Module) else list(layer)
-        if not layers:
-            raise ValueError("layer is empty; name a module of the model, several, or 'auto'.")
-        # A plain tuple hides the target's modules from nn.Module's bookkeeping.
-        self._layers = tuple(
-            named_layer(target, part) if isinstance(part, str) and part != "auto" else part for part in layers
-        )
-        self.negative = negative
-
-    def attribute(self, images: Tensor, query: Query) -> Tensor:
-        """See :meth:`Explainer.attribute`."""
-        layers = self.modules_of(images, query.targets)
-        return self.averaged(self.layer_maps(layers, images, query, *self.observe(layers, images)), images)
-
-    def explain_with(self, images: Tensor, complete: Complete, logits_wanted: bool = True) -> Explanation:
-        """See :meth:`Explainer.explain_with`: the query follows from the pass whose features make the maps."""
-        layers = [layer for layer in self._layers if isinstance(layer, nn.Module)]
-        whole = fits(images.shape[2:], self.target.window) and self.target.knows(images)
-        if len(layers) < len(self._layers) or not whole:
-            return super().explain_with(images, complete, logits_wanted)
-        logits, features = self.observe(layers, images)
-        check_outputs(logits.detach())
-        query = complete(logits.detach())
-        maps = self.averaged(self.layer_maps(layers, images, query, logits, features), images)
-        return finished(maps, query, logits)
-
-    def observe(self, layers: list[nn.Module], images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The logits of a pass ``(B, K, *S)``, and what each layer gives in it."""
-        with capture_outputs(layers) as outputs, torch.set_grad_enabled(self.needs_gradients):
-            logits = self.target.logits(images)
-        return logits, [outputs[layer] for layer in layers]
-
-    def averaged(self, parts: list[Tensor], images: Tensor) -> Tensor:
-        """The maps of several layers at image resolution, ``(B, T, *S)``; each is scaled if there are several."""
-        maps = [to_image(self.target, part, images) for part in parts]
-        if len(maps) == 1:
-            return maps[0]
-        sizes = [part.flatten(2).abs().amax(dim=2).clamp(min=1e-12) for part in maps]
-        scaled = [
-            part / size.view(*size.shape, *(1,) * (part.ndim - 2)) for part, size in zip(maps, sizes, strict=True)
-        ]
-        return torch.stack(scaled).mean(dim=0)
-
-    def sweep(
-        self,
-        images: Tensor,
-        layers: Sequence[Layer],
-        targets: Tensor | None = None,
-        pixels: Tensor | None = None,
-    ) -> list[Tensor]:
-        """The maps of several layers, each by itself, from one forward pass and the same backward passes.
-
-        Args:
-            images: See :meth:`Explainer.explain`.
-            layers: Modules of the model or their names.
-            targets: See :meth:`Explainer.explain`.
-            pixels: See :meth:`Explainer.explain`.
-
-        Returns:
-            For each layer ``(B, T, *S)``.
-        """
-        modules = [named_layer(self.target, layer) if isinstance(layer, str) else layer for layer in layers]
-
-        def every(images: Tensor, query: Query) -> Tensor:
-            parts = self.layer_maps(modules, images, query, *self.observe(modules, images))
-            return torch.cat([to_image(self.target, part, images) for part in parts], dim=1)
-
-        with differentiable():
-            images = as_plain_tensor(images)
-            query = self.target.query(images, targets, pixels)
-            parts = maps_of(self.in_windows(every, images, query)).chunk(len(modules), dim=1)
-            return [finished(part, query, None).maps for part in parts]
-
-    def modules_of(self, images: Tensor, targets: Tensor) -> list[nn.Module]:
-        """The layers, ``"auto"`` found at the first images."""
-        found = []
-        for layer in self._layers:
-            if isinstance(layer, str):
-                layer = named_layer(self.target, auto_layer(self.target, images, targets))
-            found.append(layer)
-        self._layers = tuple(found)
-        return found
-
-    @abstractmethod
-    def layer_maps(
-        self, layers: list[nn.Module], images: Tensor, query: Query, logits: Tensor, features: list[Tensor]
-    ) -> list[Tensor]:
-        """For each layer the maps ``(B, T, *s)`` on its own grid.
-
-        Args:
-            layers: The layers.
-            images: ``(B, C, *S)``.
-            query: What is asked.
-            logits: Of the pass that gave the features, with their gradient.
-            features: What each layer gave.
-        """
-
-    def grid(self, values: Tensor, images: Tensor) -> Tensor:
-        """Feature maps ``(B, D, *s)``; see :func:`lightning_xai.targets.layers.grid.to_grid`.
-
-        Raises:
-            ValueError: If the layer has no positions.
-        """
-        grid = to_grid(values, self.target.seen_size(images))
-        if grid is None:
-            raise ValueError(
-                f"The layer gives {tuple(values.shape)} for images {tuple(images.shape)}: no positions to map; "
-                "choose an earlier one."
-            )
-        return grid
-
-
-class GradientCAM(ActivationMap):
+class GradientCAM(ObservedMap):
     """Base of the maps that combine feature maps with their gradients."""
 
     def layer_maps(
         self, layers: list[nn.Module], images: Tensor, query: Query, logits: Tensor, features: list[Tensor]
     ) -> list[Tensor]:
-        """See :meth:`ActivationMap.layer_maps`: backward passes of many queries each."""
+        """See :meth:`ObservedMap.layer_maps`: backward passes of many queries each, which start at the layers."""
         scores = score(self.target, logits, query)
         grids = [self.grid(values.detach(), images) for values in features]
 
@@ -276,60 +129,3 @@ class LayerCAM(GradientCAM):
     def combine(self, features: Tensor, gradients: Tensor) -> Tensor:
         """See :meth:`GradientCAM.combine`."""
         return (features * gradients.relu()).sum(dim=1)
-
-
-class EigenCAM(ActivationMap):
-    """Projection of the feature maps on their first principal component; the same for every query.
-
-    Muhammad & Yeasin 2020, arXiv 2008.00299. The sign is that of the mean feature map. From the ``D x D`` covariance of
-    the channels: no matrix of places by places is built.
-    """
-
-    needs_gradients = False
-
-    def layer_maps(
-        self, layers: list[nn.Module], images: Tensor, query: Query, logits: Tensor, features: list[Tensor]
-    ) -> list[Tensor]:
-        """See :meth:`ActivationMap.layer_maps`."""
-        maps = [self._projection(self.grid(values.detach(), images)) for values in features]
-        return [values.expand(-1, query.shape[1], *values.shape[2:]) for values in maps]
-
-    def _projection(self, features: Tensor) -> Tensor:
-        """``(B, D, *s)`` -> ``(B, 1, *s)``."""
-        flat = features.flatten(2).double()
-        centered = flat - flat.mean(dim=2, keepdim=True)
-        first = torch.linalg.eigh(centered @ centered.mT).eigenvectors[..., -1:]
-        projection = (first.mT @ centered).squeeze(1)
-        sign = (projection * centered.mean(dim=1)).sum(dim=1, keepdim=True).sign()
-        signed = projection * torch.where(sign == 0, 1.0, sign)
-        maps: Tensor = signed.to(features.dtype).view(-1, 1, *features.shape[2:])
-        return maps
-
-
-class CAM(Explainer):
-    """The class activation map itself: the features before the pooling, weighted by the linear head's row.
-
-    Zhou et al. 2016, arXiv 1512.04150, eq. 2, divided by the number of places so that it sums up to the logit without
-    its bias, as HiResCAM and Grad-CAM of that layer do. A closed form: no backward pass.
-
-    Args:
-        target: A classifier with average pooling and one linear layer.
-        head: Name of the linear layer; default: the model's last one.
-        negative: Explain what speaks against the class.
-
-    Raises:
-        ValueError: If the model has no such head.
-    """
-
-    explains = ClassifierTarget
-
-    def __init__(self, target: Target, head: str | None = None, negative: bool = False) -> None:
-        super().__init__(target)
-        self.pooled = PooledHead(target, head)
-        self.negative = negative
-
-    @torch.no_grad()
-    def attribute(self, images: Tensor, query: Query) -> Tensor:
-        """See :meth:`Explainer.attribute`."""
-        maps = gather_classes(self.pooled.cams(self.pooled(images)[0]), query.targets)
-        return resize(-maps if self.negative else maps, images.shape[2:])
