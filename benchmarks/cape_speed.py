@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from lightning_xai.explainers.cape.cape import log_contributions
+from lightning_xai.explainers.cape.contributions import log_contributions
 
 #: Classes, regions along each side, images.
 SETTINGS = ((200, 7, 1), (200, 14, 1), (1000, 7, 1), (1000, 14, 1))

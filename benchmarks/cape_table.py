@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from lightning_xai.cli import runs
 from lightning_xai.data import ImageDataModule
 from lightning_xai.explainers import CAPE
-from lightning_xai.explainers.cape.cape import compared
+from lightning_xai.explainers.cape.contributions import compared
 from lightning_xai.metrics import (
     ADCC,
     AverageDrop,

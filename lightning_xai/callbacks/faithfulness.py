@@ -121,7 +121,8 @@ class Faithfulness(lightning.Callback):
         images, masks = as_plain_tensor(batch["image"]), as_plain_tensor(batch["mask"]) if "mask" in batch else None
         own = type(explainer).__name__
         context = {"target": explainer.target, "images": images, "masks": masks, "ids": batch["id"], **query}
-        shared = SharedOutputs(found.logits)
+        # A step in mixed precision gives rougher logits than the metrics' own passes: like is compared with like.
+        shared = SharedOutputs(found.logits if found.logits.dtype == images.dtype else None)
         maps = {own: found.maps, **found.alternatives}
         for name, suite in self.suites.items():
             scored = explainer if name == own else self.controls[name]

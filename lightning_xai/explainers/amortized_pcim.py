@@ -149,7 +149,7 @@ class AmortizedPCIM(PCIM):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _draws(self, fills: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """A fill and one area fraction per row, :data:`DRAWS` times; fills take turns, an image's fractions are far apart."""
+        """A fill and a fraction a row, :data:`DRAWS` times: fills take turns, an image's fractions are far apart."""
         fractions = stratified(len(fills[0]), fills[0].device)
         first = int(torch.randint(len(fills), ()))
         return [(fills[(first + draw) % len(fills)], (fractions + draw / DRAWS) % 1.0) for draw in range(DRAWS)]

@@ -262,7 +262,7 @@ class PCIM(Explainer):
 
     @torch.no_grad()
     def extras(self, images: Tensor, query: Query) -> dict[str, Tensor]:
-        """``p_baseline``: each class's probability for the baseline image; a warning where that already is the class."""
+        """``p_baseline``: each class's probability for the baseline image; warns where that already is the class."""
         fills = distinct(baselines(images, self.baseline))
         each = [self.target.probability(fill, query.targets, query.regions) for fill in fills]
         highest = torch.stack(each).amax(dim=0)

@@ -43,8 +43,8 @@ class UNoise(Explainer):
         min_scale: Deviation of the noise where ``B`` is 0, in the model's normalized input space.
         max_scale: Deviation of the noise where ``B`` is 1.
         noise_weight: ``lambda``.
-        objective: ``"noise"``, the paper's; or ``"visibility"``, ours: the most important fraction of the pixels, drawn at
-            random, must be enough for the right answer.
+        objective: ``"noise"``, the paper's; or ``"visibility"``, ours: the most important fraction of the pixels, drawn
+            at random, must be enough for the right answer.
         reference: The right answer: ``"mask"`` (a classifier: the label), as in the paper, or the model's own
             ``"prediction"`` on the whole image, which needs no labels.
         per_class: One mask for each class instead of one for all; a step asks about one class an image.

@@ -34,3 +34,23 @@ def test_the_model_runs_for_the_explanation_and_for_what_is_perturbed_alone(tmp_
     explanation, baselines = 2, 2
     assert calls == 3 * [explanation, baselines + hidden, hidden, hidden, hidden]
     assert (tmp_path / "maps" / "test.png").is_file() and (tmp_path / "controls.csv").is_file()
+
+
+def test_logits_of_a_mixed_precision_step_are_not_mixed_with_the_metrics_own(tmp_path):
+    """Hidden images are scored in full precision, and so must be the whole ones that they are compared with."""
+    target, data = ClassifierTarget(cnn()), Blobs(count=4, batch_size=4)
+    scored = Faithfulness({"deletion": DeletionAUC(steps=STEPS)}, CONTROLS)
+    quiet = {"logger": False, "enable_progress_bar": False, "default_root_dir": tmp_path}
+    images = torch.stack([item["image"] for item in data.items])
+    with torch.no_grad():
+        target.logits(images)
+    calls = []
+    target.model.register_forward_pre_hook(lambda _, arguments: calls.append(len(arguments[0])))
+    Trainer(accelerator="cpu", precision="bf16-mixed", callbacks=[scored], **quiet).test(
+        GradCAM(target, layer="0"), data, verbose=False
+    )
+    hidden = 4 * (STEPS - 1)
+    assert calls == [4, 4 + 4 + hidden, hidden, hidden, hidden], "whole images once more, for all explainers"
+    full = target.predict(images).amax(dim=1)
+    for name, suite in scored.suites.items():
+        assert torch.allclose(suite["deletion"].per_image("full")[:, 0].float(), full, atol=1e-6), name

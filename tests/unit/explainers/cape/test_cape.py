@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from lightning_xai import ClassifierTarget
 from lightning_xai.explainers import CAM, CAPE, GradCAM, HiResCAM
-from lightning_xai.explainers.cape.cape import distillation, log_contributions, mu_cape
+from lightning_xai.explainers.cape.contributions import distillation, log_contributions, mu_cape
 from lightning_xai.functional.resize import spread
 from lightning_xai.metrics import AverageDrop
 from lightning_xai.networks.mask_net import SmallCNN
