@@ -67,8 +67,8 @@ def last_checkpoint(folder: Path, task: str) -> str | None:
 def open_data(cfg: DictConfig) -> ImageDataModule:
     """The data module, set up, with what it found in ``cfg.data_info``, and the config in the run folder.
 
-    Where the run starts from another one, that run's data_info stay: its target was made with them. Images that ``predict``
-    brings are explained all, without labels.
+    Where the run starts from another one, that run's ``data_info`` stays: its target was made with it. Images that
+    ``predict`` brings are explained all, without labels.
 
     Args:
         cfg: The composed configuration.
