@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_xai.explainers.base import Explainer
-from lightning_xai.explainers.reference import BlurredReference, RandomMap, Reversed
+from lightning_xai.explainers.reference import BLIND, BlurredReference, RandomMap, Reversed
 from lightning_xai.functional.files import atomic_write
 from lightning_xai.functional.finite import naming_images
 from lightning_xai.functional.tensors import as_plain_tensor
@@ -66,8 +66,8 @@ class Faithfulness(lightning.Callback):
         """Start with empty state, controls included."""
         assert isinstance(pl_module, Explainer)
         controls = {name: make(pl_module.target) for name, make in self.control_factories.items()}
-        # A control under test is not its own control.
-        controls = {name: control for name, control in controls.items() if type(control) is not type(pl_module)}
+        if isinstance(pl_module, BLIND):  # a control under test is not its own control
+            controls = {name: control for name, control in controls.items() if type(control) is not type(pl_module)}
         self._start(pl_module, pl_module.alternatives() | self._bounds(pl_module) | controls)
 
     def _bounds(self, explainer: Explainer) -> dict[str, Explainer]:

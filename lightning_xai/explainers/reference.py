@@ -69,6 +69,10 @@ class EdgeMap(Explainer):
         return square.sqrt().unsqueeze(1).expand(*query.shape, *gray.shape[1:])
 
 
+#: The explainers that do not look at the target.
+BLIND = (RandomMap, CenterPrior, EdgeMap)
+
+
 class Reversed(Explainer):
     """Another explainer's maps with the other sign: what it calls least important comes first.
 

@@ -83,9 +83,10 @@ def peppr(
     found = survey(batches)
     if tuple(ranking.shape) != tuple(found.mean.shape[1:]):
         raise ValueError(f"The ranking is {tuple(ranking.shape)}, but the images are {tuple(found.mean.shape[1:])}.")
-    # A pass settles what the model's single logit means, which belongs to the name of the cache.
-    with torch.no_grad():
-        target.logits(found.mean.float().unsqueeze(0).to(ranking.device))
+    if target.dense:
+        # A pass settles what a segmenter's single logit means, which belongs to the name of the cache.
+        with torch.no_grad():
+            target.logits(found.mean.float().unsqueeze(0).to(ranking.device))
     hiding = None if fill == "blur" else data_baseline(found, fill, seed).to(ranking.device)
     curves = curves_of(ranking, others or {}, fractions, random_orders, seed, block_size)
     folder = None if cache_dir is None else Path(cache_dir) / cache_key(target, found, hiding, retrain is not None)

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import train
-from lightning_xai.cli import runs
+from lightning_xai.cli import runs, target_cache
 from tests.running import TINY, bars, bars_folder, bars_npz, configure, on_top, rows, tiny
 
 
@@ -32,7 +32,7 @@ def no_training(monkeypatch):
     def refuse(*_):
         raise AssertionError("a target was trained")
 
-    monkeypatch.setattr(runs, "train_target", refuse)
+    monkeypatch.setattr(target_cache, "train_target", refuse)
 
 
 def best_of(folder):
@@ -227,10 +227,10 @@ def test_a_run_that_goes_on_remembers_its_best(tmp_path):
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 3
 
 
-@pytest.mark.parametrize("killed", ["train_target", "build_explainer"])
-def test_the_config_is_there_when_a_run_is_killed(tmp_path, killed, monkeypatch):
+@pytest.mark.parametrize(("module", "killed"), [(target_cache, "train_target"), (runs, "build_explainer")])
+def test_the_config_is_there_when_a_run_is_killed(tmp_path, module, killed, monkeypatch):
     words = bars_npz(tmp_path / "bars.npz").split()
-    monkeypatch.setattr(runs, killed, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(module, killed, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train.main(configure(tmp_path / "run", *words))
     assert OmegaConf.load(tmp_path / "run" / "config.yaml").data_info.classes == 2

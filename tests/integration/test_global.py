@@ -147,8 +147,8 @@ def test_wrong_settings_are_one_sentence(shared, bars, words, message):
 
 
 def test_maps_that_are_all_zero_are_an_error(shared, bars, monkeypatch):
-    def nothing(self, images, targets, pixels):
-        return torch.zeros(*targets.shape, *images.shape[2:])
+    def nothing(self, images, query):
+        return torch.zeros(*query.shape, *images.shape[2:])
 
     monkeypatch.setattr("lightning_xai.explainers.CenterPrior.attribute", nothing)
     with pytest.raises(ValueError, match="No image of the val split gave a map"):

@@ -113,7 +113,7 @@ def test_without_controls_there_is_no_control_table(tmp_path):
 
 def test_a_control_under_test_keeps_its_own_values(tmp_path):
     """With one name for both, the control's values would stand where the explainer's belong."""
-    callback = Faithfulness(metrics(), {"RandomMap": RandomMap, "center": CenterPrior})
+    callback = Faithfulness(metrics(), {"random": RandomMap, "center": CenterPrior})
     explainer, data = RandomMap(ClassifierTarget(cnn()), seed=5), Blobs(batch_size=6)
     run(tmp_path, callback).test(explainer, data)
     (batch,) = data.loader()

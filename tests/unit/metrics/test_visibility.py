@@ -389,7 +389,8 @@ def test_other_content_against_direct_hiding(content, at):
         other = images[:, :, rows % height][..., columns % width]
     else:
         field = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(0)).to(images)
-        other = images.mean((2, 3), keepdim=True) + images.std((2, 3), keepdim=True) * field
+        deviation = images.std((2, 3), keepdim=True, correction=0)
+        other = images.mean((2, 3), keepdim=True) + deviation * field
     pixels = case["maps"][0, 0].numel()
     common, total = parts({**case, "images": other}, shown_by_rank(case["maps"], round(pixels * at))).unbind(dim=2)
     metric = VisibilityLeak(content, at=at, scope="image", steps=4)

@@ -73,7 +73,7 @@ def test_components_touch_along_axes_and_nothing_has_none():
 
 def test_what_is_wrong_is_named():
     target, images, targets, _ = case(2)
-    with pytest.raises(ValueError, match="needs masks.*pixels=predicted"):
+    with pytest.raises(ValueError, match="needs masks.*region=predicted"):
         pixel_sets.reference(target, images, targets)
     with pytest.raises(ValueError, match="'biggest'; use largest or smallest"):
         pixel_sets.component(target, images, targets, which="biggest")

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lightning_xai import ClassifierTarget, SegmenterTarget
 from lightning_xai.explainers import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM, XResCAM
 from lightning_xai.functional import gradients
+from lightning_xai.structures import Query
 from tests.helpers import assert_untouched, cnn, state_of, vit
 
 GRADIENT = (GradCAM, HiResCAM, XResCAM, GradCAMPlusPlus, XGradCAM, LayerCAM)
@@ -40,8 +41,8 @@ CASES = {
 }
 
 
-def case(case, dtype):
-    make, kind, layers, size = CASES[case]
+def case_of(name, dtype):
+    make, kind, layers, size = CASES[name]
     torch.manual_seed(0)
     target = kind(make()).to(dtype)
     images, sets = torch.rand(2, 1, *size, dtype=dtype), torch.rand(2, ASKED.shape[1], *size) < 0.4
@@ -105,21 +106,21 @@ def assert_same(maps, expected, tolerance):
 @pytest.mark.parametrize("cam", GRADIENT)
 def test_maps_are_those_of_a_pass_a_class(cam, case, dtype, passes, monkeypatch):
     monkeypatch.setattr(gradients, "LARGEST", 10**7)
-    target, names, images, sets = case(case, dtype)
+    target, names, images, sets = case_of(case, dtype)
     explainer = cam(target, names)
     layers = explainer.modules_of(images, ASKED)
-    maps = explainer.layer_maps(layers, images, ASKED, sets)
+    maps = explainer.maps_by_layer(layers, images, Query(ASKED, sets))
     assert passes == [6], "nothing was batched"
     assert_same(maps, one_by_one(explainer, layers, images, ASKED, sets), TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize(("size", "shared"), [(1, []), (2, [2, 2, 2]), (4, [4, 2]), (5, [5, 1]), (6, [6]), (7, [6])])
 def test_the_size_of_chunks_changes_nothing(size, shared, passes, monkeypatch):
-    target, names, images, _ = case("classifier-2", torch.float64)
+    target, names, images, _ = case_of("classifier-2", torch.float64)
     explainer = HiResCAM(target, names, negative=True)
     layers = explainer.modules_of(images, ASKED)
     monkeypatch.setattr(gradients, "columns_at_once", lambda *_: size)
-    maps = explainer.layer_maps(layers, images, ASKED, None)
+    maps = explainer.maps_by_layer(layers, images, Query(ASKED))
     assert passes == shared
     assert_same(maps, one_by_one(explainer, layers, images, ASKED, None), 1e-10)
 
@@ -149,7 +150,7 @@ def test_a_custom_function_after_the_layer_has_a_pass_a_class(cam, passes):
     images = torch.rand(2, 1, 8, 9, dtype=torch.float64)
     before = state_of(custom)
     explainer = cam(custom, "2")
-    maps = explainer.layer_maps([net[2]], images, ASKED, None)
+    maps = explainer.maps_by_layer([net[2]], images, Query(ASKED))
     assert passes == [], "its backward is not made for batches"
     assert_same(maps, one_by_one(explainer, [net[2]], images, ASKED, None), 1e-10)
     if cam is HiResCAM:
@@ -165,7 +166,7 @@ class Reading(GradCAM):
 
 
 def test_a_method_that_reads_numbers_has_a_pass_a_class(passes):
-    target, _, images, _ = case("classifier-2", torch.float64)
+    target, _, images, _ = case_of("classifier-2", torch.float64)
     maps = Reading(target, "layer4").explain(images, ASKED)
     assert passes == []
     torch.testing.assert_close(maps, GradCAM(target, "layer4").explain(images, ASKED))
@@ -178,7 +179,7 @@ class Refuses(GradCAM):
 
 @pytest.mark.parametrize("trainable", [False, True])
 def test_nothing_is_left_behind(trainable):
-    target, names, images, _ = case("classifier-2", torch.float32)
+    target, names, images, _ = case_of("classifier-2", torch.float32)
     for parameter in target.model.parameters():
         parameter.requires_grad_(trainable)
     before = state_of(target)
