@@ -1,4 +1,4 @@
-"""Gradients of many scores by layers of a frozen network, as many scores in one backward pass as are worth it."""
+"""Gradients of many scores by layers of a frozen network, with as many scores in one backward pass as are worth it."""
 
 import logging
 import warnings
@@ -39,7 +39,7 @@ def from_gradients(model: nn.Module, scores: Tensor, inputs: Sequence[Tensor], u
         try:
             return _joined([_together(scores, inputs, use, seeds) for seeds in _seeds(scores, size)])
         except Exception as error:  # of any kind: it comes from the model, and is raised again below if it is real
-            log.info("One backward pass a class, for several at once fail: %s", str(error).partition("\n")[0])
+            log.debug("Every column has a backward pass of its own, for none can be shared: %s", error)
     return _joined([_alone(scores, inputs, use, seeds[0]) for seeds in _seeds(scores, 1)])
 
 
