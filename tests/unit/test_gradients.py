@@ -11,6 +11,11 @@ from lightning_xai.gradients import columns_at_once, from_gradients
 CLASSES, WIDTH = 7, 6
 
 
+@pytest.fixture(autouse=True)
+def two_are_enough(monkeypatch):
+    monkeypatch.setattr(gradients, "FEWEST", 2)
+
+
 class Doubled(torch.autograd.Function):
     """No vmap rule, and a backward that a batched tensor would end the process in."""
 
@@ -86,6 +91,15 @@ def test_each_column_has_its_own_gradient_whatever_shares_a_pass(size, monkeypat
     assert_same(from_gradients(net, scores, inputs, use), one_by_one(scores, inputs))
     assert use.count == -(-CLASSES // size)
     assert all(values.grad is None for values in (*inputs, *net.parameters()))
+
+
+@pytest.mark.parametrize(("fewest", "passes"), [(2, 1), (7, 1), (8, 7)])
+def test_few_columns_have_passes_of_their_own(fewest, passes, monkeypatch):
+    monkeypatch.setattr(gradients, "FEWEST", fewest)
+    net, use = rest(), Passes()
+    scores, inputs = asked(net)
+    assert_same(from_gradients(net, scores, inputs, use), one_by_one(scores, inputs))
+    assert use.count == passes
 
 
 def test_a_single_column():

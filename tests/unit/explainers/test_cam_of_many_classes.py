@@ -72,6 +72,11 @@ def one_by_one(explainer, layers, images, asked, sets):
     return [torch.stack(values, dim=1) for values in zip(*maps, strict=True)]
 
 
+@pytest.fixture(autouse=True)
+def two_are_enough(monkeypatch):
+    monkeypatch.setattr(gradients, "FEWEST", 2)
+
+
 @pytest.fixture
 def passes(monkeypatch):
     """How many questions each of the shared backward passes was for."""
