@@ -18,6 +18,7 @@ from lightning_xai.explainers import AblationCAM, GradCAM, HiResCAM
 from lightning_xai.targets import Target
 
 LABELS, CLASSES, SIDE, UNET_SIDE = 14, 9, 224, 128
+MANY, MANY_SIDE = (250, 500, 1000), 112
 WIDTHS = (32, 32, 64, 128, 256, 32)
 UNET_LAYER = "upcat_1"
 
@@ -94,6 +95,24 @@ def classifier(repeats: int) -> None:
     compare(f"MONAI resnet18, {SIDE} px, layer4", works, repeats)
 
 
+def many_classes(repeats: int) -> None:
+    """Every class of a ResNet-18 of up to 1,000; the first 14 maps are checked against Captum's."""
+    for classes in MANY:
+        torch.manual_seed(0)
+        net = resnet18(pretrained=False, spatial_dims=2, n_input_channels=3, num_classes=classes, conv1_t_stride=2)
+        target, image = ClassifierTarget(net), torch.rand(1, 3, MANY_SIDE, MANY_SIDE)
+        asked = torch.arange(classes).unsqueeze(0)
+        grad, hires = GradCAM(target, "layer4"), HiResCAM(target, "layer4")
+        peer = class_by_class(LayerGradCam, target, "layer4", image, None)
+        check(grad, peer, grad.explain(image, asked)[:, :LABELS])
+        works = {
+            "one forward pass": lambda target=target, image=image: forward(target, image),
+            f"GradCAM, {classes} classes in one explain()": lambda cam=grad, x=image, t=asked: cam.explain(x, t),
+            f"HiResCAM, {classes} classes in one explain()": lambda cam=hires, x=image, t=asked: cam.explain(x, t),
+        }
+        compare(f"MONAI resnet18 of {classes} classes, {MANY_SIDE} px, layer4", works, repeats)
+
+
 def segmenter(repeats: int) -> None:
     """9 classes of a U-Net."""
     torch.manual_seed(0)
@@ -157,7 +176,7 @@ def ablation(repeats: int, sizes: Sequence[int] = (64,)) -> None:
 
 
 def main() -> None:
-    """Compare for a classifier and a segmenter, then without gradients."""
+    """Compare for a classifier, of few and of many classes, and a segmenter, then without gradients."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--skip-brute-force", action="store_true", help="of 512 passes each")
@@ -165,6 +184,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print("one image, one thread, processor time")
     classifier(options.repeats)
+    many_classes(options.repeats)
     segmenter(options.repeats)
     if not options.skip_brute_force:
         ablation(1)

@@ -1,4 +1,4 @@
-"""Gradients of many scores by layers of a frozen network, as many scores in one backward pass as are worth it."""
+"""Gradients of many scores by layers of a frozen network, with as many scores in one backward pass as are worth it."""
 
 import logging
 import warnings
@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 #: Elements, over all scores of a pass, of the largest gradient in it: 2 MB in float32. Beyond it the arithmetic of one
 #: score takes so long that several together gain nothing.
 LARGEST = 2**19
+#: Fewer columns than these do not repay what batching them costs.
+FEWEST = 8
 
 Slopes = tuple[Tensor, ...]
 Use = Callable[[Slopes], tuple[Tensor, ...]]
@@ -22,8 +24,9 @@ Use = Callable[[Slopes], tuple[Tensor, ...]]
 def from_gradients(model: nn.Module, scores: Tensor, inputs: Sequence[Tensor], use: Use) -> list[Tensor]:
     """Make something of the gradients of every column of scores.
 
-    Several columns share a backward pass, as many as :func:`columns_at_once` says; where the model or ``use`` cannot be
-    batched by ``torch.vmap``, each column has a pass of its own. Gradients are alive for the columns of one pass only.
+    Several columns share a backward pass, as many as :func:`columns_at_once` says; where they are few, or the model or
+    ``use`` cannot be batched by ``torch.vmap``, each column has a pass of its own. Gradients are alive for the columns
+    of one pass only.
 
     Args:
         model: What gave the scores.
@@ -35,11 +38,11 @@ def from_gradients(model: nn.Module, scores: Tensor, inputs: Sequence[Tensor], u
         For each tensor that ``use`` gives ``(B, T, ...)``.
     """
     size = columns_at_once(model, scores)
-    if min(size, scores.shape[1]) > 1:
+    if min(size, scores.shape[1]) >= FEWEST:
         try:
             return _joined([_together(scores, inputs, use, seeds) for seeds in _seeds(scores, size)])
         except Exception as error:  # of any kind: it comes from the model, and is raised again below if it is real
-            log.info("One backward pass a class, for several at once fail: %s", str(error).partition("\n")[0])
+            log.debug("Every column has a backward pass of its own, for none can be shared: %s", error)
     return _joined([_alone(scores, inputs, use, seeds[0]) for seeds in _seeds(scores, 1)])
 
 
@@ -60,7 +63,7 @@ def columns_at_once(model: nn.Module, scores: Tensor) -> int:
     for node in _nodes(scores):
         if isinstance(node, BackwardCFunction):
             return 1
-        largest = max(largest, *(torch.Size(value.shape).numel() for value in node._input_metadata))
+        largest = max([largest, *(torch.Size(value.shape).numel() for value in node._input_metadata)])
     return max(1, LARGEST // largest)
 
 

@@ -1,8 +1,9 @@
 """Class activation maps: feature maps of a layer, weighted by what they mean to the answer.
 
 One core for classifiers and segmenters, 2-D and 3-D, convolutions and tokens: ``A`` are the feature maps of a layer,
-``Y`` the score of a question, ``G = dY/dA``. All questions share one forward pass, and the backward passes start at the
-layer. Each method is one way to combine ``A`` and ``G``; those that ask the model again instead are in ``channel_cam``.
+``Y`` the score of a question, ``G = dY/dA``. All questions share one forward pass, many of them a backward pass, which
+starts at the layer. Each method is one way to combine ``A`` and ``G``; those that ask the model again instead are in
+``channel_cam``.
 """
 
 from abc import abstractmethod
