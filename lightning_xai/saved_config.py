@@ -92,7 +92,8 @@ def read_config(path: Path, known: set[str]) -> DictConfig:
     """
     try:
         config = OmegaConf.load(path)
-        assert isinstance(config, DictConfig), "it holds a list"
+        missing = [name for name in ("data", "target", "explainer", "facts") if name not in config]
+        assert isinstance(config, DictConfig) and not missing, f"it lacks {', '.join(missing)}"
     except Exception as error:  # YAML's and OmegaConf's own, and those of reading
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path} is no config of a run ({reason}); give another ckpt_path.") from error

@@ -9,6 +9,8 @@ from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 from PIL import Image
 
+from lightning_xai.earlier_run import start_from
+
 CONFIGS = Path(__file__).parents[1] / "configs"
 TINY = (
     "logger=none",
@@ -33,6 +35,13 @@ def configure(folder: Path, *overrides: str) -> DictConfig:
     """The composed configuration of :func:`tiny`, as train.main takes it."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose("train", tiny(folder, *overrides))
+
+
+def on_top(folder: Path, *overrides: str) -> DictConfig:
+    """The configuration of a run in ``folder`` on top of the run that its ``ckpt_path`` comes from."""
+    name, words = start_from([f"run_dir={folder}", *overrides], CONFIGS)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(name, words)
 
 
 def bars(count: int, classes: int, channels: int = 1, side: int = 16, seed: int = 0) -> tuple[np.ndarray, ...]:

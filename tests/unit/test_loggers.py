@@ -203,6 +203,78 @@ def test_csv_keeps_its_rows_on_resume(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
 
 
+TABLE = b"epoch,step,train/loss\r\n0,0,0.125\r\n0,1,0.25\r\n"
+
+
+@pytest.mark.parametrize(
+    ("left", "kept"),
+    [
+        (TABLE + b"1,2,0.", [0, 1]),
+        (TABLE + b"1,2", [0, 1]),
+        (TABLE + b"1,2,0.5", [0, 1]),  # whole or not, nobody knows
+        (TABLE[:-1], [0]),
+        (TABLE + b"1,2,0.5,7\r\n", [0, 1]),
+        (TABLE + b"1,2,0.2,3,0.1\r\n1,4,0.5\r\n", [0, 1, 4]),  # what an earlier version wrote after half a row
+        (TABLE + b"1,2\r1,3,0.5\r\n1,4,0.5\r\n", [0, 1, 4]),
+        (TABLE + b"1,2,\xc3", [0, 1]),
+        (TABLE + 20 * b"\0", [0, 1]),
+        (TABLE + 20 * b"\0" + b"\r\n", [0, 1]),
+        (b"epoch,step,train/loss\r\n", []),
+        (b"epoch,step,tra", []),
+        (b"epoch,st\r\n", []),
+        (b"epoch,step,gr\xc3", []),
+        (b"", []),
+    ],
+)
+def test_csv_goes_on_after_half_a_row(tmp_path, left, kept):
+    (tmp_path / "metrics.csv").write_bytes(left)
+    logger = RunCSVLogger(tmp_path)
+    logger.log_metrics({"epoch": 1, "train/loss": 0.75}, 9)
+    logger.log_metrics({"epoch": 1, "größe": 1.0}, 10)
+    assert [int(row["step"]) for row in rows(tmp_path)] == [*kept, 9, 10]
+    assert rows(tmp_path)[-1]["größe"] == "1.0" and all(None not in row for row in rows(tmp_path))
+
+
+def test_csv_lists_no_epoch_twice(tmp_path):
+    first = RunCSVLogger(tmp_path)
+    for epoch in range(3):
+        for step in (2 * epoch, 2 * epoch + 1):
+            first.log_metrics({"epoch": epoch, "train/loss": 1.0}, step)
+        first.log_metrics({"epoch": epoch, "val/loss": 1.0}, 2 * epoch + 1)
+    first.log_metrics({"epoch": 3, "test/gap": 1.0}, 6)
+    first.log_metrics({"memory": 1.0}, 6)
+    # Killed after the third epoch, and resumed from the checkpoint of the first.
+    second = RunCSVLogger(tmp_path)
+    second.log_metrics({"epoch": 1, "train/loss": 2.0}, 2)
+    second.log_metrics({"epoch": 1, "val/loss": 2.0}, 3)
+    second.log_metrics({"epoch": 2, "test/gap": 2.0}, 4)
+    table = [(row["epoch"], row["step"], row["train/loss"], row["val/loss"], row["test/gap"]) for row in rows(tmp_path)]
+    assert table == [
+        ("0", "0", "1.0", "", ""),
+        ("0", "1", "1.0", "", ""),
+        ("0", "1", "", "1.0", ""),
+        ("1", "2", "2.0", "", ""),
+        ("1", "3", "", "2.0", ""),
+        ("2", "4", "", "", "2.0"),
+    ]
+
+
+def test_csv_keeps_what_came_before_the_middle_of_an_epoch(tmp_path):
+    first = RunCSVLogger(tmp_path)
+    for step in range(4):
+        first.log_metrics({"epoch": 0, "train/loss": 1.0}, step)
+    RunCSVLogger(tmp_path).log_metrics({"epoch": 0, "train/loss": 2.0}, 2)
+    assert [row["train/loss"] for row in rows(tmp_path)] == ["1.0", "1.0", "2.0"]
+
+
+def test_csv_keeps_the_training_when_it_is_only_tested(tmp_path):
+    first = RunCSVLogger(tmp_path)
+    first.log_metrics({"epoch": 0, "val/loss": 1.0}, 1)
+    first.log_metrics({"epoch": 1, "test/gap": 1.0}, 2)
+    RunCSVLogger(tmp_path).log_metrics({"epoch": 0, "test/gap": 2.0}, 0)
+    assert [row["test/gap"] for row in rows(tmp_path)] == ["", "1.0", "2.0"]
+
+
 def test_csv_in_a_trainer(tmp_path):
     logger = RunCSVLogger(tmp_path)
     logger.log_hyperparams({"lr": 1})

@@ -108,6 +108,18 @@ def test_last_of_nothing_is_a_new_start(tmp_path, caplog):
     assert "starting from scratch" in caplog.text
 
 
+@pytest.mark.parametrize("task", ["test", "predict"])
+def test_last_of_nothing_cannot_be_applied(tmp_path, task):
+    with pytest.raises(FileNotFoundError, match=r"ckpt_path=last finds no .*last\.ckpt; give another run_dir"):
+        runs.prepare(cfg_of(tmp_path, task=task, ckpt_path="last"))
+
+
+def test_the_folder_is_said_first(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "lightning_xai"):
+        runs.prepare(cfg_of(tmp_path / "run"))
+    assert caplog.messages[0] == f"Run folder: {tmp_path / 'run'}"
+
+
 def test_unknown_tasks_and_missing_checkpoints(tmp_path):
     with pytest.raises(ValueError, match="task is 'fit'; use one of explain, test, predict, target"):
         runs.prepare(cfg_of(tmp_path, task="fit"))
@@ -169,6 +181,56 @@ def test_where_and_what_else_is_not_in_the_key():
         assert key_of(change) == key_of(), change
 
 
+def weights_of(folder, **changes):
+    cfg = cfg_of(folder / "run", target_dir=str(folder / "targets"), **(RECIPE | changes))
+    return cfg, runs.trained_weights(cfg, None)
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """The paths of the targets that were trained."""
+    made = []
+
+    def train(cfg, data, weights):
+        made.append(weights)
+        weights.write_text("weights")
+
+    monkeypatch.setattr(runs, "train_target", train)
+    return made
+
+
+def test_a_target_is_trained_once_and_recorded(tmp_path, trainings):
+    cfg, weights = weights_of(tmp_path)
+    assert trainings == [weights] == [tmp_path / "targets" / f"{key_of()}.ckpt"]
+    assert cfg.target_weights == str(weights.resolve()) and weights_of(tmp_path)[1] == weights and len(trainings) == 1
+
+
+def test_the_recorded_weights_are_taken_whatever_the_data(tmp_path, trainings):
+    _, weights = weights_of(tmp_path)
+    other = {"data": {"path": "other"}, "facts": {}, "seed": 9}
+    assert weights_of(tmp_path, target_weights=str(weights), **other)[1] == weights
+    (tmp_path / "targets").rename(tmp_path / "moved")
+    moved = {"target_weights": str(weights), "target_dir": str(tmp_path / "moved"), **other}
+    assert runs.trained_weights(cfg_of("run", **(RECIPE | moved)), None) == tmp_path / "moved" / weights.name
+    assert len(trainings) == 1
+
+
+def test_recorded_weights_that_are_gone_are_trained_again_only_where_no_checkpoint_needs_them(tmp_path, trainings):
+    gone = str(tmp_path / "targets" / "gone.ckpt")
+    with pytest.raises(
+        FileNotFoundError, match=r"The target of best\.ckpt was kept in .*gone\.ckpt, which is gone; put"
+    ):
+        weights_of(tmp_path, target_weights=gone, ckpt_path="best.ckpt")
+    assert str(weights_of(tmp_path, target_weights=gone, ckpt_path="last")[1]) == gone and len(trainings) == 1
+
+
+def test_a_target_dir_that_cannot_be_made_is_told_before_the_training(tmp_path, trainings):
+    (tmp_path / "targets").write_text("")
+    with pytest.raises(ValueError, match=r"target_dir=.*targets cannot be made \(File exists\)"):
+        weights_of(tmp_path)
+    assert not trainings
+
+
 def test_other_ranks_wait_for_the_file(tmp_path, monkeypatch):
     path = tmp_path / "target.ckpt"
     writer = threading.Timer(0.2, path.write_text, ["weights"])
@@ -216,7 +278,7 @@ def test_without_a_checkpoint_none_is_shown(tmp_path, capsys):
     assert json.loads((tmp_path / "summary.json").read_text())["checkpoint"] is None
 
 
-def test_the_config_is_written_resolved_and_sent_to_every_logger(tmp_path):
+def test_the_config_is_written_and_sent_resolved_to_every_logger(tmp_path):
     sent = []
     logger = SimpleNamespace(log_hyperparams=sent.append)
     runs.log_config(cfg_of(tmp_path, name="${task}_${seed}"), SimpleNamespace(loggers=[logger, logger]))
