@@ -9,7 +9,7 @@ import pytest
 import torch
 import wandb
 from lightning import LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -104,6 +104,20 @@ def test_key_in_environment_or_netrc_means_online(tmp_path, monkeypatch):
     assert ResilientWandbLogger(tmp_path)._wandb_init["mode"] is None
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert ResilientWandbLogger(tmp_path)._wandb_init["mode"] == "offline"
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_anonymous_is_never_passed_to_wandb(tmp_path, monkeypatch, gone):
+    """Lightning passes it always; the release that stops doing so must not break the logger."""
+    original = WandbLogger.__init__
+
+    def init(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        if gone:
+            del self._wandb_init["anonymous"]
+
+    monkeypatch.setattr(WandbLogger, "__init__", init)
+    assert "anonymous" not in ResilientWandbLogger(tmp_path, mode="offline")._wandb_init
 
 
 class FakeRun:
