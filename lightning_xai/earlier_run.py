@@ -88,6 +88,8 @@ def offer(saved: DictConfig, path: Path, config_dir: Path, task: str | None) -> 
     """
     content: dict[str, Any] = OmegaConf.to_container(saved)  # type: ignore[assignment]
     keys = {key: value for key, value in content.items() if key not in OWN}
+    if "allow_code" in keys.get("target", {}):
+        keys["target"]["allow_code"] = False  # only a command line can allow it
     primary: Any = OmegaConf.load(config_dir / "train.yaml")
     store, defaults = ConfigStore.instance(), []
     entries: Any = OmegaConf.to_container(primary.defaults)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
@@ -9,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,6 +65,8 @@ def one_sentence(job: Callable[[Any], dict[str, float]], failed: list[bool]) -> 
         failed.append(True)  # until it has ended well
         try:
             results = job(cfg)
+        except SIGTERMException:  # Lightning's, which alone would end with status 0
+            sys.exit(128 + signal.SIGTERM)
         except Exception as error:
             if (sentence := sentence_of(error)) is None:
                 raise

@@ -163,8 +163,8 @@ def trained_weights(cfg: DictConfig, data: ImageDataModule) -> Path:
     if not weights.is_file():
         if recorded and cfg.ckpt_path not in (None, "last"):
             raise FileNotFoundError(
-                f"The target of {cfg.ckpt_path} was kept in {weights}, which is gone; put it back, or give its weights "
-                "with target.weights=<file>."
+                f"The target of {cfg.ckpt_path} was kept in {recorded}, which is gone; put it back, or give its "
+                "weights with target.weights=<file>."
             )
         make_folder(weights.parent, "target_dir")
         train_target(cfg, data, weights)

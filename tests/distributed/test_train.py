@@ -1,5 +1,6 @@
 """train.py on two ranks: every image once, the values of one process, files by rank zero alone."""
 
+import os
 import subprocess
 import sys
 
@@ -89,3 +90,49 @@ def test_training_was_shared(two_ranks):
     kept = torch.load(two_ranks[0] / "checkpoints" / "last.ckpt", weights_only=True)
     assert kept["global_step"] == 2, "16 images on two ranks in batches of 8 are one step an epoch"
     assert all(key.startswith("net.") for key in kept["state_dict"])
+
+
+# ------------------------------------------------------------------ one folder for all ranks
+
+LIGHTNING = (sys.executable, CONFIGS.parent / "train.py")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", LIGHTNING[1])
+SWEEP = ("-m", "callbacks.maps.num_images=2,3")
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [(LIGHTNING, ()), (TORCHRUN, ()), (LIGHTNING, ("run_dir=runs/mine",)), (LIGHTNING, SWEEP)],
+    ids=["lightning", "torchrun", "named", "sweep"],
+)
+def test_all_ranks_write_into_one_new_folder(bars, tmp_path, start, words):
+    """``predict`` tells: every rank writes the maps of its own images."""
+    given = [word for word in tiny(tmp_path / "x", *bars) if not word.startswith("run_dir=")]
+    quick = ("trainer=ddp", "trainer.devices=2", "task=predict", "explainer=center_prior")
+    done = subprocess.run(
+        [*start, *words, *given, *quick], cwd=tmp_path, capture_output=True, text=True, timeout=240, env=alone()
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    folders = [path.parent for path in (tmp_path / "runs").rglob("config.yaml") if path.parent.name != ".hydra"]
+    assert len(folders) == (2 if words == SWEEP else 1), folders
+    for folder in folders:
+        assert len(list((folder / "predictions").glob("*.npy"))) == TEST_IMAGES
+        assert not (folder / ".lock").exists()
+    if not words:
+        (parent,) = (tmp_path / "runs").iterdir()
+        assert sorted(path.name for path in parent.iterdir()) == sorted([folders[0].name, "latest"])
+    assert done.stdout.count("Run folder: ") == 2 * len(folders), "each rank says where it writes"
+
+
+def alone():
+    """The environment without what an earlier test's trainer left there."""
+    ranks = ("WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "RANK", "MASTER_ADDR", "MASTER_PORT")
+    return {name: value for name, value in os.environ.items() if name not in ranks}
+
+
+def test_a_run_of_several_ranks_is_tested_with_its_own_config(two_ranks, tmp_path):
+    """Also the ranks that Lightning starts take the run's config."""
+    words = ("task=test", f"ckpt_path={two_ranks[0]}/checkpoints/best.ckpt", f"run_dir={tmp_path}")
+    done = subprocess.run([*LIGHTNING, *words], cwd=tmp_path, capture_output=True, text=True, timeout=240, env=alone())
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "per_image.csv").read_text() == (two_ranks[0] / "per_image.csv").read_text()
+    assert "MEMBER: 2/2" in done.stderr

@@ -1,9 +1,11 @@
 """train.py as a user calls it: help, typos, a sweep."""
 
+import json
 import re
 import runpy
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,9 @@ REPO = CONFIGS.parent
 GROUPS = sorted(folder.name for folder in CONFIGS.iterdir() if folder.is_dir())
 
 
-def call(*words: str, cwd: Path = REPO) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, REPO / "train.py", *words], cwd=cwd, capture_output=True, text=True, timeout=120
-    )
+def call(*words: str, cwd: Path = REPO, timeout: float = 120) -> subprocess.CompletedProcess:
+    command = [sys.executable, REPO / "train.py", *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout)
 
 
 def test_help_lists_every_group_with_a_line_and_every_choice():
@@ -57,35 +58,106 @@ def test_typos_elsewhere_name_the_nearest(word, sentence, monkeypatch):
     assert str(stop.value.code).startswith(f"train.py: {sentence}")
 
 
-def test_a_sweep_makes_a_folder_a_run(tmp_path):
+def sweep_line() -> list[str]:
+    """The words of the README's sweep."""
+    lines = (REPO / "README.md").read_text(encoding="utf-8").splitlines()
+    (line,) = [line for line in lines if line.startswith("python train.py -m ")]
+    return line.partition("#")[0].split()[2:]
+
+
+def test_the_sweep_of_the_readme_makes_a_folder_a_run(tmp_path):
+    words = sweep_line()
+    assert words == ["-m", "explainer=pcim,random_map", "seed=0,1,2"]
+    # A list and a path with slashes, as any sweep has them, name no folder.
+    quick = (*bars_npz(tmp_path / "bars.npz").split(), *TINY, "trainer.limit_test_batches=1", "data.limit=8")
+    done = call(*words, *quick, cwd=tmp_path, timeout=400)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (sweep,) = (tmp_path / "runs" / "sweeps").iterdir()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", sweep.name)
+    assert sorted(path.name for path in sweep.iterdir() if path.is_dir()) == ["0", "1", "2", "3", "4", "5"]
+    for job, (explainer, seed) in enumerate(product(("PCIM", "RandomMap"), (0, 1, 2))):
+        folder = sweep / str(job)
+        kept = yaml.safe_load((folder / "config.yaml").read_text())
+        assert kept["seed"] == seed and kept["explainer"]["_target_"] == f"lightning_xai.explainers.{explainer}"
+        assert kept["run_dir"] == str(folder) and f"seed={seed}" in (folder / ".hydra" / "overrides.yaml").read_text()
+        assert rows(folder / "per_image.csv") and (folder / "summary.json").is_file()
+        assert (folder / "train.log").read_text().splitlines()[0] == f"Run folder: {folder}"
+        assert f"seed {seed}" in (folder / "train.log").read_text()
+    assert len(list((tmp_path / "runs" / "targets").glob("*.ckpt"))) == 3, "each seed trains a target of its own"
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"sweeps", "targets"}
+
+
+def test_a_sweep_goes_on_after_a_job_that_fails_and_says_so(tmp_path):
     quick = (*bars_npz(tmp_path / "bars.npz").split(), *TINY, "explainer=random_map", "trainer.limit_test_batches=1")
     folders = (f"hydra.sweep.dir={tmp_path}/sweep", f"target_dir={tmp_path}/targets")
-    # The words that all runs share would make the folders' names too long.
-    named = "hydra.sweep.subdir=${hydra.job.num}_seed_${seed}"
-    done = call("-m", "seed=0,1", *quick, *folders, named, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    made = sorted(path for path in (tmp_path / "sweep").iterdir() if path.is_dir())
-    assert [path.name for path in made] == ["0_seed_0", "1_seed_1"]
-    for seed, folder in enumerate(made):
-        assert yaml.safe_load((folder / "config.yaml").read_text())["seed"] == seed
-        assert f"seed={seed}" in (folder / ".hydra" / "overrides.yaml").read_text()
-        assert rows(folder / "per_image.csv") and (folder / "summary.json").is_file()
-        assert "seed %d" % seed in (folder / "train.log").read_text()  # noqa: UP031
-    assert len(list((tmp_path / "targets").glob("*.ckpt"))) == 2, "each seed trains a target of its own"
-    assert not list(tmp_path.glob("runs")), "something was written outside the run folders"
+    done = call(
+        "-m",
+        "data.on_bad_image=stop,raise",
+        "callbacks.maps.num_images=1,2",
+        *quick,
+        *folders,
+        cwd=tmp_path,
+        timeout=400,
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr[-3000:]
+    assert [path.parent.name for path in sorted((tmp_path / "sweep").glob("*/summary.json"))] == ["2", "3"]
+    said = [line for line in done.stderr.splitlines() if line.startswith("train.py: ")]
+    assert len(said) == 3 and said[-1] == "train.py: 2 of 4 jobs failed."
+    assert [line.rpartition("(job ")[2] for line in said[:2]] == ["0 of the sweep)", "1 of the sweep)"]
 
 
-def test_a_run_from_the_shell_lands_in_its_named_folder_and_ends_with_the_table(tmp_path):
+def test_runs_from_the_shell_have_a_folder_each_and_end_with_the_table(tmp_path):
     quick = (*bars_npz(tmp_path / "bars.npz").split(), *TINY, "trainer.limit_test_batches=1")
-    done = call("explainer=center_prior", *quick, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    folder = tmp_path / "runs" / "center_prior_npz"
-    assert {"config.yaml", ".hydra", "train.log", "metrics.csv", "per_image.csv", "summary.json", "maps"} <= {
-        path.name for path in folder.iterdir()
-    }
-    assert (folder / ".hydra" / "config.yaml").is_file() and list((tmp_path / "runs" / "targets").glob("*.ckpt"))
-    places = [line.split()[0] for line in done.stdout.strip().splitlines()[-3:]]
-    assert places == ["Pictures", "Per", "Summary"]
+    said = []
+    for _ in range(2):
+        done = call("explainer=center_prior", *quick, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-2000:]
+        said.append(done.stdout.strip().splitlines())
+    parent = tmp_path / "runs" / "center_prior_npz"
+    folders = sorted(path for path in parent.iterdir() if not path.is_symlink())
+    assert len(folders) == 2 and (parent / "latest").resolve() == folders[1].resolve()
+    for folder, lines in zip(folders, said, strict=True):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_0(_2)?", folder.name)
+        assert {path.name for path in folder.iterdir()} == {
+            *("config.yaml", ".hydra", "train.log", "metrics.csv", "per_image.csv", "controls.csv", "summary.json"),
+            *("maps", "target"),
+        } - ({"target"} if folder == folders[1] else set())
+        assert lines[0] == f"Run folder: {folder}" == (folder / "train.log").read_text().splitlines()[0]
+        assert [line.split()[0] for line in lines[-3:]] == ["Pictures", "Per", "Summary"]
+    assert (folders[0] / ".hydra" / "config.yaml").is_file() and list((tmp_path / "runs" / "targets").glob("*.ckpt"))
+
+
+def test_a_named_folder_holds_everything_and_a_checkpoint_of_it_is_enough(tmp_path):
+    """Train, test and go on in three lines, each without the words of the one before."""
+    quick = (*bars_npz(tmp_path / "bars.npz").split(), *TINY, "trainer.limit_test_batches=1", "explainer.tv=0.5")
+    lines = (
+        ("run_dir=runs/mine", *quick),
+        ("task=test", "ckpt_path=runs/mine/checkpoints/best.ckpt", "metrics=two_fills"),
+        ("run_dir=runs/mine", "ckpt_path=last", "trainer.max_epochs=2"),
+    )
+    for words in lines:
+        done = call(*words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-2000:]
+    mine = tmp_path / "runs" / "mine"
+    assert {".hydra", "train.log", "config.yaml", "checkpoints"} <= {path.name for path in mine.iterdir()}
+    assert not (mine / "earlier").exists() and not (mine / ".lock").exists()
+    assert [row["epoch"] for row in rows(mine / "metrics.csv") if row["val/loss"]] == ["0", "1"]
+    (tested,) = (tmp_path / "runs" / "amortized_pcim_npz").iterdir()
+    assert "gap_median" in (tested / "summary.json").read_text(), "a test has a folder of its own, and no link"
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"mine", "targets", "amortized_pcim_npz"}
+    typo = call("task=test", "ckpt_path=runs/mine/checkpoints/best.ckpt", "explainer.weigth_decay=3", cwd=tmp_path)
+    assert (
+        typo.stderr.strip() == "train.py: Unknown key 'explainer.weigth_decay': did you mean 'explainer.weight_decay'?"
+    )
+
+
+def test_a_folder_in_use_is_one_sentence(tmp_path):
+    (tmp_path / ".lock").write_text(json.dumps({"host": "far-away", "pid": 1, "started": "x", "since": "noon"}))
+    done = call(*TINY, f"run_dir={tmp_path}")
+    assert done.returncode == 1 and done.stdout == ""
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"train.py: run_dir={tmp_path} is being written by process 1 on far-away since noon; ")
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"], "nothing was written beside it"
 
 
 def test_bad_input_is_one_sentence_from_the_shell_too(tmp_path):

@@ -87,6 +87,16 @@ def test_it_says_how_to_upload(offline):
     assert lines[-1].startswith(f"This run's W&B files are offline; upload them with: wandb sync {folder}/wandb/")
 
 
+def test_the_environment_is_in_no_file(bars, tmp_path, monkeypatch):
+    monkeypatch.setenv("XAI_TOKEN", "s3cr3t-t0ken")
+    words = ("+note=${oc.env:XAI_TOKEN}", "+url=https://${oc.env:XAI_TOKEN}@host", "+again=[${url},{deep:${note}}]")
+    train.main(configure(tmp_path / "run", *bars, "logger=many", *words, "+trainer.profiler=null"))
+    found = [path for path in tmp_path.rglob("*") if path.is_file() and b"s3cr3t-t0ken" in path.read_bytes()]
+    assert not found
+    config, _ = read_wandb(tmp_path / "run")
+    assert json.loads(config["url"]) == "https://${oc.env:XAI_TOKEN}@host" and json.loads(config["seed"]) == 0
+
+
 MADE = {
     "csv": set(),
     "none": set(),

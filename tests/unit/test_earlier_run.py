@@ -171,6 +171,12 @@ def test_a_model_of_the_users_own_is_named_again():
     assert on_top("task=test", BEST, "target.model._target_=mine.Net").target.model._target_ == "mine.Net"
 
 
+def test_a_file_cannot_allow_code():
+    trained("runs/mine", "++target.allow_code=true")
+    assert on_top("task=test", BEST).target.allow_code is False
+    assert on_top("task=test", BEST, "target.allow_code=true").target.allow_code is True
+
+
 @pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml")))
 def test_what_a_recipe_leaves_can_be_read_again(experiment, monkeypatch):
     monkeypatch.setenv("LIGHTNING_XAI_DATA", "somewhere")

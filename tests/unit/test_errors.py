@@ -1,0 +1,78 @@
+"""What becomes of errors: a sentence, a status, or the error itself."""
+
+from types import SimpleNamespace
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lightning_xai.errors import exits, one_sentence, sentence_of
+
+
+def raising(error):
+    def job(cfg):
+        raise error
+
+    return job
+
+
+@pytest.fixture(params=[RunMode.RUN, RunMode.MULTIRUN])
+def mode(request, monkeypatch):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    hydra = SimpleNamespace(mode=request.param, job=SimpleNamespace(num=4))
+    monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: hydra))
+    return request.param
+
+
+def made_by_the_config(cause):
+    error = InstantiationException("Error in call to target")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize("wrap", [lambda error: error, made_by_the_config])
+def test_bad_input_is_its_sentence(wrap, monkeypatch):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    assert sentence_of(wrap(FileNotFoundError("x is not there."))) == "train.py: x is not there."
+    assert sentence_of(wrap(RuntimeError("a bug"))) is None
+    with pytest.raises(SystemExit, match="^train.py: wrong$"):
+        exits(raising(wrap(ValueError("wrong"))))(None)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    assert sentence_of(wrap(ValueError("wrong"))) is None
+
+
+def test_bad_input_ends_a_job_and_a_sweep_goes_on(mode, capsys):
+    failed = []
+    job = one_sentence(raising(ValueError("wrong")), failed)
+    if mode == RunMode.MULTIRUN:
+        assert job(None) == {}
+        assert capsys.readouterr().err == "train.py: wrong (job 4 of the sweep)\n"
+    else:
+        with pytest.raises(SystemExit, match="^train.py: wrong$"):
+            job(None)
+    assert failed == [True]
+
+
+def test_other_errors_pass_and_count_as_failed(mode):
+    failed = []
+    with pytest.raises(RuntimeError, match="a bug"):
+        one_sentence(raising(RuntimeError("a bug")), failed)(None)
+    assert failed == [True]
+
+
+def test_a_terminated_job_does_not_end_well(mode):
+    """And the sweep ends with it."""
+    with pytest.raises(SystemExit) as end:
+        one_sentence(raising(SIGTERMException()), [])(None)
+    assert end.value.code == 143
+
+
+@pytest.mark.parametrize(
+    ("results", "bad"), [({}, False), ({"sanity/passed": 1.0}, False), ({"sanity/passed": 0.0}, True)]
+)
+def test_a_failed_sanity_check_counts_as_failed(mode, results, bad):
+    failed = []
+    assert one_sentence(lambda cfg: results, failed)(None) == results
+    assert failed == [bad]
