@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai.outputs import Output, OutputReader, per_image, per_pixel
+from lightning_xai.outputs import EXACT, Output, OutputReader, per_image, per_pixel
 from lightning_xai.padding import cropped, larger_sizes, padded
 
 log = logging.getLogger(__name__)
 
 #: What a network raises when it does not take images of some shape.
 FAILURES = (RuntimeError, ValueError, AssertionError, IndexError, TypeError)
+#: Of these, what says nothing about the shape.
+PASSED_ON = (torch.OutOfMemoryError, RecursionError)
 AXES = re.compile(r"input to conv(\d)d")
 CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
 
@@ -68,7 +70,7 @@ class ModelCall:
         try:
             with convolved_in_batches(model, images):
                 logits = self._run(model, images, own, size)
-        except torch.OutOfMemoryError:
+        except PASSED_ON:
             raise
         except FAILURES as error:
             size = self._larger(model, images, own, error)
@@ -91,9 +93,9 @@ class ModelCall:
         return cropped(logits, images.shape[2:]) if self.dense else logits
 
     def _fit(self, logits: Tensor, shape: torch.Size) -> int:
-        """2: the shape of logits, 1: that of logits with an axis squeezed away, 0: another."""
+        """``EXACT``: the shape of logits, 1: that of logits with an axis squeezed away, 0: another."""
         try:
-            return 2 if self.shape_of(logits, shape).shape == logits.shape else 1
+            return EXACT if self.shape_of(logits, shape).shape == logits.shape else 1
         except ValueError:
             return 0
 
@@ -109,7 +111,7 @@ class ModelCall:
             for size in larger_sizes(model, images.shape[2:]):
                 try:
                     self._run(model, images[:1], own, size)
-                except torch.OutOfMemoryError:
+                except PASSED_ON:
                     raise
                 except FAILURES:
                     continue

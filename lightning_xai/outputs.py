@@ -13,6 +13,8 @@ log = logging.getLogger(__name__)
 Output = str | int | Callable[[Any], Any] | None
 #: Keys and attributes under which logits are looked for, in this order.
 NAMES = ("logits", "out", "pred", "prediction", "predictions")
+#: How well a tensor fits whose shape is that of logits without any change.
+EXACT = 2
 #: How many containers may lie inside each other.
 DEPTH = 4
 
@@ -28,7 +30,8 @@ class OutputReader:
     """Takes the logits out of whatever a model answers: a tensor, a dict, a tuple, a list, an object.
 
     Without ``output``, the part named ``logits``, ``out``, ``pred``, ``prediction`` or ``predictions`` is taken, else
-    the first of those whose shape fits best. What was taken is logged once.
+    the first of those whose shape fits best; if several have that same shape none is taken, for a guess could be
+    another head. What was taken is logged once.
 
     Args:
         output: Which part of the answer holds the logits: its key or attribute, its position, or a function of the
@@ -58,7 +61,7 @@ class OutputReader:
             A floating tensor without metadata.
 
         Raises:
-            ValueError: If there is none, or not the part that ``output`` names.
+            ValueError: If there is none, not the part that ``output`` names, or more than one that could be meant.
         """
         part = answer if self.output is None else chosen_part(answer, self.output)
         found = find_logits(part, fit)
@@ -100,24 +103,36 @@ def chosen_part(answer: Any, output: str | int | Callable[[Any], Any]) -> Any:
 
 
 def find_logits(answer: Any, fit: Callable[[Tensor], int], path: str = "", depth: int = DEPTH) -> Found | None:
-    """The tensor that holds the logits, or ``None``; see :class:`OutputReader`.
+    """The tensor that holds the logits, or ``None`` if there is none; see :class:`OutputReader`.
 
     Args:
         answer: What the model returned, or a part of it.
         fit: How well the shape of a tensor is that of logits.
         path: The way to this part.
         depth: How many containers may lie inside each other.
+
+    Raises:
+        ValueError: If several nameless parts have the same shape, that of logits.
     """
     if isinstance(answer, Tensor):
         return Found(path, answer) if answer.is_floating_point() else None
     parts = parts_of(answer) if depth else {}
-    hits = {key: find_logits(part, fit, f"{path}[{key!r}]", depth - 1) for key, part in parts.items()}
-    named = (hits[name] for name in NAMES if hits.get(name) is not None)
-    first = next(named, None)
-    if first is not None:
-        return first
-    tensors = [hit for hit in hits.values() if hit is not None]
-    return max(tensors, key=lambda hit: fit(hit.values), default=None)
+    for name in (name for name in NAMES if name in parts):
+        named = find_logits(parts[name], fit, f"{path}[{name!r}]", depth - 1)
+        if named is not None:
+            return named
+    found = [find_logits(part, fit, f"{path}[{key!r}]", depth - 1) for key, part in parts.items()]
+    hits = [hit for hit in found if hit is not None]
+    best = max(hits, key=lambda hit: fit(hit.values), default=None)
+    if best is None or fit(best.values) < EXACT:
+        return best
+    equal = [hit.path for hit in hits if hit.values.shape == best.values.shape]
+    if len(equal) > 1:
+        raise ValueError(
+            f"The model answers with {described(answer)}, where {' and '.join(equal)} all have the shape of logits, "
+            f"{tuple(best.values.shape)}; say with output= which of them holds them (target.output)."
+        )
+    return best
 
 
 def parts_of(answer: Any) -> dict[Any, Any]:

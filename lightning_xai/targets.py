@@ -22,7 +22,7 @@ class ClassifierTarget(Target):
     """A frozen classifier; a question is a class index.
 
     Example:
-        >>> target = ClassifierTarget(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)))
+        >>> target = ClassifierTarget(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)))
         >>> target.score(torch.ones(2, 1, 2, 2), torch.tensor([0, 2])).shape
         torch.Size([2, 1])
     """
@@ -57,7 +57,7 @@ class SegmenterTarget(Target):
             :func:`lightning_xai.windows.by_window`. ``None``: any.
 
     Example:
-        >>> target = SegmenterTarget(nn.Conv2d(1, 3, 1))
+        >>> target = SegmenterTarget(torch.nn.Conv2d(1, 3, 1))
         >>> target.score(torch.ones(2, 1, 4, 4), torch.tensor([[1, 2], [1, 2]])).shape
         torch.Size([2, 2])
     """

@@ -52,7 +52,7 @@ ANSWERS = {
     "tuple that begins with a loss": lambda y: (y.mean(), y),
     "list of scales": lambda y: [y, y[..., ::2]],
     "list from coarse to fine": lambda y: [y[:, :, ::2] if y.ndim > 2 else y.mean(), y],
-    "nested": lambda y: ({"out": [y, y * 0]}, None),
+    "nested": lambda y: ({"out": [y, y.mean()], "other": y * 0}, None),
     "named tuple": lambda y: Inception(y, y * 0),
     "dataclass": lambda y: Answer(None, y),
     "model output": lambda y: ModelOutput(loss=y.mean(), logits=y),
@@ -166,7 +166,7 @@ def test_a_model_that_writes_into_its_input_changes_neither_images_nor_maps(name
 def test_a_classifier_that_answers_with_a_dict_is_trained_along_with_cape():
     batch = {"image": images_of(), "label": torch.tensor([0, 2]), "id": ["a", "b"]}
     copy, losses = batch["image"].clone(), []
-    for wrapped in ({}, {"before": lambda x: x.mul_(1), "after": lambda y: (y, {"aux": y * 0})}):
+    for wrapped in ({}, {"before": lambda x: x.mul_(1), "after": lambda y: (y, {"aux": y.mean()})}):
         torch.manual_seed(0)
         net = cnn()
         net[3].p = 0.0  # the same in every pass

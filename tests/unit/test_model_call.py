@@ -148,7 +148,9 @@ def test_other_failures_name_shape_and_reason():
     assert target.logits(IMAGES).shape == (2, 3)
 
 
-@pytest.mark.parametrize("error", [KeyError("mine"), AttributeError("mine"), torch.OutOfMemoryError("mine")])
+@pytest.mark.parametrize(
+    "error", [KeyError("mine"), AttributeError("mine"), torch.OutOfMemoryError("mine"), RecursionError("mine")]
+)
 def test_mistakes_of_the_model_itself_keep_their_traceback(error):
     class Broken(nn.Module):
         def forward(self, x):

@@ -86,9 +86,28 @@ def test_impossible_outputs_are_refused(output):
         ClassifierTarget(cnn(), output=output)
 
 
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        (lambda y: (y, y), r"a tuple of 0 \(Tensor\), 1 \(Tensor\), where \[0\] and \[1\] all have"),
+        (lambda y: {"main": y, "teacher": y}, r"\['main'\] and \['teacher'\] all have"),
+        (lambda y: {"out": [y.mean(), y, 2 * y]}, r"\['out'\]\[1\] and \['out'\]\[2\] all have"),
+    ],
+)
+def test_of_equal_parts_none_is_guessed(after, words):
+    for wrap, net in ((ClassifierTarget, cnn), (SegmenterTarget, segmenter)):
+        with pytest.raises(ValueError, match=rf"The model answers with .*{words}.*output="):
+            target_of(after, wrap=wrap, net=net).logits(IMAGES)
+
+
+def test_a_name_counts_before_equal_parts():
+    target = target_of(lambda y: {"heads": [2 * y, 3 * y], "logits": y, "main": 4 * y})
+    assert torch.equal(target.logits(IMAGES), ClassifierTarget(cnn()).logits(IMAGES))
+
+
 def test_what_was_taken_is_logged_once(caplog):
     with caplog.at_level(logging.INFO):
-        target = target_of(lambda y: {"aux": y * 0, "out": [y, y]})
+        target = target_of(lambda y: {"aux": y * 0, "out": [y, y.mean()]})
         for _ in range(3):
             target.logits(IMAGES)
     said = [record.getMessage() for record in caplog.records]
