@@ -17,7 +17,7 @@ demo: $(VENV)/.installed  ## install, train an explainer on real images, print i
 	$(BIN)/python train.py experiment=demo $(ARGS)
 
 test: $(VENV)/.installed-test  ## install and run every test and doctest (LIGHTNING_XAI_DATA adds those on real data)
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(VENV)/.installed-test  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,4 +1,7 @@
-"""The README's commands, run word by word on a small folder of ordinary photos of unequal sizes."""
+"""The README's commands, run word by word on a small folder of ordinary photos of unequal sizes.
+
+The sweep's line is run in ``test_command_line``.
+"""
 
 import os
 import re
@@ -50,6 +53,10 @@ def folder(tmp_path_factory):
     (root / "labels.csv").write_text("\n".join(table))
     images = rng.random((24, 20, 20, 1), dtype=np.float32)
     np.savez(root / "cells.npz", images=images, labels=np.arange(24) % 2)
+    (root / "new_photos").mkdir()
+    for number in range(3):
+        new = rng.integers(0, 255, (40 + number, 50, 3), dtype=np.uint8)
+        Image.fromarray(new).save(root / f"new_photos/new_{number}.jpg")
     (root / "scans").mkdir()
     for number in range(10):
         mask = np.zeros((32, 32), np.uint8)
@@ -118,14 +125,11 @@ def test_a_run_is_resumed_tested_applied_and_fine_tuned(folder):
     checkpoint = "ckpt_path=runs/mine/checkpoints/best.ckpt"
     assert "AmortizedPCIM" in run(line_with("task=test", checkpoint), folder)
     run(line_with("task=predict", checkpoint), folder)
+    run(line_with("task=predict", checkpoint, "data.root=new_photos"), folder)
+    maps = {path.stem for path in (folder / "runs").rglob("predictions/*.npy")}
+    assert {"new_0", "new_1", "new_2"} <= maps, "every new image has its map"
     assert set((folder / "runs" / "targets").iterdir()) == targets, "a target was trained again"
     run(line_with(*PHOTOS, "explainer.init_from=runs/mine/checkpoints/best.ckpt"), folder, *SMALL)
-
-
-@pytest.mark.slow
-def test_the_sweep(folder):
-    line = line_with("-m", "explainer=pcim,random_map", "seed=0,1,2")
-    run(line, folder, *PHOTOS, *SMALL, "data.limit=4", "logger=none", "callbacks.faithfulness.test_batches=1")
 
 
 def test_the_help(folder):
