@@ -1,9 +1,11 @@
-"""What the benchmarks on real data fraction: an experiment's target, its test images, and the gap of their maps."""
+"""What the benchmarks on real data share: an experiment's target, its test images, and the gap of their maps."""
 
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+import lightning
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -18,6 +20,18 @@ from lightning_xai.targets import Target
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 BASELINES = ("zero", "median")
+
+
+def quiet_trainer(**options: Any) -> lightning.Trainer:
+    """A trainer that only trains: nothing is written, shown or validated."""
+    return lightning.Trainer(
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        **options,
+    )
 
 
 def stop_without_data() -> None:

@@ -9,7 +9,7 @@ import statistics
 import time
 
 import lightning
-from _real_data import BASELINES, gaps, stop_without_data, target_of, test_images
+from _real_data import BASELINES, gaps, quiet_trainer, stop_without_data, target_of, test_images
 from torch import Tensor
 
 from lightning_xai.explainers import PCIM, AmortizedPCIM, Explainer
@@ -33,14 +33,7 @@ def trained(target: Target, data: lightning.LightningDataModule, epochs: int, se
     """An explainer fitted to the training images."""
     lightning.seed_everything(seed, verbose=False)
     learned = AmortizedPCIM(target)
-    trainer = lightning.Trainer(
-        max_epochs=epochs,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-    )
+    trainer = quiet_trainer(max_epochs=epochs)
     start = time.perf_counter()
     trainer.fit(learned, datamodule=data)
     print(f"  {trainer.global_step} steps in {time.perf_counter() - start:.0f} s", flush=True)

@@ -59,7 +59,7 @@ def class_by_class(method: type, target: Target, layer: str, image: Tensor, sets
         def score(images: Tensor, number: int = number, pixels: Tensor | None = pixels) -> Tensor:
             return target.score(images, asked[number : number + 1], pixels)[:, 0]
 
-        # Captum needs gradients, which the frozen model has none of: the image readouts for them.
+        # Captum needs gradients, which the frozen model has none of: the image asks for them.
         leaf = image.clone().requires_grad_(True)
         attribution = method(score, target.model.get_submodule(layer)).attribute(leaf)
         maps.append(attribution.detach().sum(dim=1)[0])

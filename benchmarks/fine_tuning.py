@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from _real_data import BASELINES, gaps, stop_without_data, target_of, test_images
+from _real_data import BASELINES, gaps, quiet_trainer, stop_without_data, target_of, test_images
 from torch import Tensor
 
 from lightning_xai import ClassifierTarget
@@ -43,15 +43,7 @@ def fit(
     """Train for some steps, from scratch or from a checkpoint."""
     lightning.seed_everything(0, verbose=False)
     learned, curve = AmortizedPCIM(target, init_from=start), GapCurve(images, every)
-    trainer = lightning.Trainer(
-        max_steps=steps,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        callbacks=[curve],
-    )
+    trainer = quiet_trainer(max_steps=steps, callbacks=[curve])
     trainer.fit(learned, datamodule=data)
     return learned, curve, trainer
 
@@ -64,15 +56,15 @@ def main() -> None:
     args = parser.parse_args()
     stop_without_data()
     every = args.steps // POINTS
-    steps, scratch = {}, {}
+    setups, scratch = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for name in dict.fromkeys(name for pair in PAIRS for name in pair):
             target, data = target_of(name, seed=0)
-            steps[name] = (target, data, test_images(data, args.images)["image"])
-            _, scratch[name], trainer = fit(*steps[name], args.steps, every, None)
+            setups[name] = (target, data, test_images(data, args.images)["image"])
+            _, scratch[name], trainer = fit(*setups[name], args.steps, every, None)
             trainer.save_checkpoint(Path(folder) / f"{name}.ckpt")
         for source, name in PAIRS:
-            _, tuned, _ = fit(*steps[name], args.steps // 4, every, Path(folder) / f"{source}.ckpt")
+            _, tuned, _ = fit(*setups[name], args.steps // 4, every, Path(folder) / f"{source}.ckpt")
             show(name, source, scratch[name], tuned)
 
 

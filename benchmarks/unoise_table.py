@@ -80,8 +80,9 @@ def scored(explainer: Explainer, data: ImageDataModule, batches: int) -> tuple[M
         began = time.perf_counter()
         maps = explainer.explain(images, targets, asked)
         spent, count = spent + time.perf_counter() - began, count + len(images)
-        query = {"targets": targets, "pixels": pixels, "masks": masks}
-        suite.update(target=target, images=images, maps=maps, ids=batch["id"], **query)
+        suite.update(
+            target=target, images=images, maps=maps, ids=batch["id"], targets=targets, pixels=pixels, masks=masks
+        )
     return suite, spent / count
 
 

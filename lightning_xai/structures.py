@@ -1,6 +1,8 @@
 """The two values that travel through the project: what is asked, and what was found."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,28 +29,26 @@ class Query:
         """``(B, T)``."""
         return self.targets.shape
 
-    def __getitem__(self, index: slice | Tensor) -> "Query":
-        """The query about some of the images."""
-        return Query(self.targets[index], None if self.regions is None else self.regions[index])
+    def changed(self, change: Callable[[Tensor], Tensor]) -> "Query":
+        """The query whose targets and regions are what ``change`` makes of them."""
+        return Query(change(self.targets), None if self.regions is None else change(self.regions))
+
+    def __getitem__(self, index: Any) -> "Query":
+        """The query about some of the images; with a second index, some of the queries about them."""
+        return self.changed(lambda values: values[index])
 
     def rows(self, index: Tensor | None = None) -> "Query":
         """One query a row, ``(R, 1)``: all ``B * T`` of them, or those of ``index (R,)``; row ``b * T + t``."""
-        targets, regions = self.targets.flatten(), None if self.regions is None else self.regions.flatten(0, 1)
-        if index is not None:
-            targets, regions = targets[index], None if regions is None else regions[index]
-        return Query(targets.unsqueeze(1), None if regions is None else regions.unsqueeze(1))
+        every = self.changed(lambda values: values.flatten(0, 1).unsqueeze(1))
+        return every if index is None else every[index]
 
     def repeat(self, count: int) -> "Query":
         """The same query about ``count`` stacked copies of the images."""
-        regions = self.regions
-        return Query(
-            self.targets.repeat(count, 1),
-            None if regions is None else regions.repeat(count, *(1,) * (regions.ndim - 1)),
-        )
+        return self.changed(lambda values: values.repeat(count, *(1,) * (values.ndim - 1)))
 
     def to(self, device: torch.device | str) -> "Query":
         """The same on a device."""
-        return Query(self.targets.to(device), None if self.regions is None else self.regions.to(device))
+        return self.changed(lambda values: values.to(device))
 
     def defined(self) -> Tensor:
         """Bool ``(B, T)``: the query is about at least one pixel; always so for a classifier."""

@@ -78,6 +78,18 @@ class Transposed(nn.Module):
         return values.transpose(1, 2)
 
 
+class Doubled(torch.autograd.Function):
+    """No vmap rule, and a backward that a batched tensor would end the process in."""
+
+    @staticmethod
+    def forward(ctx, values):
+        return 2 * values
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient.data
+
+
 class GradientMap(Explainer):
     """Input gradient of the score: fails in a context without gradients, and differs per query."""
 

@@ -33,11 +33,10 @@ def tiny(folder: Path, *overrides: str) -> list[str]:
 
 
 def load_config(path: Path) -> DictConfig:
-    """The YAML of a group's choice with what its group's ``_base.yaml`` adds."""
-    node, base = OmegaConf.load(path), path.with_name("_base.yaml")
-    merged = OmegaConf.merge(OmegaConf.load(base), node) if base.is_file() else node
-    merged.pop("defaults", None)
-    return merged
+    """The YAML of a group's choice on top of those that it builds on, which all lie next to it."""
+    node = OmegaConf.load(path)
+    below = [load_config(path.with_name(f"{name}.yaml")) for name in node.pop("defaults", [])]
+    return OmegaConf.merge(*below, node)
 
 
 def configure(folder: Path, *overrides: str) -> DictConfig:

@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_xai.loggers import log_images
-from lightning_xai.structures import Explanation, Query
+from lightning_xai.structures import Explanation
 from lightning_xai.targets.outputs import probability
 from lightning_xai.visualization.grid import map_grid, save_png
 
@@ -71,10 +71,7 @@ class AttributionMaps(Callback):
         count = min(room, len(batch["id"]))
         images = torch.as_tensor(batch["image"])[:count]
         target, logits = explainer.target, found.logits[:count]
-        regions = found.query.regions
-        query = Query(
-            found.query.targets[:count, :MAX_QUERIES], None if regions is None else regions[:count, :MAX_QUERIES]
-        )
+        query = found.query[:count, :MAX_QUERIES]
         asked, predicted = probability(target, logits, query), target.activate(logits)
         # NaN where there is no baseline image.
         blank = found.extras.get("p_baseline", torch.full_like(asked, float("nan")))

@@ -20,7 +20,7 @@ from lightning_xai.metrics import MapMetric, MetricSuite, VisibilityCurve
 from lightning_xai.metrics.evaluation import SharedOutputs
 from lightning_xai.report.statistics import Rows
 from lightning_xai.structures import Explanation
-from lightning_xai.targets import SegmenterTarget, Target
+from lightning_xai.targets import Target
 
 PER_IMAGE = ("id", "target", "class", "metric", "value")
 
@@ -73,7 +73,7 @@ class Faithfulness(lightning.Callback):
     def _bounds(self, explainer: Explainer) -> dict[str, Explainer]:
         """The rows between which a visibility curve is read: no knowledge, all of it, and the map turned round."""
         curves = any(isinstance(metric, VisibilityCurve) for metric in self.suite.members().values())
-        if not curves or not isinstance(explainer.target, SegmenterTarget):
+        if not curves or not explainer.target.dense:
             return {}
         oracle = BlurredReference(explainer.target)
         return {"random": RandomMap(explainer.target), "reversed": Reversed(explainer), "oracle": oracle}
@@ -94,12 +94,12 @@ class Faithfulness(lightning.Callback):
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Log the means."""
         if not trainer.sanity_checking:
-            self._log(pl_module, "val")
+            log_means(pl_module, "val", collect(self.suites[type(pl_module).__name__]))
 
     def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Log the means, gather the per-image values and write them."""
-        self._log(pl_module, "test")
         self.results = {name: collect(suite) for name, suite in self.suites.items()}
+        log_means(pl_module, "test", self.results[type(pl_module).__name__])
         self.references = {
             name: {metric: suite.members()[metric].reference_means() for metric in self.results[name]}
             for name, suite in self.suites.items()
@@ -130,12 +130,6 @@ class Faithfulness(lightning.Callback):
                 values = maps[name] if name in maps else scored.reference_maps(found, batch)
                 suite.update(maps=values, explainer=scored, shared=shared, **context)
 
-    def _log(self, explainer: lightning.LightningModule, stage: str) -> None:
-        own = self.suites[type(explainer).__name__]
-        # Gathering is collective: whether a metric has values must not be judged by this rank's part alone.
-        values = {f"{stage}/{name}": metric.compute() for name, metric in own.members().items() if metric.counts()[0]}
-        explainer.log_dict({name: value.float() for name, value in values.items() if not torch.isnan(value)})
-
     @rank_zero_only
     def _write(self, trainer: lightning.Trainer, explainer: Any) -> None:
         folder, names = Path(trainer.default_root_dir), explainer.target.class_names
@@ -147,6 +141,14 @@ class Faithfulness(lightning.Callback):
             files.append(folder / "controls.csv")
             write_csv(files[1], ("explainer", *PER_IMAGE), [row for row in rows if row[0] != own])
         log_table(trainer, "test/per_image", ["explainer", *PER_IMAGE], rows, files)
+
+
+def log_means(explainer: lightning.LightningModule, stage: str, table: Mapping[str, Rows]) -> None:
+    """Log the mean over the defined values of each metric that has any; the rows are those of all ranks."""
+    means = {
+        name: torch.tensor([value for *_, value in rows], dtype=torch.float64).nanmean() for name, rows in table.items()
+    }
+    explainer.log_dict({f"{stage}/{name}": mean.float() for name, mean in means.items() if not mean.isnan()})
 
 
 def collect(suite: MetricSuite) -> dict[str, Rows]:

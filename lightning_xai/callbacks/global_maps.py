@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_xai.callbacks.save_maps import affine_of
@@ -41,6 +42,8 @@ class SaveGlobalMaps(Callback):
         #: After a test, the same on every rank.
         self.result: GlobalMapsResult | None = None
         self.biases: list[Bias] = []
+        #: On rank zero, what is in ``maps.png``.
+        self.figure: NDArray[np.uint8] | None = None
         self._maps: GlobalMaps | None = None
         self._inside = RelevanceMass()
         self._affine: Any = np.eye(4)
@@ -81,8 +84,8 @@ class SaveGlobalMaps(Callback):
             self.biases = find_bias(self.result, self.region, inside)
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / "global"
-            picture = write_maps(folder, self.result, self._affine, self._maps.normalization, self.region)
-            log_images(trainer, "global/maps", [picture])
+            self.figure = write_maps(folder, self.result, self._affine, self._maps.normalization, self.region)
+            log_images(trainer, "global/maps", [self.figure])
 
     def _start(self, names: list[str], device: torch.device) -> None:
         self._maps = GlobalMaps(names, **self.options).to(device)

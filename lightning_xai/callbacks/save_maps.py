@@ -1,6 +1,5 @@
 """Predicted maps on disk, in the format of the input."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lightning_xai.functional.files import atomic_write, write_nifti
+from lightning_xai.functional.files import atomic_write, safe_name, write_nifti
 from lightning_xai.visualization.grid import overlay, save_png
 
 FORMATS = ("auto", "npy", "png", "nifti")
@@ -77,22 +76,6 @@ class SaveMaps(Callback):
                 "make the ids differ in letters or digits."
             )
         return name
-
-
-def safe_name(image_id: str) -> str:
-    """An id as a file name: anything but letters, digits, dot, dash and underscore becomes an underscore.
-
-    Args:
-        image_id: Any text.
-
-    Returns:
-        A name that stays in its folder and is not hidden.
-
-    Example:
-        >>> safe_name("../patient 3/left.png")
-        'patient_3_left.png'
-    """
-    return re.sub(r"[^\w.-]+", "_", image_id).lstrip("._") or "_"
 
 
 def affine_of(batch: Any, index: int) -> np.ndarray[Any, Any]:

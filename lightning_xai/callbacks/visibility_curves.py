@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 
 from lightning_xai.callbacks.faithfulness import Faithfulness, write_csv
 from lightning_xai.loggers import log_images
 from lightning_xai.loggers.media import log_files
 from lightning_xai.metrics import MetricSuite, VisibilityCurve
-from lightning_xai.report.statistics import Interval, Rows, bootstrap, per_image_means
+from lightning_xai.report.statistics import Interval, bootstrap_rows
 from lightning_xai.visualization.curves import visibility_figure
 from lightning_xai.visualization.grid import render, save_png
 
@@ -59,14 +58,9 @@ def curves_of(suites: Mapping[str, MetricSuite], scope: str) -> dict[str, Curves
                 curves = contents.setdefault(metric.content, {})
                 if explainer not in curves:
                     curves[explainer] = {
-                        fraction: interval(rows) for fraction, rows in metric.rows_at_fractions().items()
+                        fraction: bootstrap_rows(rows) for fraction, rows in metric.rows_at_fractions().items()
                     }
     return contents
-
-
-def interval(rows: Rows) -> Interval:
-    """Mean over images and its bootstrap interval; the mean over the queries of an image first."""
-    return bootstrap(torch.tensor(list(per_image_means(rows).values()), dtype=torch.float64))
 
 
 def rows_of(found: Mapping[str, Mapping[str, Curves]]) -> list[tuple[Any, ...]]:

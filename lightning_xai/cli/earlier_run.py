@@ -8,7 +8,7 @@ from hydra.core.override_parser.types import Override, Sweep
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_xai.cli.overrides import read_words
+from lightning_xai.cli.overrides import dotted, read_words
 from lightning_xai.cli.saved_config import NAME, read_config, targets_in
 from lightning_xai.data import ImageDataModule
 
@@ -113,23 +113,15 @@ def fitting(words: list[str], overrides: list[Override], saved: DictConfig, conf
 
     What ``+key`` adds may be there, and what ``~key`` deletes may be gone.
     """
-    content, changed = OmegaConf.to_container(saved), dict[str, list[str]]()
+    content: Any = OmegaConf.to_container(saved)
+    keys, changed = set(dotted(content)), dict[str, list[str]]()
     for override in overrides:
         line, is_group = override.input_line or "", (config_dir / override.key_or_group).is_dir()
         if override.is_add() and not is_group:
             changed[line] = [f"+{line}"]
-        elif override.is_delete() and not has_key(content, override.key_or_group):
+        elif override.is_delete() and override.key_or_group not in keys:
             changed[line] = []
     return [each for word in words for each in changed.get(word, [word])]
-
-
-def has_key(content: Any, key: str) -> bool:
-    """Whether a config has a key, inner ones with dots."""
-    for part in key.split("."):
-        if not isinstance(content, dict) or part not in content:
-            return False
-        content = content[part]
-    return True
 
 
 def run_behind(cfg: DictConfig) -> DictConfig | None:
@@ -137,15 +129,15 @@ def run_behind(cfg: DictConfig) -> DictConfig | None:
     if cfg.get("from_run") is None:
         return None
     saved: Any = OmegaConf.load(cfg.from_run)
-    return saved if as_plain_tensor(saved.target, WEIGHTS) == as_plain_tensor(cfg.target, WEIGHTS) else None
+    return saved if without_keys(saved.target, WEIGHTS) == without_keys(cfg.target, WEIGHTS) else None
 
 
 def brings_images(cfg: DictConfig, saved: DictConfig) -> bool:
     """Whether the task is to explain other images than those of the run."""
-    return bool(cfg.task == "predict" and as_plain_tensor(cfg.data, LOADING) != as_plain_tensor(saved.data, LOADING))
+    return bool(cfg.task == "predict" and without_keys(cfg.data, LOADING) != without_keys(saved.data, LOADING))
 
 
-def as_plain_tensor(node: DictConfig, but: tuple[str, ...]) -> dict[str, Any]:
+def without_keys(node: DictConfig, but: tuple[str, ...]) -> dict[str, Any]:
     """A node as it was composed, without some of its keys."""
     content: dict[str, Any] = OmegaConf.to_container(node)  # type: ignore[assignment]
     return {key: value for key, value in content.items() if key not in but}

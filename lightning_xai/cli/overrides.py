@@ -69,7 +69,7 @@ def composed(config_name: str, lines: list[str]) -> dict[str, Any] | None:
 
 
 def single_lines(override: Override, config_dir: Path) -> list[str]:
-    """An override for each choice of a swept group; of any other sweep only the key is in query."""
+    """An override for each choice of a swept group; of any other sweep only the key matters."""
     group = config_dir / override.key_or_group
     if not override.is_sweep_override():
         return [override.input_line or ""]

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -10,13 +9,13 @@ from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
 from lightning_xai.cli import run_lock
 from lightning_xai.cli.errors import exits
+from lightning_xai.functional.files import safe_name
 
 log = logging.getLogger(__name__)
 
@@ -61,15 +60,16 @@ def make_folder(path: str | Path, key: str) -> Path:
     return folder
 
 
-def new_folder(parent: Path, suffix: str = "") -> Path:
-    """Make a folder named after the time; one of the same second gets a number.
+def new_folder(parent: Path, suffix: str = "", when: time.struct_time | None = None) -> Path:
+    """Make a folder named after a time; one of the same second gets a number.
 
     Args:
         parent: Where; made if it is missing.
         suffix: Comes after the time.
+        when: The time, now by default.
     """
     make_folder(parent, "run_dir")
-    name = time.strftime("%Y-%m-%d_%H-%M-%S") + suffix
+    name = time.strftime("%Y-%m-%d_%H-%M-%S", when or time.localtime()) + suffix
     for number in count(1):
         folder = parent / (name if number == 1 else f"{name}_{number}")
         with suppress(FileExistsError):
@@ -107,7 +107,7 @@ def run_folder(run_dir: str | None, name: str, seed: int, ckpt_path: str | None)
     if run_dir is None and ckpt_path == "last":
         raise ValueError("ckpt_path=last goes on in a run folder: name it with run_dir=<folder>.")
     if run_dir is None:
-        run_dir = str(agreed(RUNS / re.sub(r"[^\w.-]+", "_", name)[:80], f"_{seed}"))
+        run_dir = str(agreed(RUNS / safe_name(name)[:80], f"_{seed}"))
         if ckpt_path is None and is_first():
             link_latest(Path(run_dir))
     folder = make_folder(run_dir, "run_dir")
@@ -167,18 +167,12 @@ def link_latest(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-@rank_zero_only
 def keep_earlier(folder: Path) -> None:
-    """Move the results of an earlier run in this folder aside."""
+    """Move the results of an earlier run in this folder aside; only the first process of a job does."""
     old = [folder / name for name in RESULTS if (folder / name).exists()]
-    if old:
+    if old and is_first():
         made = time.localtime(max(path.stat().st_mtime for path in old))
-        name = time.strftime("%Y-%m-%d_%H-%M-%S", made)
-        aside, number = folder / "earlier" / name, 1
-        while aside.exists():  # runs of the same second must not mix
-            number += 1
-            aside = aside.with_name(f"{name}_{number}")
-        aside.mkdir(parents=True)
+        aside = new_folder(folder / "earlier", when=made)  # runs of the same second must not mix
         for path in old:
             shutil.move(path, aside / path.name)
         log.info("Results of an earlier run were moved to %s.", aside)
@@ -186,9 +180,8 @@ def keep_earlier(folder: Path) -> None:
 
 def register_resolvers() -> None:
     """Let the config ask for ``${run_folder:...}`` and ``${sweep_folder:}``."""
-    resolvers: dict[str, Any] = {"run_folder": run_folder, "sweep_folder": sweep_folder}
-    for name, resolver in resolvers.items():
-        OmegaConf.register_new_resolver(name, resolver, replace=True, use_cache=name == "sweep_folder")
+    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+    OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True, use_cache=True)
 
 
 register_resolvers()

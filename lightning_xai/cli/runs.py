@@ -10,8 +10,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, open_dict
 
 from lightning_xai.cli.earlier_run import brings_images, check_data, fit_to_target, run_behind
-from lightning_xai.cli.run_folder import keep_earlier, make_folder
-from lightning_xai.cli.saved_config import without_secrets, write_config
+from lightning_xai.cli.run_folder import is_first, keep_earlier, make_folder
+from lightning_xai.cli.saved_config import is_of_folder, without_secrets, write_config
 from lightning_xai.data import ImageDataModule
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.explainers.query_policy import QueryPolicy
@@ -47,7 +47,7 @@ def prepare(cfg: DictConfig) -> str | None:
         raise FileNotFoundError(
             f"ckpt_path={cfg.ckpt_path} does not exist; give an explainer checkpoint, or 'last' to go on in run_dir."
         )
-    if cfg.ckpt_path is None or folder.resolve() not in Path(cfg.ckpt_path).resolve().parents:
+    if not is_of_folder(cfg.ckpt_path, folder):
         keep_earlier(folder)
     return None if cfg.ckpt_path is None else str(cfg.ckpt_path)
 
@@ -84,12 +84,12 @@ def open_data(cfg: DictConfig) -> ImageDataModule:
     data.setup("predict" if brought else "fit")
     if run is not None:
         check_data(cfg, data, labeled=not brought)
-        tell(cfg, data)
     else:
         with open_dict(cfg):
             cfg.pop("target_weights", None)
         note_data_info(cfg, data)
-    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+    tell(cfg, data)
+    if is_first():
         write_config(cfg)
     return data
 
@@ -98,7 +98,6 @@ def note_data_info(cfg: DictConfig, data: ImageDataModule) -> None:
     """Put what the data module found into ``cfg.data_info``, where target and explainer read their sizes."""
     with open_dict(cfg):
         cfg.data_info = data.data_info()
-    tell(cfg, data)
 
 
 def tell(cfg: DictConfig, data: ImageDataModule) -> None:

@@ -33,11 +33,15 @@ def write_config(cfg: DictConfig) -> None:
     A run that only applies a checkpoint of this very folder leaves the config of the run that made it.
     """
     path = Path(cfg.run_dir) / NAME
-    inside = cfg.ckpt_path == "last" or path.parent.resolve() in Path(cfg.ckpt_path or "").resolve().parents
-    if inside and cfg.ckpt_path and cfg.task not in ("explain", "global") and path.is_file():
+    if is_of_folder(cfg.ckpt_path, path.parent) and cfg.task not in ("explain", "global") and path.is_file():
         return
     with atomic_write(path) as file:
         file.write(OmegaConf.to_yaml(OmegaConf.create(as_composed(cfg))))
+
+
+def is_of_folder(ckpt_path: str | None, folder: Path) -> bool:
+    """Whether a run starts from a checkpoint of its own folder."""
+    return ckpt_path == "last" or (ckpt_path is not None and folder.resolve() in Path(ckpt_path).resolve().parents)
 
 
 def as_composed(cfg: DictConfig) -> dict[str, Any]:

@@ -9,15 +9,13 @@ from typing import Any
 
 import lightning
 from hydra.utils import get_class, instantiate
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lightning_xai.cli.run_folder import make_folder
+from lightning_xai.cli.run_folder import is_first, make_folder
 from lightning_xai.data import ImageDataModule
 from lightning_xai.functional.files import atomic_write
-from lightning_xai.targets import SegmenterTarget, Target
+from lightning_xai.targets import Target
 from lightning_xai.targets.training.classifier import ClassifierTask, fit_target, warn_if_weak
-from lightning_xai.targets.training.segmenter import SegmenterTask
 
 log = logging.getLogger(__name__)
 
@@ -99,19 +97,18 @@ def train_target(cfg: DictConfig, data: ImageDataModule, weights: Path) -> None:
         ValueError: If the trainer is not one of this kind of target.
         TimeoutError: If rank zero does not finish.
     """
-    kinds = get_class(cfg.target._target_), get_class(cfg.target_trainer.module._target_)
-    if issubclass(kinds[0], SegmenterTarget) != issubclass(kinds[1], SegmenterTask):
+    kinds: list[Any] = [get_class(part._target_) for part in (cfg.target, cfg.target_trainer.module)]
+    if kinds[0].dense != kinds[1].dense:
         raise ValueError(
             f"{cfg.target._target_} has no weights, and {cfg.target_trainer.module._target_} does not train it; use "
             "target_trainer=segmenter for segmenters alone, or give target.weights=<file>."
         )
-    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+    if not is_first():
         wait_for(weights)
         return
     log.info("The target has no weights: training it on the data.")
     trainer = instantiate(cfg.target_trainer.trainer)
     quality = fit_target(target_module(cfg), trainer, data)
-    weights.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(weights.with_suffix(".json")) as file:
         json.dump(quality, file, indent=2)
     with atomic_write(weights, "wb") as file:
@@ -120,8 +117,8 @@ def train_target(cfg: DictConfig, data: ImageDataModule, weights: Path) -> None:
 
 def target_module(cfg: DictConfig) -> ClassifierTask:
     """The configured network in the module that trains it."""
-    names = ("activation", "mean", "std", "class_names")
-    statistics = {name: OmegaConf.to_object(cfg.target)[name] for name in names}  # type: ignore[index,call-overload]
+    stated: Any = OmegaConf.to_object(cfg.target)
+    statistics = {name: stated[name] for name in ("activation", "mean", "std", "class_names")}
     output = cfg.target.get("output")
     output = instantiate(output) if isinstance(output, DictConfig) else output
     sizes = {"num_classes": cfg.data_info.classes, "output": output}

@@ -1,9 +1,9 @@
 """Reading items in threads, and serving data sets as batches."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
@@ -37,10 +37,42 @@ def read_all(read: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[
         except BadImageError as error:
             return error
 
-    queue = iter(items)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        while chunk := list(islice(queue, 64)):
-            yield from zip(chunk, pool.map(attempt, chunk), strict=True)
+    threads = min(8, os.cpu_count() or 1)
+    ahead: deque[tuple[Item, Future[Result | BadImageError]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for item in items:
+            ahead.append((item, pool.submit(attempt, item)))
+            if len(ahead) > 2 * threads:
+                done, future = ahead.popleft()
+                yield done, future.result()
+        for done, future in ahead:
+            yield done, future.result()
+
+
+def read_usable(
+    read: Callable[[Item], Result], items: Sequence[Item], strict: bool, skipped: list[str]
+) -> Iterator[tuple[Item, Result]]:
+    """Read what can be used.
+
+    Args:
+        read: Reads an item.
+        items: What to read.
+        strict: Whether one that cannot be used stops everything.
+        skipped: Gets a sentence for each that cannot be used.
+
+    Yields:
+        Each item in order, with what was read.
+
+    Raises:
+        BadImageError: An item cannot be used, and `strict` is set.
+    """
+    for item, found in read_all(read, items):
+        if not isinstance(found, BadImageError):
+            yield item, found
+        elif strict:
+            raise found
+        else:
+            skipped.append(str(found))
 
 
 def make_dataset(

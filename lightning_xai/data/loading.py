@@ -12,7 +12,7 @@ from monai.transforms.transform import Transform
 from torch.nn import functional
 
 from lightning_xai.data.items import Item
-from lightning_xai.data.masks import MaskRule, MaskValues, mask_rule, read_mask
+from lightning_xai.data.masks import CLASS_INDICES, MaskRule, read_mask
 from lightning_xai.data.reading import BadImageError, ChannelAxis, read_affine, read_image
 
 
@@ -102,7 +102,7 @@ class LoadItem(Transform):
         prepare: Transforms before resizing, as in `ImageDataModule`; they may read the item's label and laterality.
             Without a mask they get an empty one, so that those that name it need not be changed.
         normalize: "image" to give each image mean 0 and standard deviation 1 after `prepare`, or None.
-        rule: What the values of masks mean; None takes it from each mask alone.
+        rule: What the values of masks mean; by default they are class indices.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class LoadItem(Transform):
         mask_classes: Sequence[str] | None = None,
         prepare: Sequence[Callable[..., Any]] = (),
         normalize: Literal["image"] | None = None,
-        rule: MaskRule | None = None,
+        rule: MaskRule = CLASS_INDICES,
     ) -> None:
         self.size = size
         self.channel_axis = channel_axis
@@ -183,12 +183,7 @@ class LoadItem(Transform):
                     f"The mask {part} lies elsewhere in the world than its image {item.name} (their affines differ); "
                     "resample it to the image or set data.on_bad_image=skip."
                 )
-        rule = self.rule
-        if rule is None:
-            found = MaskValues()
-            found.add_source(item.mask, item.name)
-            rule = mask_rule(found, self.mask_classes, item.name)
-        mask = rule(mask)
+        mask = self.rule(mask)
         if self.mask_classes is not None and mask.max() >= len(self.mask_classes):
             raise BadImageError(
                 f"The mask of {item.name} holds the value {mask.max()}, but data.mask_classes names "

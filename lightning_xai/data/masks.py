@@ -114,7 +114,7 @@ class MaskValues:
         self.lossy = self.lossy or lossy
         if not mask.size or not _is_whole(mask) or mask.min() < 0:
             return
-        for value, count in _value_counts(mask.ravel()):
+        for value, count in _value_counts(mask.ravel(order="K")):
             self.counts[value] += count
             self.first.setdefault(value, name)
 
@@ -169,6 +169,10 @@ class MaskRule:
     def __call__(self, mask: np.ndarray) -> np.ndarray:
         """Apply the rule to a mask of any shape."""
         return mask if self.threshold is None else (mask > self.threshold).astype(np.int64)
+
+
+#: Values stay as they are.
+CLASS_INDICES = MaskRule()
 
 
 def mask_rule(found: MaskValues, classes: Sequence[str] | None, where: str) -> MaskRule:

@@ -15,10 +15,10 @@ from monai.data.dataset import Dataset
 
 from lightning_xai.data.checks import check_agreement, check_ids, check_items, fingerprint
 from lightning_xai.data.items import Item
-from lightning_xai.data.loaders import choose_workers, make_dataset, make_loader, read_all
+from lightning_xai.data.loaders import choose_workers, make_dataset, make_loader, read_usable
 from lightning_xai.data.loading import LoadItem
 from lightning_xai.data.options import Options, Size, check_options
-from lightning_xai.data.reading import BadImageError, ChannelAxis
+from lightning_xai.data.reading import ChannelAxis
 from lightning_xai.data.splits import SPLITS, assign_splits, class_counts, limit_splits, log_splits, mixed_order
 from lightning_xai.data.statistics import ChannelStatistics, IntensityRange
 from lightning_xai.data.survey import survey_masks, survey_sizes
@@ -270,14 +270,9 @@ class ImageDataModule(LightningDataModule, ABC):
         return load
 
     def _usable(self, load: LoadItem, items: Sequence[Item]) -> Iterator[tuple[Item, dict[str, Any]]]:
-        """Read every image once; skip and list the bad ones, check that the others agree, and note their shape."""
+        """Read every image once; check that they agree, and note their shape."""
         first: tuple[Item, torch.Size] | None = None
-        for item, sample in read_all(load, items):
-            if isinstance(sample, BadImageError):
-                if self.on_bad_image == "raise":
-                    raise sample
-                self.skipped.append(str(sample))
-                continue
+        for item, sample in read_usable(load, items, self.on_bad_image == "raise", self.skipped):
             shape = sample["image"].shape
             first = first or (item, shape)
             check_agreement(*first, item, shape)

@@ -138,6 +138,12 @@ def _nifti_axes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ChannelAxis]:
     return shape, "none" if len(shape) <= 3 else -1
 
 
+def _check_shape(shape: tuple[int, ...], name: str) -> None:
+    """Refuse an array that is no image."""
+    if 0 in shape or not 2 <= len(shape) <= 4:
+        raise BadImageError(f"The image {name} has shape {shape}; images have 2 or 3 axes and maybe channels.")
+
+
 def _guess_channel_axis(shape: tuple[int, ...], name: str) -> int:
     """Return the one axis at either end that is much smaller than all others."""
 
@@ -199,8 +205,7 @@ def read_image(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name
     else:
         name = name or "the array"
         array, declared = source, None
-    if 0 in array.shape or not 2 <= array.ndim <= 4:
-        raise BadImageError(f"The image {name} has shape {array.shape}; images have 2 or 3 axes and maybe channels.")
+    _check_shape(array.shape, name)
     values = array.astype(np.float32) if isinstance(reader, NibabelReader) and array.dtype.kind == "u" else array
     values = _to_float(values, name)
     if values.ndim == 2:
@@ -224,18 +229,20 @@ def read_size(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name:
         The spatial size *S, in pixels.
 
     Raises:
-        BadImageError: The file is missing or unreadable.
+        BadImageError: The file is missing, unreadable or no image.
         ValueError: The channel axis is ambiguous.
     """
     try:
         shape, declared = (source.shape, None) if isinstance(source, np.ndarray) else _read_shape(source)
     except Exception:  # a damaged or odd file: reading it whole says what is wrong
         return read_image(source, channel_axis, name).shape[1:]
+    name = str(source) if isinstance(source, Path) else name or "the array"
+    _check_shape(shape, name)
     if len(shape) == 2:
         return shape
     axis = declared if channel_axis is None else channel_axis
     if axis is None:
-        axis = _guess_channel_axis(shape, str(source) if isinstance(source, Path) else name or "the array")
+        axis = _guess_channel_axis(shape, name)
     return shape if axis == "none" else tuple(np.delete(shape, axis).tolist())
 
 

@@ -12,7 +12,7 @@ from lightning_xai.data.sources.layout import IMAGE_WORDS, MASK_WORDS
 _MASK = "|".join(sorted((*MASK_WORDS, "ground[ _-]truth"), key=len, reverse=True))
 _SIDE = (
     "overlay|overlaid|thumb|thumbnail|preview|annotated|marked|heatmap|contours?|outlines?|boundary|boundaries|"
-    "boxes|bbox|visualization|visualization|vis"
+    "boxes|bbox|visuali[sz]ation|vis"
 )
 _GAP = r"[\s_.\-]+"
 _NUMBER = r"(?P<number>[\s_.\-]*\(?\d+\)?)?"

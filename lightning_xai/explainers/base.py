@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_xai.explainers.query_policy import QueryPolicy
-from lightning_xai.functional.finite import LossWatch, check_loss, check_outputs, check_weights, naming_images
+from lightning_xai.functional.finite import LossWatch, check_loss, check_weights, naming_images
 from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.structures import Explanation, Query
 from lightning_xai.targets import Target
@@ -133,11 +133,7 @@ class Explainer(lightning.LightningModule):
             complete: Gives the query.
             logits_wanted: Whether the explanation must carry the logits.
         """
-        logits = None
-        if logits_wanted:
-            with torch.no_grad():
-                logits = self.target.logits(images)
-            check_outputs(logits)
+        logits = self.target.finite_logits(images) if logits_wanted else None
         query = complete(logits)
         return finished(self.in_windows(self.attribute, images, query), query, logits)
 

@@ -197,10 +197,7 @@ class Score(nn.Module):
 
 def single_queries(query: Query) -> list[Query]:
     """The queries about each image one by one: ``T`` of ``(B, 1)``."""
-    return [
-        Query(query.targets[:, index, None], None if query.regions is None else query.regions[:, index, None])
-        for index in range(query.shape[1])
-    ]
+    return [query[:, index, None] for index in range(query.shape[1])]
 
 
 def cells(size: torch.Size, sides: list[int]) -> Tensor:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.structures import Query
-from lightning_xai.targets import SegmenterTarget, Target
-from lightning_xai.targets.regions import PixelSet, predicted
+from lightning_xai.targets import Target
+from lightning_xai.targets.regions import PixelSet, RegionContext, predicted
 
 CLASSES = ("prediction", "label", "all")
 
@@ -47,13 +47,11 @@ class QueryPolicy:
             ValueError: If labels are asked about, and the batch has none.
         """
         images = as_plain_tensor(batch["image"])
-        targets = self.targets(batch, logits)
-        query = target.query(images, targets, logits=logits)
-        if not isinstance(target, SegmenterTarget):
-            return query
-        masks = as_plain_tensor(batch["mask"]) if "mask" in batch else None
-        region = self.region(target, images, query.targets, masks, logits)
-        return target.query(images, query.targets, region, logits)
+        targets, pixels = target.class_indices(images, self.targets(batch, logits), logits), None
+        if target.dense:
+            masks = as_plain_tensor(batch["mask"]) if "mask" in batch else None
+            pixels = self.region(RegionContext(target, images, targets, masks, logits))
+        return Query(targets, target.regions(images, targets, pixels, logits))
 
     def targets(self, batch: Mapping[str, Any], logits: Tensor) -> Tensor | None:
         """Class indices ``(B,)`` or ``(B, K)``; ``None``: the target's default."""

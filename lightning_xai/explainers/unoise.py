@@ -16,7 +16,7 @@ from lightning_xai.functional.segmentation import class_labels, gather_classes
 from lightning_xai.networks.mask_net import UNet
 from lightning_xai.perturbation.soft_masks import blend, standardize, top_fraction
 from lightning_xai.structures import Query
-from lightning_xai.targets import SegmenterTarget, Target
+from lightning_xai.targets import Target
 from lightning_xai.targets.freezing import evaluating
 from lightning_xai.targets.padding import cropped, padded
 from lightning_xai.targets.sliding_window import by_window
@@ -196,7 +196,7 @@ class UNoise(Explainer):
         Raises:
             ValueError: If the data have none and the prediction was not asked for.
         """
-        segments = isinstance(self.target, SegmenterTarget)
+        segments = self.target.dense
         name = "mask" if segments else "label"
         if self.reference == "prediction":
             with torch.no_grad():
@@ -227,7 +227,7 @@ class UNoise(Explainer):
             logits = torch.cat([rest, gather_classes(logits, asked.unsqueeze(1))], dim=1)
             answers = (answers == asked.view(-1, *(1,) * (answers.ndim - 1))).long()
         entropy = F.cross_entropy(logits, answers)
-        if self.objective == "noise" or not isinstance(self.target, SegmenterTarget):
+        if self.objective == "noise" or not self.target.dense:
             return entropy
         dice: Tensor = DiceLoss(softmax=True, to_onehot_y=True, include_background=False)(logits, answers.unsqueeze(1))
         return entropy + dice

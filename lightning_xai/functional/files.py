@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,3 +41,19 @@ def write_nifti(path: Path, values: NDArray[Any], affine: NDArray[Any]) -> None:
     volume = nibabel.Nifti1Image(values, affine)  # type: ignore[no-untyped-call]
     with atomic_write(path, "wb") as file:
         file.write(gzip.compress(volume.to_bytes()))
+
+
+def safe_name(text: str) -> str:
+    """A text as a file name: anything but letters, digits, dot, dash and underscore becomes an underscore.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        A name that stays in its folder and is not hidden.
+
+    Example:
+        >>> safe_name("../patient 3/left.png")
+        'patient_3_left.png'
+    """
+    return re.sub(r"[^\w.-]+", "_", text).lstrip("._") or "_"

@@ -17,8 +17,21 @@ def min_max(maps: Tensor) -> Tensor:
     return torch.where(span > 0, (flat - low) / span, 0.0).view(maps.shape)
 
 
+def without_metadata(values: Tensor) -> Tensor:
+    """The tensor itself of one that carries metadata, as MONAI's do."""
+    plain: Tensor = values.as_tensor() if hasattr(values, "as_tensor") else values
+    return plain
+
+
+def close(values: Tensor, expected: Tensor) -> bool:
+    """Whether two computations of the same agree up to rounding."""
+    return values.shape == expected.shape and torch.allclose(
+        values.float(), expected.float(), rtol=1e-3, atol=1e-4 * float(1 + expected.abs().max())
+    )
+
+
 def as_plain_tensor(images: Tensor) -> Tensor:
     """A plain tensor without metadata, history or inference flag, safe to differentiate through."""
     with torch.inference_mode(False):
-        images = images.as_tensor() if hasattr(images, "as_tensor") else images
+        images = without_metadata(images)
         return images.detach().clone() if images.is_inference() or images.requires_grad else images.detach()

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from lightning_xai.data.loading import resize_mask
 from lightning_xai.data.reading import read_image
+from lightning_xai.functional.components import connected_component
 from lightning_xai.global_maps.metric import GlobalMapsResult
 
 BINS = 256
@@ -110,9 +109,7 @@ def foreground(mean_image: Tensor) -> Tensor:
     between = (weight[-1] * below - weight * below[-1]).square() / apart.where(apart > 0, 1)
     # Where no pixel lies between the sides, every threshold is as good: the middle one is the least arbitrary.
     best = (between >= between.max() * (1 - 1e-12)).nonzero().flatten()
-    pieces, _ = ndimage.label((level > best[len(best) // 2]).cpu().numpy())
-    sizes = np.bincount(pieces.flatten())[1:]
-    return torch.from_numpy(pieces == 1 + sizes.argmax())
+    return torch.from_numpy(connected_component((level > best[len(best) // 2]).cpu().numpy(), "largest"))
 
 
 def read_region(path: str | Path, size: tuple[int, ...]) -> Tensor:

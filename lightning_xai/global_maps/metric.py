@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_xai.global_maps import aggregation as aggregate
+from lightning_xai.global_maps import aggregation
 from lightning_xai.global_maps.aggregation import FREE, NORMALIZATIONS, SUBSETS
 from lightning_xai.global_maps.totals import Part, fold, likeness, mean_of_labels, means, merged, once, standard_errors
 
@@ -164,19 +164,20 @@ class GlobalMaps(Metric):
         """
         classes = len(self.labels)
         queries = self._queries(maps, labels, targets, images).to(maps.device)
-        present = aggregate.present_labels(labels, classes).to(maps.device)
-        predicted = None if predictions is None else aggregate.present_labels(predictions, classes).to(maps.device)
+        present = aggregation.present_labels(labels, classes).to(maps.device)
+        predicted = None if predictions is None else aggregation.present_labels(predictions, classes).to(maps.device)
         images = maps.new_zeros(len(maps), 0, *maps.shape[2:]) if images is None else images
-        keys = aggregate.image_keys(self._ids(ids, len(maps))).to(maps.device)
-        enters = aggregate.entering(present, predicted, queries, self.subset)
-        values, alive = aggregate.normalize_maps(maps.detach().float()[enters], self.normalization)
+        keys = aggregation.image_keys(self._ids(ids, len(maps))).to(maps.device)
+        enters = aggregation.entering(present, predicted, queries, self.subset)
+        values, alive = aggregation.normalize_maps(maps.detach().float()[enters], self.normalization)
         row_keys = keys.unsqueeze(1).expand_as(enters)[enters]
         part = Part(values, queries[enters], alive, row_keys, images.float(), keys)
         self._size(maps.shape[2:], images.shape[1])
         if not self.seen:
             self._hold(part.only(keys[:1]))
             self.seen.append(keys[:1])
-        fresh = torch.isin(keys, dim_zero_cat(self.seen), invert=True) & aggregate.first_appearances(keys.unsqueeze(1))
+        fresh = torch.isin(keys, dim_zero_cat(self.seen), invert=True)
+        fresh &= aggregation.first_appearances(keys.unsqueeze(1))
         fold(self._totals(), part if fresh.all() else part.only(keys[fresh]))
         self.seen.append(keys[fresh])
 
@@ -196,7 +197,7 @@ class GlobalMaps(Metric):
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Gather the state of all ranks; a rank without images takes part with zeros."""
-        shape = aggregate.agreed(tuple(self.image_sum.shape) if self.seen else None)
+        shape = aggregation.agreed(tuple(self.image_sum.shape) if self.seen else None)
         if shape is not None and not self.seen:
             self._size(torch.Size(shape[1:]), shape[0])
             nothing = torch.zeros(0, dtype=torch.int64, device=self.device)
@@ -224,7 +225,7 @@ class GlobalMaps(Metric):
                 f"{None if images is None else tuple(images.shape)} do not fit; maps must be (B, T, *S), one a target, "
                 "of the size of the images."
             )
-        aggregate.check_targets(targets, len(self.labels))
+        aggregation.check_targets(targets, len(self.labels))
         return targets
 
     def _ids(self, ids: Sequence[str] | None, count: int) -> Sequence[str]:
@@ -281,7 +282,7 @@ class GlobalMaps(Metric):
         )
 
     def _reduced(self, maps: Tensor) -> Tensor:
-        return aggregate.reduce_sample(maps, self.reduction, self.trim, self.quantile)
+        return aggregation.reduce_sample(maps, self.reduction, self.trim, self.quantile)
 
     def _overall(self, totals: Mapping[str, Tensor], label_wise: Sequence[Tensor | None]) -> Tensor | None:
         if self.overall == "labels":

@@ -101,7 +101,7 @@ def peppr(
             continue
         hide = partial(hide_everywhere, shown=shown.to(ranking.device), hiding=hiding)
         model = target if retrain is None or shown.all() else retrain(hide)
-        blank = hiding if not shown.any() and not isinstance(model, SegmenterTarget) else None
+        blank = hiding if not shown.any() and not model.dense else None
         answers[step] = ask(model, batches, hide, blank, ranking.device, chunk_size)
         if file is not None:
             with atomic_write(file, "wb") as opened:
@@ -184,7 +184,7 @@ def judge(target: Target, found: Survey, fractions: tuple[float, ...], values: M
         ValueError: If there are no labels, or none of them can be judged.
     """
     whole = values["erase"][..., 0]
-    if isinstance(target, SegmenterTarget):
+    if target.dense:
         truth = ~whole.isnan()
         defined = truth.any(dim=0)
         defined[[k for k in range(len(defined)) if k == target.background]] = False
@@ -201,7 +201,7 @@ def judge(target: Target, found: Survey, fractions: tuple[float, ...], values: M
         fractions=fractions,
         labels=[k for k in asked if defined[k]],
         skipped={k: int(truth[:, k].sum()) for k in asked if not defined[k]},
-        metric="dice" if isinstance(target, SegmenterTarget) else "auc",
+        metric="dice" if target.dense else "auc",
         truth=truth[:, defined],
         values={name: answers[:, defined] for name, answers in values.items()},
     )

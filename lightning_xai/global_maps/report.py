@@ -14,7 +14,6 @@ from torch import Tensor
 
 from lightning_xai.data import ImageDataModule, MirrorSided
 from lightning_xai.functional.files import atomic_write
-from lightning_xai.global_maps.files import maps_picture
 from lightning_xai.global_maps.findings import Findings, reading, span
 from lightning_xai.global_maps.result import SCORES
 from lightning_xai.loggers import log_images
@@ -43,20 +42,33 @@ ABOUT = (
 
 
 def write_report(
-    cfg: DictConfig, data: ImageDataModule, explainer: Any, found: Findings, trainer: lightning.Trainer
+    cfg: DictConfig,
+    data: ImageDataModule,
+    explainer: Any,
+    found: Findings,
+    trainer: lightning.Trainer,
+    maps: NDArray[np.uint8],
 ) -> None:
-    """Write ``global.html``, ``global.json`` and the pictures, log them, and print what they say and where they are."""
+    """Write ``global.html``, ``global.json`` and the pictures, log them, and print what they say and where they are.
+
+    Args:
+        cfg: ``global``, ``run_dir``, ``name`` and ``seed`` are read.
+        data: The data module.
+        explainer: What made the maps.
+        found: What was found.
+        trainer: Its loggers get the pictures.
+        maps: The picture of the maps, which the callback wrote.
+    """
     folder, settings = Path(cfg.run_dir), cfg["global"]
     title = f"{type(explainer).__name__} of {cfg.name}"
     pictures = draw(data, settings, found)
     for name, picture in pictures.items():
-        if name != "maps":  # the callback wrote it
-            save_png(folder / "global" / f"{name}.png", picture)
-            log_images(trainer, f"global/{name}", [picture])
+        save_png(folder / "global" / f"{name}.png", picture)
+        log_images(trainer, f"global/{name}", [picture])
     with atomic_write(folder / "global.json") as file:
         json.dump(numbers(found) | {"seed": cfg.seed, "settings": OmegaConf.to_container(settings)}, file, indent=2)
     with atomic_write(folder / "global.html") as file:
-        file.write(page.page(title, sections(settings, found, pictures)))
+        file.write(page.page(title, sections(settings, found, pictures | {"maps": maps})))
     print(f"\n{title}")
     print("\n".join(f"- {line}" for line in reading(found)))
     places = {"Page": "global.html", "Numbers": "global.json", "Maps": "global"}
@@ -89,9 +101,8 @@ def numbers(found: Findings) -> dict[str, Any]:
 
 
 def draw(data: ImageDataModule, settings: DictConfig, found: Findings) -> dict[str, NDArray[np.uint8]]:
-    """The pictures by name."""
+    """The pictures by name, but for that of the maps."""
     pictures = {
-        "maps": maps_picture(found.maps, settings.maps.normalization, found.region),
         "peppr": render(found.peppr.plot(settings.samples)),
         "over_images": over_images(data, settings.peppr_split, found.maps.overall),
     }

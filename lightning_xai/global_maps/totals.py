@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_xai.global_maps import aggregation as aggregate
+from lightning_xai.global_maps import aggregation
 from lightning_xai.global_maps.aggregation import FREE
 
 
@@ -20,9 +20,9 @@ class Part(NamedTuple):
     images: Tensor
     image_keys: Tensor
 
-    def only(self, keys: Tensor, inside: bool = True) -> "Part":
-        """The part of the images with, or without, these keys."""
-        rows, images = (torch.isin(own, keys) == inside for own in (self.keys, self.image_keys))
+    def only(self, keys: Tensor) -> "Part":
+        """The part of the images with these keys."""
+        rows, images = (torch.isin(own, keys) for own in (self.keys, self.image_keys))
         return Part(*(value[rows] for value in self[:4]), *(value[images] for value in self[4:]))
 
 
@@ -58,7 +58,7 @@ def merged(samples: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     """The samples ``(W, L, capacity, *S)`` of several ranks as one, and their keys."""
     sample, left = samples[0].clone(), keys[0].clone()
     for label in range(keys.shape[1]):
-        kept, maps = aggregate.smallest_keys(keys[:, label].flatten(), samples[:, label].flatten(0, 1), keys.shape[2])
+        kept, maps = aggregation.smallest_keys(keys[:, label].flatten(), samples[:, label].flatten(0, 1), keys.shape[2])
         left[label, len(kept) :] = FREE
         left[label, : len(kept)], sample[label, : len(kept)] = kept, maps
     return sample, left
@@ -77,8 +77,8 @@ def once(held: Part, seen: Tensor) -> Part:
             f"{int((added > 1).sum())} images were added to GlobalMaps on two ranks; give every rank images of its own."
         )
     waiting = held.only(keys[added == 0])
-    rows = aggregate.first_appearances(torch.stack([waiting.keys, waiting.labels], dim=1))
-    images = aggregate.first_appearances(waiting.image_keys.unsqueeze(1))
+    rows = aggregation.first_appearances(torch.stack([waiting.keys, waiting.labels], dim=1))
+    images = aggregation.first_appearances(waiting.image_keys.unsqueeze(1))
     return Part(*(value[rows] for value in waiting[:4]), *(value[images] for value in waiting[4:]))
 
 
@@ -103,4 +103,4 @@ def mean_of_labels(maps: Sequence[Tensor | None]) -> Tensor | None:
 
 def likeness(first: Tensor | None, second: Tensor | None) -> float | None:
     """Rank correlation of two maps, where both are there."""
-    return None if first is None or second is None else aggregate.spearman(first, second)
+    return None if first is None or second is None else aggregation.spearman(first, second)

@@ -37,9 +37,11 @@ def log_table(
         files: The files that hold all rows; W&B gets a copy of them.
     """
     loggers = [logger for logger in trainer.loggers if isinstance(logger, (WandbLogger, TensorBoardLogger))]
-    every = [list(row) for row in rows]
+    if not loggers:
+        return
+    every = list(rows)
     cells = [list(row) for row in sample_rows(columns, every, SHOWN_ROWS)]
-    if loggers and len(cells) < len(every):
+    if len(cells) < len(every):
         names = " and ".join("W&B" if isinstance(logger, WandbLogger) else "TensorBoard" for logger in loggers)
         where = f"; all are in {' and '.join(path.name for path in files)}" if files else ""
         log.info("The table %s of %s shows %s of %s rows%s.", key, names, f"{len(cells):,}", f"{len(every):,}", where)

@@ -97,32 +97,33 @@ def _run_target(
 ) -> Tensor:
     """The plan's table, of whose columns those that no map changes are taken from, and added to, the shared outputs."""
     read = TargetReader(batch, outputs, needed.to(batch.maps.device))
-    constant = {
-        column: (perturbation, level)
+    #: Of the columns that no map changes, what the shared outputs call each of them.
+    keys = {
+        column: {index: (perturbation.key, level, outputs[index]) for index in indices_of(needed[column])}
         for perturbation, levels in plan.perturbations.values()
         if not perturbation.per_query
         for level, column in levels.items()
     }
+    unperturbed = list(plan.perturbations[Unperturbed.key][1].values()) if Unperturbed.key in plan.perturbations else []
     known: dict[int, Tensor] = {}
-    for column, (perturbation, level) in constant.items():
-        names = {
-            place: (perturbation.key, level, outputs[place]) for place in needed[column].nonzero().flatten().tolist()
-        }
-        if all(name in shared.values for name in names.values()):
-            known[column] = torch.full((batch.targets.numel(), len(outputs)), float("nan"), dtype=torch.float64)
-            known[column] = known[column].to(batch.maps.device)
-            for place, name in names.items():
-                known[column][:, place] = shared.values[name]
-        elif isinstance(perturbation, Unperturbed) and shared.logits is not None:
+    for column, names in keys.items():
+        if all(key in shared.values for key in names.values()):
+            shape, device = (batch.targets.numel(), len(outputs)), batch.maps.device
+            known[column] = torch.full(shape, float("nan"), dtype=torch.float64, device=device)
+            for index, key in names.items():
+                known[column][:, index] = shared.values[key]
+        elif column in unperturbed and shared.logits is not None:
             known[column] = read.read(shared.logits, *every_query(batch, column))
     table = plan.run(read, batch.context, chunk_size, per_image, known)
-    unperturbed = plan.perturbations.get(Unperturbed.key)
-    if unperturbed is not None:
-        check_unperturbed(batch, table, outputs, needed, list(unperturbed[1].values()))
-    for column, (perturbation, level) in constant.items():
-        for place in needed[column].nonzero().flatten().tolist():
-            shared.values[perturbation.key, level, outputs[place]] = table[:, column, place]
+    check_unperturbed(batch, table, outputs, needed, unperturbed)
+    shared.values |= {key: table[:, column, index] for column, names in keys.items() for index, key in names.items()}
     return table
+
+
+def indices_of(chosen: Tensor) -> list[int]:
+    """Where a boolean vector is true."""
+    indices: list[int] = chosen.nonzero().flatten().tolist()
+    return indices
 
 
 def check_unperturbed(batch: MapBatch, table: Tensor, outputs: list[str], needed: Tensor, columns: list[int]) -> None:

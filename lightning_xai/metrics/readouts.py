@@ -72,8 +72,7 @@ class TargetPass:
     @cached_property
     def regions(self) -> Tensor | None:
         """The queries' regions ``(m, 1, *S)``, for a segmenter."""
-        regions = self.batch.query.regions
-        return None if regions is None else regions.flatten(0, 1)[self.rows].unsqueeze(1)
+        return self.batch.query.rows(self.rows).regions
 
     def predicted(self, classes: Tensor) -> Tensor:
         """The pixels ``(m, *S)`` that the input's segmentation gives to one class a query ``(m,)``."""

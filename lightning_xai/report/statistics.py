@@ -68,6 +68,11 @@ def bootstrap(values: Tensor, samples: int = 2000, level: float = 0.95, seed: in
     return Interval(mean, low, high, len(defined), len(values) - len(defined))
 
 
+def bootstrap_rows(rows: Rows, samples: int = 2000, level: float = 0.95, seed: int = 0) -> Interval:
+    """Bootstrap of the mean over images, each the mean over its queries; see :func:`bootstrap`."""
+    return bootstrap(torch.tensor(list(per_image_means(rows).values()), dtype=torch.float64), samples, level, seed)
+
+
 def paired_bootstrap(first: Rows, second: Rows, samples: int = 2000, level: float = 0.95, seed: int = 0) -> Interval:
     """Bootstrap of the mean difference ``first - second`` over the images that both have, query by query.
 
@@ -80,7 +85,7 @@ def paired_bootstrap(first: Rows, second: Rows, samples: int = 2000, level: floa
     """
     other = {(name, query): value for name, query, value in second}
     gaps = [(name, query, value - other[name, query]) for name, query, value in first if (name, query) in other]
-    return bootstrap(torch.tensor(list(per_image_means(gaps).values()), dtype=torch.float64), samples, level, seed)
+    return bootstrap_rows(gaps, samples, level, seed)
 
 
 def per_image_means(rows: Rows) -> dict[str, float]:

@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
-from lightning_xai.report.statistics import Rows, bootstrap, paired_bootstrap, per_image_means
+from lightning_xai.report.statistics import Rows, bootstrap_rows, paired_bootstrap
 
 #: More metrics than this have a row each instead of a column.
 WIDEST = 8
@@ -23,7 +21,7 @@ def summarize(results: Results) -> dict[str, Any]:
         ``{"explainers": {explainer: {metric: interval}}, "differences": {control: {metric: interval}}}``, plain values.
     """
     means = {
-        name: {metric: bootstrap(_means(rows)).as_dict() for metric, rows in table.items()}
+        name: {metric: bootstrap_rows(rows).as_dict() for metric, rows in table.items()}
         for name, table in results.items()
     }
     own, *controls = results
@@ -67,10 +65,6 @@ def columns(rows: list[list[str]]) -> list[str]:
     """Lines of text whose columns line up, of rows of as many cells each."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _means(rows: Rows) -> torch.Tensor:
-    return torch.tensor(list(per_image_means(rows).values()), dtype=torch.float64)
 
 
 def _number(mean: float, undefined: int) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_xai.functional.finite import check_outputs
 from lightning_xai.structures import Query
-from lightning_xai.targets.checks import check_range, checked_targets, listed
+from lightning_xai.targets.checks import check_names, check_range, check_same_number, checked_targets
 from lightning_xai.targets.freezing import fingerprint, freeze, normalize
 from lightning_xai.targets.model_call import ModelCall
 from lightning_xai.targets.model_output import Output
@@ -73,11 +73,7 @@ class Target(nn.Module, ABC):
             )
         if weights is not None:
             model, stored = load_model(model if isinstance(model, nn.Module) else None, weights, allow_code)
-            if stored.class_names and class_names and len(stored.class_names) != len(class_names):
-                raise ValueError(
-                    f"{weights} was trained for {listed(stored.class_names)}, but the target is given "
-                    f"{listed(class_names)}; use data of the same classes, or leave class_names out."
-                )
+            check_same_number(weights, stored.class_names, class_names)
             mean, std, class_names = stored.mean or mean, stored.std or std, stored.class_names or class_names
         if model is None:
             raise ValueError("A target needs a model, or a weights file that holds one (TorchScript or torch.export).")
@@ -92,12 +88,9 @@ class Target(nn.Module, ABC):
         self.call_model = ModelCall(self.dense, output)
         self.activation = activation
         self.class_names = list(class_names) if class_names is not None else None
-        self.register_buffer(
-            "mean", None if mean is None else torch.tensor(list(mean), dtype=torch.float32), persistent=False
-        )
-        self.register_buffer(
-            "std", None if std is None else torch.tensor(list(std), dtype=torch.float32), persistent=False
-        )
+        for name, values in (("mean", mean), ("std", std)):
+            statistic = None if values is None else torch.tensor(list(values), dtype=torch.float32)
+            self.register_buffer(name, statistic, persistent=False)
 
     @property
     def model(self) -> Any:
@@ -162,11 +155,7 @@ class Target(nn.Module, ABC):
         """
         logits = self.raw_logits(images)
         count = logits.shape[1]
-        if self.class_names and len(self.class_names) not in {count, max(count, 2)}:
-            raise ValueError(
-                f"The model gives {count} logits, but there are names of {listed(self.class_names)}; give the model's "
-                "own names (target.class_names), or data with the model's classes."
-            )
+        check_names(self.class_names, count)
         if count > 1:
             return logits
         if self.dense:
@@ -174,6 +163,17 @@ class Target(nn.Module, ABC):
         elif self.activation == "softmax":
             raise ValueError("The model has one logit, whose softmax is always 1; use activation='sigmoid'.")
         return torch.cat([-logits, logits], dim=1)
+
+    def finite_logits(self, images: Tensor) -> Tensor:
+        """The :meth:`logits` of whole images, without a gradient.
+
+        Raises:
+            NotFiniteOutputError: If they are NaN or infinite.
+        """
+        with torch.no_grad():
+            logits = self.logits(images)
+        check_outputs(logits)
+        return logits
 
     def predict(self, images: Tensor) -> Tensor:
         """Class probabilities ``(B, K)``, or ``(B, K, *S)`` for a segmenter."""
@@ -261,16 +261,17 @@ class Target(nn.Module, ABC):
             NotFiniteOutputError: If the logits that it follows from are not finite.
         """
         if logits is None and self.needs_logits(images, targets, pixels):
-            with torch.no_grad():
-                logits = self.logits(images)
-            check_outputs(logits)
+            logits = self.finite_logits(images)
+        targets = self.class_indices(images, targets, logits)
+        return Query(targets, self.regions(images, targets, pixels, logits))
+
+    def class_indices(self, images: Tensor, targets: Tensor | None, logits: Tensor | None) -> Tensor:
+        """The class indices ``(B, T)`` of a query; see :meth:`query`."""
         if logits is not None:
             self.classes = logits.shape[1]
-        if targets is None:
-            targets = self.default_targets(images, logits)
-        targets = checked_targets(images, targets)
+        targets = checked_targets(images, self.default_targets(images, logits) if targets is None else targets)
         check_range(targets, self.classes)
-        return Query(targets, self.regions(images, targets, pixels, logits))
+        return targets
 
     def needs_logits(self, images: Tensor, targets: Tensor | None, pixels: Tensor | None) -> bool:
         """Whether a query can only be completed after a pass."""

@@ -1,6 +1,7 @@
 """Checks of what a target is asked."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -36,9 +37,48 @@ def check_range(targets: Tensor, classes: int) -> None:
     Raises:
         ValueError: If it has no such class.
     """
-    if targets.numel() and (int(targets.min()) < 0 or int(targets.max()) >= classes):
-        wrong = targets.max() if targets.max() >= classes else targets.min()
-        raise ValueError(f"Asked for class {int(wrong)}, but the model has classes 0 to {classes - 1}.")
+    if not targets.numel():
+        return
+    low, high = torch.stack(torch.aminmax(targets)).tolist()  # one wait for the device
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"Asked for class {high if high >= classes else low}, but the model has classes 0 to {classes - 1}."
+        )
+
+
+def check_names(names: Sequence[str] | None, logits: int) -> None:
+    """Refuse names of other classes than the model tells apart.
+
+    Args:
+        names: Of the classes, if they have any.
+        logits: How many the model gives; one tells two classes apart.
+
+    Raises:
+        ValueError: If they are not as many.
+    """
+    if names and len(names) not in {logits, max(logits, 2)}:
+        raise ValueError(
+            f"The model gives {logits} logits, but there are names of {listed(names)}; give the model's "
+            "own names (target.class_names), or data with the model's classes."
+        )
+
+
+def check_same_number(weights: str | Path, stored: Sequence[str] | None, given: Sequence[str] | None) -> None:
+    """Refuse class names that are not as many as those that a weights file was trained for.
+
+    Args:
+        weights: The file.
+        stored: The names in it, if it has any.
+        given: The target's names, if it is given any.
+
+    Raises:
+        ValueError: If they are not as many.
+    """
+    if stored and given and len(stored) != len(given):
+        raise ValueError(
+            f"{weights} was trained for {listed(stored)}, but the target is given "
+            f"{listed(given)}; use data of the same classes, or leave class_names out."
+        )
 
 
 def listed(names: Sequence[str]) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_xai.functional.tensors import without_metadata
+
 
 def freeze(model: Any) -> Any:
     """Put a model into eval mode and stop its parameters from requiring gradients; a plain callable is left alone."""
@@ -15,9 +17,10 @@ def freeze(model: Any) -> Any:
         # One by one: a TorchScript module has no requires_grad_().
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        # An exported graph has its mode baked in and refuses eval().
+        # An exported graph has its mode baked in: it refuses eval(), or ignores it.
         with contextlib.suppress(NotImplementedError):
             model.eval()
+        model.training = False
     elif not callable(model):
         raise ValueError(
             f"The model is a {type(model).__name__}; give an nn.Module or a callable from images to logits."
@@ -64,7 +67,7 @@ def normalize(images: Tensor, mean: Tensor | None, std: Tensor | None) -> Tensor
     Raises:
         ValueError: If the images have other channels than the statistics, or are no floating numbers.
     """
-    images = images.as_tensor() if hasattr(images, "as_tensor") else images
+    images = without_metadata(images)
     if mean is None or std is None:
         return images.clone()
     if not images.is_floating_point():

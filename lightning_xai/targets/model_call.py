@@ -9,21 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_xai.targets.archives import first_line
 from lightning_xai.targets.model_output import EXACT, Output, OutputReader, per_image, per_pixel
 from lightning_xai.targets.padding import cropped, larger_sizes, padded
 
 log = logging.getLogger(__name__)
 
-#: What a network raises when it does not take images of some shape.
-FAILURES = (RuntimeError, ValueError, AssertionError, IndexError, TypeError)
-#: Of these, what says nothing about the shape.
-PASSED_ON = (torch.OutOfMemoryError, RecursionError)
-AXES = re.compile(r"input to conv(\d)d")
-CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
-
 
 class ImageShapeError(ValueError, RuntimeError):
     """Images that a model does not take; also a ``RuntimeError``, which is what PyTorch raises for them."""
+
+
+#: What a network raises when it does not take images of some shape.
+FAILURES = (RuntimeError, ValueError, AssertionError, IndexError, TypeError)
+#: Of these, what another size would not mend.
+PASSED_ON = (torch.OutOfMemoryError, RecursionError, ImageShapeError)
+AXES = re.compile(r"input to conv(\d)d")
+CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
 
 
 class ModelCall:
@@ -65,8 +67,9 @@ class ModelCall:
             ValueError: If the model does not take such images (:class:`ImageShapeError`), or answers without logits.
         """
         check_images(images)
-        if self.knows(images.shape[1:], images.dtype):
-            return self._run(model, images, own, self.size_of(images))
+        key = key_of(images.shape[1:], images.dtype)
+        if key in self.sizes:
+            return self._run(model, images, own, self.sizes[key])
         size = tuple(images.shape[2:])
         try:
             with convolved_in_batches(model, images):
@@ -76,16 +79,16 @@ class ModelCall:
         except FAILURES as error:
             size = self._larger(model, images, own, error)
             logits = self._run(model, images, own, size)
-        self.sizes[images.dtype, *images.shape[1:]] = size
+        self.sizes[key] = size
         return logits
 
     def knows(self, shape: Sequence[int], kind: torch.dtype) -> bool:
         """Whether images of this shape ``(C, *S)`` and kind went through the model before."""
-        return (kind, *shape) in self.sizes
+        return key_of(shape, kind) in self.sizes
 
     def size_of(self, images: Tensor) -> tuple[int, ...]:
         """The sides with which images ``(B, C, *S)`` reach the model."""
-        return self.sizes.get((images.dtype, *images.shape[1:]), tuple(images.shape[2:]))
+        return self.sizes.get(key_of(images.shape[1:], images.dtype), tuple(images.shape[2:]))
 
     def _run(self, model: Any, images: Tensor, own: Callable[[Tensor], Tensor], size: Sequence[int]) -> Tensor:
         values = padded(own(images), size)
@@ -127,6 +130,11 @@ class ModelCall:
         raise ImageShapeError(sentence or failure(images, error)) from error
 
 
+def key_of(shape: Sequence[int], kind: torch.dtype) -> tuple[Any, ...]:
+    """What images of one shape ``(C, *S)`` and kind have in common."""
+    return (kind, *shape)
+
+
 def check_images(images: Any) -> None:
     """Refuse what is no batch of images, before a model takes it for something else.
 
@@ -158,7 +166,7 @@ def convolved_in_batches(model: Any, images: Tensor) -> Iterator[None]:
     with ExitStack() as hooks:
         for module in modules:
             if isinstance(module, nn.Conv3d):
-                hooks.callback(module.register_forward_pre_hook(refuse).remove)
+                hooks.enter_context(module.register_forward_pre_hook(refuse))
         yield
 
 
@@ -192,8 +200,7 @@ def few_axes(images: Tensor, axes: int) -> str:
 
 def failure(images: Tensor, error: Exception) -> str:
     """The sentence for a model that fails on images for a reason that only it knows."""
-    line = str(error).strip().partition("\n")[0] or type(error).__name__
     return (
-        f"The model fails on images of shape {tuple(images.shape)} ({images.dtype}): {line.rstrip('.')}. "
+        f"The model fails on images of shape {tuple(images.shape)} ({images.dtype}): {first_line(error).rstrip('.')}. "
         "Check their channels and size against what it takes."
     )

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Size, Tensor
 
+from lightning_xai.functional.tensors import without_metadata
+
 log = logging.getLogger(__name__)
 
 #: Which part of a model's answer holds the logits: its key or attribute, its position, or a function of the answer.
@@ -79,7 +81,7 @@ class OutputReader:
                 found.path or "it",
                 named or ", output= names another part",
             )
-        return found.values.as_tensor() if hasattr(found.values, "as_tensor") else found.values
+        return without_metadata(found.values)
 
 
 def chosen_part(answer: Any, output: str | int | Callable[[Any], Any]) -> Any:
@@ -196,16 +198,16 @@ def per_pixel(logits: Tensor, shape: Size) -> Tensor:
         ValueError: If they have another shape.
     """
     count, size = shape[0], shape[2:]
+    if logits.shape[:1] == shape[:1] and logits.shape[2:] == size:
+        return logits
     if [side for side in logits.shape if side > 1] == [side for side in (count, *size) if side > 1]:
         return logits.reshape(count, 1, *size)
     if count == 1 and logits.shape[1:] == size:
         return logits.unsqueeze(0)
     if logits.shape[:1] == shape[:1] and logits.shape[3:] == size:
         return logits[:, 0]
-    if logits.shape[:1] != shape[:1] or logits.shape[2:] != size:
-        raise ValueError(
-            f"The model returns logits of shape {tuple(logits.shape)} for images {tuple(shape)}; a segmenter "
-            "needs one per pixel, (B, K, *S), or (B, *S) for one logit. Is it a classifier? "
-            "(output= names the part of its answer that holds the logits.)"
-        )
-    return logits
+    raise ValueError(
+        f"The model returns logits of shape {tuple(logits.shape)} for images {tuple(shape)}; a segmenter "
+        "needs one per pixel, (B, K, *S), or (B, *S) for one logit. Is it a classifier? "
+        "(output= names the part of its answer that holds the logits.)"
+    )

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,7 +23,6 @@ def padded(values: Tensor, size: Sequence[int]) -> Tensor:
         size: Sides to reach, none smaller than those of the images.
 
     Example:
-        >>> import torch
         >>> padded(torch.tensor([[[[1.0, 2.0]]]]), (1, 4)).tolist()
         [[[[1.0, 2.0, 2.0, 2.0]]]]
     """
@@ -34,6 +34,8 @@ def padded(values: Tensor, size: Sequence[int]) -> Tensor:
 
 def cropped(values: Tensor, size: Sequence[int]) -> Tensor:
     """What belongs to the images themselves: the first ``*S`` of each axis of ``(B, K, *P)``."""
+    if values.shape[2:] == torch.Size(size):  # views of the whole cost a copy each in the backward pass
+        return values
     for axis, side in enumerate(size, start=2):
         values = values.narrow(axis, 0, side)
     return values

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_xai.functional.tensors import close
 from lightning_xai.targets import Target
 from lightning_xai.targets.layers.grid import to_grid
-from lightning_xai.targets.layers.hooks import removing
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class PooledHead:
         module, relu = self.regions
         seen: list[Tensor] = []
         # Read after the pass: what follows may work in place, and is then part of the features.
-        with removing(module.register_forward_hook(lambda _module, _input, output: seen.append(output))):
+        with module.register_forward_hook(lambda _module, _input, output: seen.append(output)):
             logits = self.target.logits(images)
         grid = to_grid(seen[-1], images.shape[2:])
         assert grid is not None
@@ -105,7 +105,7 @@ class PooledHead:
 
         with ExitStack() as hooks:
             for module in names:
-                hooks.enter_context(removing(module.register_forward_hook(note)))
+                hooks.enter_context(module.register_forward_hook(note))
             logits = self.target.raw_logits(images)
         if not inputs or outputs[self.linear].shape != logits.shape or not close(outputs[self.linear], logits):
             raise ValueError(
@@ -152,10 +152,3 @@ def linear_maps(features: Tensor, weight: Tensor, bias: Tensor | None = None) ->
     maps = torch.matmul(weight.to(kind), flat)
     maps = maps if bias is None else maps + bias.to(kind)[:, None]
     return maps.view(*maps.shape[:2], *features.shape[2:])
-
-
-def close(values: Tensor, expected: Tensor) -> bool:
-    """Whether two computations of the same agree up to rounding."""
-    return values.shape == expected.shape and torch.allclose(
-        values.float(), expected.float(), rtol=1e-3, atol=1e-4 * float(1 + expected.abs().max())
-    )

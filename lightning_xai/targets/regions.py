@@ -1,123 +1,100 @@
 """The pixels that a query to a segmenter is about, made from images: small functions that build on one another.
 
-Every set is a function ``(target, images, targets, masks, logits) -> bool (B, T, *S)`` of the images ``(B, C, *S)``,
-the classes ``(B, T)``, the reference masks ``(B, 1, *S)`` of class indices, or ``None``, and the logits
-``(B, K, *S)`` of the images, or ``None`` where no pass has given them yet; options are bound with
-``functools.partial``, in YAML with ``_partial_: true``. The result is what ``explain(images, targets, pixels=...)``
-takes. Rheude et al. 2024, Seg-HiRes-Grad CAM, arXiv 2409.20287; Vinogradova et al. 2020, arXiv 2002.11434.
+Every set is a function ``(RegionContext) -> bool (B, T, *S)``; options are bound with ``functools.partial``, in YAML
+with ``_partial_: true``. The result is what ``explain(images, targets, pixels=...)`` takes. Rheude et al. 2024,
+Seg-HiRes-Grad CAM, arXiv 2409.20287; Vinogradova et al. 2020, arXiv 2002.11434.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lightning_xai.functional.components import connected_component
-from lightning_xai.functional.finite import check_outputs
 from lightning_xai.functional.segmentation import gather_classes, image_pixels, predicted_pixels, reference_pixels
-from lightning_xai.targets import SegmenterTarget
-
-PixelSet = Callable[[SegmenterTarget, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
+from lightning_xai.targets import Target
 
 
-def predicted(
-    target: SegmenterTarget,
-    images: Tensor,
-    targets: Tensor,
-    masks: Tensor | None = None,
-    logits: Tensor | None = None,
-) -> Tensor:
+@dataclass(frozen=True)
+class RegionContext:
+    """What a region is made from.
+
+    Attributes:
+        target: The segmenter.
+        images: ``(B, C, *S)``.
+        targets: The classes ``(B, T)``.
+        masks: Reference masks ``(B, 1, *S)`` of class indices, or ``None``.
+        logits: ``(B, K, *S)`` of the images; ``None`` where no pass has given them yet.
+    """
+
+    target: Target
+    images: Tensor
+    targets: Tensor
+    masks: Tensor | None = None
+    logits: Tensor | None = None
+
+    def known_logits(self) -> Tensor:
+        """The given logits, or those of a pass."""
+        return self.target.finite_logits(self.images) if self.logits is None else self.logits
+
+
+PixelSet = Callable[[RegionContext], Tensor]
+
+
+def predicted(context: RegionContext) -> Tensor:
     """The pixels that the segmenter gives to each class.
 
     Example:
+        >>> from lightning_xai import SegmenterTarget
         >>> target = SegmenterTarget(torch.nn.Conv2d(1, 2, 1))
-        >>> predicted(target, torch.rand(3, 1, 4, 4), torch.ones(3, 1).long()).shape
+        >>> predicted(RegionContext(target, torch.rand(3, 1, 4, 4), torch.ones(3, 1).long())).shape
         torch.Size([3, 1, 4, 4])
     """
-    return predicted_pixels(_logits(target, images, logits), targets, target.activation)
+    return predicted_pixels(context.known_logits(), context.targets, context.target.activation)
 
 
-def probable(
-    target: SegmenterTarget,
-    images: Tensor,
-    targets: Tensor,
-    masks: Tensor | None = None,
-    logits: Tensor | None = None,
-    above: float = 0.5,
-) -> Tensor:
+def probable(context: RegionContext, above: float = 0.5) -> Tensor:
     """The pixels where the class's probability is above a bound in [0, 1]."""
-    return gather_classes(target.activate(_logits(target, images, logits)), targets) > above
+    return gather_classes(context.target.activate(context.known_logits()), context.targets) > above
 
 
-def reference(
-    target: SegmenterTarget,
-    images: Tensor,
-    targets: Tensor,
-    masks: Tensor | None = None,
-    logits: Tensor | None = None,
-) -> Tensor:
+def reference(context: RegionContext) -> Tensor:
     """The pixels that the reference mask gives to each class.
 
     Raises:
         ValueError: If there is no mask.
     """
-    if masks is None:
+    if context.masks is None:
         raise ValueError("region=reference needs masks, and the data set has none; use region=predicted.")
-    return reference_pixels(masks, targets)
+    return reference_pixels(context.masks, context.targets)
 
 
-def whole(
-    target: SegmenterTarget,
-    images: Tensor,
-    targets: Tensor,
-    masks: Tensor | None = None,
-    logits: Tensor | None = None,
-) -> Tensor:
+def whole(context: RegionContext) -> Tensor:
     """Every pixel of the image."""
-    return image_pixels(images).expand(-1, targets.shape[1], *images.shape[2:])
+    return image_pixels(context.images).expand(-1, context.targets.shape[1], *context.images.shape[2:])
 
 
-def empty(
-    target: SegmenterTarget,
-    images: Tensor,
-    targets: Tensor,
-    masks: Tensor | None = None,
-    logits: Tensor | None = None,
-) -> Tensor:
+def empty(context: RegionContext) -> Tensor:
     """No pixel at all: the sanity set, whose map must be zero."""
-    return torch.zeros_like(whole(target, images, targets))
+    return torch.zeros_like(whole(context))
 
 
-def point(
-    target: SegmenterTarget,
-    images: Tensor,
-    targets: Tensor,
-    masks: Tensor | None = None,
-    logits: Tensor | None = None,
-    at: Sequence[float] = (0.5, 0.5),
-) -> Tensor:
+def point(context: RegionContext, at: Sequence[float] = (0.5, 0.5)) -> Tensor:
     """One pixel.
 
     Args:
-        target: The segmenter.
-        images: ``(B, C, *S)``.
-        targets: ``(B, T)``.
-        masks: Unused.
-        logits: Unused.
+        context: The images and the classes.
         at: Where, as fractions of each side in [0, 1].
 
     Raises:
         ValueError: If ``at`` has another number of axes, or lies outside.
     """
-    return box(target, images, targets, low=at, high=at)
+    return box(context, low=at, high=at)
 
 
 def box(
-    target: SegmenterTarget,
-    images: Tensor,
-    targets: Tensor,
-    masks: Tensor | None = None,
-    logits: Tensor | None = None,
+    context: RegionContext,
     low: Sequence[float] = (0.25, 0.25),
     high: Sequence[float] = (0.75, 0.75),
     of: PixelSet = whole,
@@ -125,11 +102,7 @@ def box(
     """The pixels of another set inside a box.
 
     Args:
-        target: The segmenter.
-        images: ``(B, C, *S)``.
-        targets: ``(B, T)``.
-        masks: See the module.
-        logits: See the module.
+        context: The images and the classes.
         low: First corner, as fractions of each side in [0, 1].
         high: Last corner; it belongs to the box.
         of: The other set.
@@ -137,35 +110,23 @@ def box(
     Raises:
         ValueError: If a corner has another number of axes, or lies outside.
     """
-    size = images.shape[2:]
+    size = context.images.shape[2:]
     fit = len(low) == len(high) == len(size)
     if not fit or not all(0 <= first <= last <= 1 for first, last in zip(low, high, strict=True)):
         raise ValueError(
             f"A box from {list(low)} to {list(high)} does not fit images of {tuple(size)}; "
             "give fractions between 0 and 1 for each axis, the lower ones first."
         )
-    inside = torch.zeros(tuple(size), dtype=torch.bool, device=images.device)
+    inside = torch.zeros(tuple(size), dtype=torch.bool, device=context.images.device)
     inside[tuple(_span(a, b, side) for a, b, side in zip(low, high, size, strict=True))] = True
-    return of(target, images, targets, masks, logits) & inside
+    return of(context) & inside
 
 
-def component(
-    target: SegmenterTarget,
-    images: Tensor,
-    targets: Tensor,
-    masks: Tensor | None = None,
-    logits: Tensor | None = None,
-    of: PixelSet = predicted,
-    which: str = "largest",
-) -> Tensor:
+def component(context: RegionContext, of: PixelSet = predicted, which: str = "largest") -> Tensor:
     """The largest or smallest connected component of another set; pixels touch along an axis.
 
     Args:
-        target: The segmenter.
-        images: ``(B, C, *S)``.
-        targets: ``(B, T)``.
-        masks: See the module.
-        logits: See the module.
+        context: The images and the classes.
         of: The other set.
         which: ``"largest"`` or ``"smallest"``; of equal ones the first in scan order.
 
@@ -174,19 +135,9 @@ def component(
     """
     if which not in ("largest", "smallest"):
         raise ValueError(f"which is {which!r}; use largest or smallest.")
-    sets = of(target, images, targets, masks, logits)
+    sets = of(context)
     picked = [torch.from_numpy(connected_component(one.cpu().numpy(), which)) for one in sets.flatten(0, 1)]
     return torch.stack(picked).view(sets.shape).to(sets.device)
-
-
-def _logits(target: SegmenterTarget, images: Tensor, logits: Tensor | None) -> Tensor:
-    """The given logits, or those of a pass without gradient."""
-    if logits is not None:
-        return logits
-    with torch.no_grad():
-        logits = target.logits(images)
-    check_outputs(logits)
-    return logits
 
 
 def _span(low: float, high: float, side: int) -> slice:

@@ -61,9 +61,9 @@ def global_figure(
     axes = np.atleast_1d(figure.subplots(rows, columns)).flatten()
     top = float(np.percentile(planes, 99.9)) or float(planes.max()) or 1.0
     outline = None if region is None else to_plane(region.unsqueeze(0).float().cpu(), index)[0]
+    gray = shown.mean(axis=-1, keepdims=True).repeat(3, axis=-1)
     for place, (axis, title) in enumerate(zip(axes, titles, strict=False)):
         number = place - len(titles) + len(maps)
-        gray = shown.mean(axis=-1, keepdims=True).repeat(3, axis=-1)
         axis.imshow(shown if number < 0 else mixed(gray, planes[number] / top), interpolation="nearest")
         axis.set_title(title if index is None else f"{title}, slice {index}", fontsize=9)
         if outline is not None and 0 < outline.mean() < 1:

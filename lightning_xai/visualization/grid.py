@@ -66,7 +66,11 @@ def color_map(values: Tensor, signed: bool | None = None, index: int | None = No
     Returns:
         ``(H, W, 3)`` float32 in [0, 1].
     """
-    plane, signed = scaled_plane(values, signed, index)
+    return _colored(*scaled_plane(values, signed, index))
+
+
+def _colored(plane: Array, signed: bool) -> Array:
+    """Colors ``(H, W, 3)`` of a plane that :func:`scaled_plane` gave."""
     return colormaps[SIGNED if signed else UNSIGNED]((plane + 1) / 2 if signed else plane)[..., :3].astype(np.float32)
 
 
@@ -92,7 +96,7 @@ def overlay(
     # The square root keeps weak evidence visible.
     opacity = alpha * np.sqrt(np.abs(plane))[..., None]
     gray = display_image(image, index).mean(axis=-1, keepdims=True)
-    mixed: Array = (gray * (1 - opacity) + color_map(values, signed, index) * opacity).astype(np.float32)
+    mixed: Array = (gray * (1 - opacity) + _colored(plane, signed) * opacity).astype(np.float32)
     return mixed
 
 

@@ -24,7 +24,7 @@ from lightning_xai.global_maps.findings import Findings
 from lightning_xai.global_maps.progressive import Hide
 from lightning_xai.global_maps.report import write_report
 from lightning_xai.perturbation.baselines import mean_image
-from lightning_xai.targets import SegmenterTarget, Target
+from lightning_xai.targets import Target
 from lightning_xai.targets.training.classifier import fit_target
 
 
@@ -53,7 +53,7 @@ def explain_globally(
     check_splits(settings.maps_split, settings.peppr_split)
     region = region_of(data, settings.maps_split, settings.region)
     saver = SaveGlobalMaps(region, **OmegaConf.to_container(settings.maps))  # type: ignore[arg-type]
-    if not isinstance(explainer.target, SegmenterTarget):  # which is asked about every foreground class anyway
+    if not explainer.target.dense:  # a segmenter is asked about every foreground class anyway
         explainer.query_policy = QueryPolicy("all" if settings.maps.subset == "all" else "label")
     trainer = instantiate(cfg.trainer, logger=list(loggers), callbacks=[saver])
     images = data.plain_dataloader(settings.maps_split)
@@ -70,7 +70,8 @@ def explain_globally(
     findings = Findings(
         saver.result, curves, curves.bootstrap(settings.samples), region, saver.biases, settings.retrain
     )
-    write_report(cfg, data, explainer, findings, trainer)
+    assert saver.figure is not None
+    write_report(cfg, data, explainer, findings, trainer, saver.figure)
     return {f"global/{name}": value for name, value in curves.summary().items()}
 
 

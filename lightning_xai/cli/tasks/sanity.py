@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from torch import Tensor
 
+from lightning_xai.cli.run_folder import is_first
 from lightning_xai.cli.runs import build_explainer, log_config
 from lightning_xai.data import ImageDataModule
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.functional.files import atomic_write
 from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.sanity.checks import Check, format_checks, passes, sanity_checks
-from lightning_xai.targets import SegmenterTarget, Target
+from lightning_xai.targets import Target
 
 #: Training images that the model with random labels learns: few enough to be learned by heart.
 LABELED = 64
@@ -44,7 +44,7 @@ def check_sanity(cfg: DictConfig, data: ImageDataModule, target: Target) -> dict
     """
     if cfg.ckpt_path is not None and cfg.get("from_run") is None:
         raise ValueError("task=sanity trains the explainer anew around every target; leave ckpt_path out.")
-    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+    if not is_first():
         return {}
     quiet: dict[str, Any] = {"logger": False, "callbacks": [], "enable_checkpointing": False}
     alone = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
@@ -55,7 +55,7 @@ def check_sanity(cfg: DictConfig, data: ImageDataModule, target: Target) -> dict
     trainer = instantiate(cfg.trainer, **quiet, **alone)
     log_config(cfg, trainer)
     device = trainer.strategy.root_device
-    answers = "mask" if isinstance(target, SegmenterTarget) else "label"
+    answers = "mask" if target.dense else "label"
     images, labels = first_of(data.train_dataloader(), ("image", answers), LABELED)
     (tested,) = first_of(data.test_dataloader(), ("image",), cfg.sanity.images)
     checks = sanity_checks(

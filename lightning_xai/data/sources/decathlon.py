@@ -9,11 +9,11 @@ from monai.apps.datasets import DecathlonDataset
 from monai.transforms.spatial.dictionary import Orientationd, Spacingd
 
 from lightning_xai.data.items import Item, without_suffix
+from lightning_xai.data.loaders import read_usable
 from lightning_xai.data.loading import LoadItem
 from lightning_xai.data.masks import MaskRule
 from lightning_xai.data.module import ImageDataModule
 from lightning_xai.data.options import Options
-from lightning_xai.data.reading import BadImageError
 
 BOTH = ("image", "mask")
 
@@ -77,7 +77,7 @@ class DecathlonData(ImageDataModule):
             volumes.append(Item(name, image, None, mask, group=name))
         if self.axis is None:
             return volumes
-        items = [part for volume in volumes for part in self._cut(volume)]
+        items = self._slices(volumes, with_mask=True)
         if not items:
             raise ValueError(f"No slice of {self.where} shows a class besides the background; set data.slices=all.")
         return items
@@ -88,7 +88,7 @@ class DecathlonData(ImageDataModule):
         tests = [self.root / (row["image"] if isinstance(row, dict) else row) for row in listed.get("test", [])]
         paths = [self.root / row["image"] for row in listed["training"]] + [path for path in tests if path.is_file()]
         volumes = [Item(without_suffix(Path(path.name)), path) for path in paths]
-        return volumes if self.axis is None else [part for volume in volumes for part in self._cut(volume)]
+        return volumes if self.axis is None else self._slices(volumes, with_mask=False)
 
     def _listed(self) -> dict[str, Any]:
         """The content of dataset.json, with what is needed in it; takes the classes from there."""
@@ -109,21 +109,19 @@ class DecathlonData(ImageDataModule):
             self.mask_classes = [str(listed["labels"][key]) for key in sorted(listed["labels"], key=int)]
         return listed
 
-    def _cut(self, volume: Item) -> list[Item]:
-        """The slices of a volume, each an item of the volume's group; none of one that is skipped."""
-        try:
-            # Masks hold the labels of dataset.json: of two classes the second is all above 0.
-            rule = MaskRule(0.0 if self.mask_classes is not None and len(self.mask_classes) == 2 else None)
-            known = volume.mask is not None
-            sample = LoadItem(None, self.channel_axis, known, self.mask_classes, self._volumes, rule=rule)(volume)
-        except BadImageError as error:
-            if self.on_bad_image == "raise":
-                raise
-            self.skipped.append(str(error))
-            return []
+    def _slices(self, volumes: Sequence[Item], with_mask: bool) -> list[Item]:
+        """The slices of the volumes that can be read."""
+        # Masks hold the labels of dataset.json: of two classes the second is all above 0.
+        rule = MaskRule(0.0 if self.mask_classes is not None and len(self.mask_classes) == 2 else None)
+        load = LoadItem(None, self.channel_axis, with_mask, self.mask_classes, self._volumes, rule=rule)
+        read = read_usable(load, volumes, self.on_bad_image == "raise", self.skipped)
+        return [part for volume, sample in read for part in self._cut(volume, sample)]
+
+    def _cut(self, volume: Item, sample: dict[str, Any]) -> list[Item]:
+        """The slices of a volume, each an item of the volume's group."""
         assert self.axis is not None
         images = sample["image"].movedim(self.axis + 1, 0)
-        masks = sample["mask"].movedim(self.axis + 1, 0) if known else [None] * len(images)
+        masks = sample["mask"].movedim(self.axis + 1, 0) if "mask" in sample else [None] * len(images)
         digits = len(str(len(images)))
         return [
             Item(

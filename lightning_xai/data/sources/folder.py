@@ -100,7 +100,8 @@ class FolderData(ImageDataModule):
         images = list_images(folder)
         if self.mask_root is not None:
             masks = self.mask_root.resolve()
-            images = [path for path in images if masks not in path.resolve().parents]
+            real = {parent: parent.resolve() for parent in {path.parent for path in images}}
+            images = [path for path in images if masks not in (real[path.parent], *real[path.parent].parents)]
         return sort_files(images, folder)
 
     def _report_files(self, layout: Layout, masks: int, left_out: Sequence[Path]) -> None:

@@ -1,5 +1,6 @@
 """What the folders of a data set are: splits, classes, images next to masks, or something else."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -85,10 +86,9 @@ def subfolders(folder: Path, ignored: Path | None = None) -> list[Path]:
     Returns:
         The paths.
     """
-    ignored = None if ignored is None else ignored.resolve()
-    return sorted(
-        path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name) and path.resolve() != ignored
-    )
+    with os.scandir(folder) as entries:  # which knows the kind of each without a look at the file
+        found = sorted(folder / entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name))
+    return [path for path in found if ignored is None or path.resolve() != ignored.resolve()]
 
 
 def images_in(folder: Path) -> list[Path]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai.explainers.cam.base import ActivationMap, Layer, ObservedMap
-from lightning_xai.functional.tensors import min_max
+from lightning_xai.functional.tensors import close, min_max
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
 from lightning_xai.targets.layers.grid import to_image
@@ -106,7 +106,7 @@ class AblationCAM(ChannelCAM):
                 if replay.copies or "more than one element of the written-to tensor" not in str(error):
                     raise
                 continue  # the model works in place on what is given as a view
-            if torch.allclose(again, whole.expand_as(again), rtol=1e-3, atol=1e-4 * float(1 + whole.abs().max())):
+            if close(again, whole.expand_as(again)):
                 return
         raise ValueError(
             f"The part of the model after {type(replay.layer).__name__} cannot be run on its own; choose another layer."

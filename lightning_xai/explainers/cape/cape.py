@@ -143,9 +143,7 @@ class CAPE(Explainer):
         Returns:
             ``(B, K, *regions)``, non-negative; sums to 1 over classes and regions.
         """
-        features, _ = self.features(images)
-        t1, t2, _ = self.temperatures.detach()
-        return log_contributions(self.class_maps(features).detach(), t1, t2).exp()
+        return self._contributions(self.class_maps(self.features(images)[0]).detach())
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Class probabilities ``(B, K)`` of the CAPE head: the sums of the contributions."""
@@ -180,33 +178,32 @@ class CAPE(Explainer):
         with torch.inference_mode(False):
             return self.pooled(as_plain_tensor(images))
 
-    def attribute(self, images: Tensor, query: Query) -> Tensor:
+    def attribute(self, images: Tensor, query: Query) -> Explanation:
         """See :meth:`Explainer.attribute`."""
-        return self._map(self.map, self.features(images)[0], query.targets, images.shape[2:])
+        return self.explain_with(images, lambda logits: query)
 
     def explain_with(self, images: Tensor, complete: Complete, logits_wanted: bool = True) -> Explanation:
         """See :meth:`Explainer.explain_with`: maps, alternatives, contributions and logits come from one pass."""
         features, logits = self.features(images)
         check_outputs(logits)
-        query = complete(logits)
-        maps = {name: self._map(name, features, query.targets, images.shape[2:]) for name in MAPS}
-        t1, t2, _ = self.temperatures.detach()
-        contributions = log_contributions(self.class_maps(features).detach(), t1, t2).exp()
+        query, size = complete(logits), images.shape[2:]
+        with torch.no_grad():
+            class_maps, (t1, t2, _) = self.class_maps(features), self.temperatures
+            contributions = self._contributions(class_maps)
+            maps = {
+                "cape": spread(gather_classes(contributions, query.targets), size),
+                "mu": resize(gather_classes(mu_cape(class_maps, t1, t2), query.targets), size),
+                "cam": resize(gather_classes(self.pooled.cams(features), query.targets), size),
+            }
         p_cape = contributions.flatten(2).sum(dim=2).gather(1, query.targets)
         extras = {"p_cape": p_cape, "contributions": contributions, "features": features}
         others = {f"CAPE {name}": maps[name] for name in MAPS if name != self.map}
         return finished(Explanation(maps[self.map], query, logits, extras, others), query, logits)
 
-    @torch.no_grad()
-    def _map(self, map: str, features: Tensor, targets: Tensor, size: torch.Size) -> Tensor:
-        """One of the three maps ``(B, T, *S)`` of features ``(B, D, *N)``."""
-        if map == "cam":
-            return resize(gather_classes(self.pooled.cams(features), targets), size)
-        maps = self.class_maps(features)
-        t1, t2, _ = self.temperatures
-        if map == "mu":
-            return resize(gather_classes(mu_cape(maps, t1, t2), targets), size)
-        return spread(gather_classes(log_contributions(maps, t1, t2).exp(), targets), size)
+    def _contributions(self, class_maps: Tensor) -> Tensor:
+        """``P_c(i)`` of class maps ``M_c(i)``, both ``(B, K, *regions)``."""
+        t1, t2, _ = self.temperatures.detach()
+        return log_contributions(class_maps, t1, t2).exp()
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Distillation (``ts``: and the classifier's cross-entropy), and how well both heads do and agree."""
@@ -227,7 +224,7 @@ class CAPE(Explainer):
         elif self.hparams["anchor"]:
             away = self.head.weight - self.scaled(self.pooled.weight)
             values["loss"] = kd + self.hparams["anchor"] * away.square().sum()
-        own = log_contributions(maps.detach(), t1.detach(), t2.detach()).exp().flatten(2).sum(dim=2)
+        own = self._contributions(maps.detach()).flatten(2).sum(dim=2)
         return values | compared(own, teacher.softmax(dim=1), batch.get("label")) | {"t1": t1, "t2": t2, "t3": t3}
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> Explanation:  # type: ignore[override]

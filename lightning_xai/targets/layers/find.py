@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai.functional.segmentation import image_pixels
-from lightning_xai.targets import SegmenterTarget, Target
+from lightning_xai.targets import Target
 from lightning_xai.targets.layers.grid import to_grid
-from lightning_xai.targets.layers.hooks import removing
 
 
 def named_layer(target: Target, layer: str) -> nn.Module:
@@ -47,7 +46,6 @@ def auto_layer(target: Target, images: Tensor, targets: Tensor) -> str:
     # Without a transformer's norm, three axes are positions that were flattened, not tokens.
     fewest = 3 if any(isinstance(module, nn.LayerNorm) for module in names) else images.ndim
     outputs: dict[nn.Module, Tensor] = {}
-    segments = isinstance(target, SegmenterTarget)
 
     def note(module: nn.Module, _: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.requires_grad and output.ndim >= fewest:
@@ -57,16 +55,16 @@ def auto_layer(target: Target, images: Tensor, targets: Tensor) -> str:
     image = images[:1].clone().requires_grad_(True)
     with ExitStack() as hooks, torch.enable_grad():  # the caller may need no gradient
         for module in names:
-            hooks.enter_context(removing(module.register_forward_hook(note)))
+            hooks.enter_context(module.register_forward_hook(note))
         # Every pixel of a segmenter: there may be none of the class.
-        everywhere = image_pixels(image) if segments else None
+        everywhere = image_pixels(image) if target.dense else None
         scores = target.score(image, targets[:1], everywhere)[0]
         # Weighted, for the scores of "no" and "yes" of a single logit cancel out.
         score = (scores * torch.arange(1, len(scores) + 1).to(scores)).sum()
     gradients = torch.autograd.grad(score, list(outputs.values()), allow_unused=True) if outputs else ()
     # A segmenter's logits are no layer of it.
     seen = target.seen_size(image)
-    answers = [(count, *seen) for count in (1, target.classes)] if segments else []
+    answers = [(count, *seen) for count in (1, target.classes)] if target.dense else []
     found: dict[str, int] = {}
     for module, gradient in zip(outputs, gradients, strict=True):
         grid = None if gradient is None else to_grid(gradient, seen)
@@ -74,7 +72,7 @@ def auto_layer(target: Target, images: Tensor, targets: Tensor) -> str:
             found[names[module]] = grid[0, 0].numel()
     if not found:
         raise ValueError("No layer of the model has positions that the answer depends on; name one with layer=.")
-    if not segments:
+    if not target.dense:
         return list(found)[-1]
     smallest = min(found.values())
     return [name for name, size in found.items() if size == smallest][-1]

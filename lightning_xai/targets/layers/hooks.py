@@ -36,20 +36,11 @@ def capture_outputs(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Te
 
     with ExitStack() as hooks:
         for module in modules:
-            hooks.enter_context(removing(module.register_forward_hook(keep)))
+            hooks.enter_context(module.register_forward_hook(keep))
         yield seen
     missing = [type(module).__name__ for module in modules if module not in seen]
     if missing:
         raise ValueError(UNCALLED.format(missing[0]))
-
-
-@contextmanager
-def removing(handle: Any) -> Iterator[None]:
-    """Remove a hook at the end, also after an exception."""
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @contextmanager

@@ -44,6 +44,8 @@ class ClassifierTask(LightningModule):
 
     #: Whether the model answers for every pixel.
     dense = False
+    mean: Tensor | None
+    std: Tensor | None
     val_metrics: MetricCollection
     test_metrics: MetricCollection
 
@@ -78,6 +80,9 @@ class ClassifierTask(LightningModule):
             }
         )
         self.model = model
+        for name in ("mean", "std"):
+            values = self.hparams[name]
+            self.register_buffer(name, None if values is None else torch.tensor(values), persistent=False)
         self.loss_watch = LossWatch()
         self.call_model = ModelCall(self.dense, output)
 
@@ -95,9 +100,7 @@ class ClassifierTask(LightningModule):
         return self.call_model(self.model, images, self._normalized)
 
     def _normalized(self, images: Tensor) -> Tensor:
-        given = (self.hparams["mean"], self.hparams["std"])
-        mean, std = (None if value is None else torch.tensor(value, device=images.device) for value in given)
-        return normalize(images, mean, std)
+        return normalize(images, self.mean, self.std)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One step on a batch of the data module.

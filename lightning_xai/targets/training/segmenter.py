@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.segmentation import DiceScore
 
+from lightning_xai.functional.segmentation import class_labels
 from lightning_xai.targets.sliding_window import by_window
 from lightning_xai.targets.training.classifier import ClassifierTask, logits_in_words
 
@@ -60,7 +61,7 @@ class SegmenterTask(ClassifierTask):
 
     def judged(self, logits: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """What the metrics compare: predicted and true classes ``(B, *S)``."""
-        predicted = (logits > 0).long()[:, 0] if logits.shape[1] == 1 else logits.argmax(dim=1)
+        predicted = (logits > 0).long()[:, 0] if logits.shape[1] == 1 else class_labels(logits)
         return predicted, batch["mask"][:, 0]
 
     def _loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:

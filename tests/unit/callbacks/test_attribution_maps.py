@@ -77,7 +77,7 @@ def classifier():
 
 @pytest.fixture
 def grids(monkeypatch):
-    """What the callback readouts to be drawn."""
+    """What the callback gives to be drawn."""
     seen = []
 
     def keep(images, maps, masks=None, titles=None, labels=None):

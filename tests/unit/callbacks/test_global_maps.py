@@ -57,7 +57,7 @@ def test_the_predicted_class_leaves_the_true_positives(tmp_path):
 def test_a_segmenter_has_a_map_for_every_foreground_class(tmp_path):
     explainer = HiResCAM(SegmenterTarget(segmenter(), class_names=["rest", "first", "second"]), layer="0")
     result = run(explainer, tmp_path, Blobs(side=16)).result
-    assert result.count[0] == 0 and result.label_wise[0] is None, "nobody readouts about the background"
+    assert result.count[0] == 0 and result.label_wise[0] is None, "nobody asks about the background"
     assert result.count[1] + result.skipped[1] == 6 and result.count[2] == 0, "the masks show the first class alone"
     free = run(explainer, tmp_path / "free", Blobs(side=16, masks=False), subset="all").result
     assert free.count[2] + free.skipped[2] == 6

@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from PIL import Image
 
 from lightning_xai.callbacks import SaveMaps
-from lightning_xai.callbacks.save_maps import safe_name
+from lightning_xai.functional.files import safe_name
 from lightning_xai.structures import Explanation, Query
 
 

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import re
 import time
+from pathlib import Path
 
 import pytest
 from torch.distributed import TCPStore
@@ -71,6 +72,20 @@ def test_a_named_folder_is_taken_as_it_is(tmp_path):
 def test_a_name_becomes_one_short_folder():
     folder = folder_of(name="a/b [1,2] " + 300 * "x")
     assert re.fullmatch(r"runs/a_b_1_2_x+/2031-02-03_04-05-06_0", folder) and len(folder) < 120
+
+
+def test_no_name_leads_out_of_the_folder_of_runs():
+    assert Path(folder_of(name="..")).parts[:2] == ("runs", "_")
+
+
+def test_only_the_first_process_moves_earlier_results(tmp_path, monkeypatch):
+    (tmp_path / "summary.json").write_text("{}")
+    monkeypatch.setenv("NODE_RANK", "1")
+    run_folder.keep_earlier(tmp_path)
+    assert (tmp_path / "summary.json").is_file(), "another node may have written it just now"
+    monkeypatch.delenv("NODE_RANK")
+    run_folder.keep_earlier(tmp_path)
+    assert [path.name for path in tmp_path.glob("earlier/*/*")] == ["summary.json"]
 
 
 def test_last_without_a_folder_is_a_sentence():

@@ -13,6 +13,7 @@ from PIL import Image
 from lightning_xai.data import BadImageError, Item
 from lightning_xai.data.loading import LoadItem
 from lightning_xai.data.masks import MaskRule, MaskValues, mask_rule, read_mask
+from lightning_xai.data.survey import survey_masks
 
 TWO, THREE = ["background", "thing"], ["background", "inner", "outer"]
 SHAPE = np.zeros((32, 32), np.uint8)
@@ -161,7 +162,7 @@ def test_several_masks_of_one_image_are_united_with_each_its_own_edge(tmp_path: 
     Image.fromarray(soft()).save(tmp_path / "0.png")
     Image.fromarray(soft().T).save(tmp_path / "1.png")
     item = Item("a", tmp_path / "image.png", None, (tmp_path / "0.png", tmp_path / "1.png"))
-    mask = LoadItem(None, None, True, TWO)(item)["mask"][0].numpy()
+    mask = LoadItem(None, None, True, TWO, rule=survey_masks([item], TWO, "a"))(item)["mask"][0].numpy()
     assert np.array_equal(mask > 0, (soft() > 127) | (soft().T > 127))
 
 

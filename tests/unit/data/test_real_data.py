@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from lightning_xai.data import EmbeddedDigits, ImageDataModule, ManifestData, NpzData
 from lightning_xai.data.loading import LoadItem
+from lightning_xai.data.survey import survey_masks
 from tests.running import load_config
 
 
@@ -88,7 +89,8 @@ def test_vessels_are_found_by_the_published_network(data_root: Path) -> None:
     data = configured("vessels")
     assert [len(items) for items in data.split_items.values()] == [16, 4, 20] and data.image_shape == (3, 512, 512)
     target = instantiate(load_config(Path(__file__).parents[3] / "configs" / "target" / "vessel_wnet.yaml"))
-    unscaled = LoadItem(None, None, True, data.mask_classes, data.prepare)
+    rule = survey_masks(data.split_items["test"], data.mask_classes, "vessels")
+    unscaled = LoadItem(None, None, True, data.mask_classes, data.prepare, rule=rule)
     references = {item.id: unscaled(item)["mask"] > 0 for item in data.split_items["test"]}
     dice = []
     for batch in data.test_dataloader():

@@ -58,7 +58,18 @@ def test_masks_find_their_image(image: str, masks: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["x_overlay", "x-thumb", "x_thumbnail_2", "x_annotated", "x_preview", "x_mask_color", "x_seg_overlay", "x_heatmap"],
+    [
+        "x_overlay",
+        "x-thumb",
+        "x_thumbnail_2",
+        "x_annotated",
+        "x_preview",
+        "x_mask_color",
+        "x_seg_overlay",
+        "x_heatmap",
+        "x_visualization",
+        "x_visualisation",
+    ],
 )
 def test_side_files_are_left_out(name: str) -> None:
     assert sorted_names("x.png", f"{name}.png", "y.png") == (["x.png", "y.png"], {}, [f"{name}.png"])

@@ -139,6 +139,18 @@ def test_bad_images_do_not_stop_the_survey(array_data: Make, digits_like: list[I
     assert data.image_shape == (1, 12, 10) and len(data.skipped) == 1
 
 
+@pytest.mark.parametrize("shape", [(12,), (1, 2, 3, 12, 10), (0, 10)])
+@pytest.mark.parametrize("size", ["auto", 8])
+def test_what_is_no_image_does_not_stop_the_survey(
+    array_data: Make, digits_like: list[Item], shape: tuple[int, ...], size: str | int
+) -> None:
+    items = [replace(item, mask=None) for item in digits_like]
+    items[2] = replace(items[2], image=np.zeros(shape, np.uint8))
+    data = array_data(items, ["even", "odd"], size=size, on_bad_image="skip")
+    data.setup()
+    assert len(data.skipped) == 1 and f"has shape {shape}" in data.skipped[0]
+
+
 def test_planes_and_volumes_do_not_mix(array_data: Make, digits_like: list[Item]) -> None:
     items = [replace(item, mask=None) for item in digits_like]
     items[3] = replace(items[3], image=np.zeros((5, 12, 10), np.uint8))

@@ -18,7 +18,7 @@ from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional import finite
 from lightning_xai.functional.finite import TOLERATED, LossWatch, NotFiniteError, NotFiniteOutputError, check_outputs
 from lightning_xai.metrics import DeletionAUC
-from lightning_xai.targets.regions import predicted, probable
+from lightning_xai.targets.regions import RegionContext, predicted, probable
 from lightning_xai.targets.training.classifier import ClassifierTask
 from lightning_xai.targets.training.segmenter import SegmenterTask
 from tests.helpers import Blobs, GradientMap, LearnedMap, cnn, segmenter
@@ -256,7 +256,7 @@ def test_direct_calls_name_the_rows():
     target = broken("segmenter")
     for ask in (predicted, probable):
         with pytest.raises(NotFiniteOutputError, match="images number 1, 2 of the batch"):
-            ask(target, images, torch.ones(4, 1).long())
+            ask(RegionContext(target, images, torch.ones(4, 1).long()))
     with pytest.raises(NotFiniteOutputError, match="images number 1, 2 of the batch"):
         broken("classifier").query(images, None, None)
     check_outputs(target.logits(images[:1]))

@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_xai.functional import gradients
 from lightning_xai.functional.gradients import columns_at_once, from_gradients
+from tests.helpers import Doubled
 
 CLASSES, WIDTH = 7, 6
 
@@ -14,18 +15,6 @@ CLASSES, WIDTH = 7, 6
 @pytest.fixture(autouse=True)
 def two_are_enough(monkeypatch):
     monkeypatch.setattr(gradients, "FEWEST", 2)
-
-
-class Doubled(torch.autograd.Function):
-    """No vmap rule, and a backward that a batched tensor would end the process in."""
-
-    @staticmethod
-    def forward(ctx, values):
-        return 2 * values
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return 2 * gradient.data
 
 
 class Apply(nn.Module):

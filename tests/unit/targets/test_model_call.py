@@ -124,6 +124,13 @@ def test_a_volume_without_batch_axis_is_no_batch_of_one(wrap, net, shape):
     assert not any(module._forward_pre_hooks for module in target.model.modules())
 
 
+@pytest.mark.parametrize("side", [20, 64])
+def test_a_volume_as_deep_as_its_one_logit_is_no_batch_of_one_either(side):
+    target = SegmenterTarget(nn.Conv3d(1, 1, 3, padding=1), activation="sigmoid")
+    with pytest.raises(ValueError, match=r"so 2 spatial axes, but the model's convolutions take 3"):
+        target.logits(torch.rand(1, 8, side, side))
+
+
 def test_slices_of_a_volume_may_go_one_by_one():
     class Slices(nn.Module):
         def __init__(self):

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from lightning_xai import SegmenterTarget
 from lightning_xai.explainers import GradCAM, HiResCAM
 from lightning_xai.targets import regions as pixel_sets
+from lightning_xai.targets.regions import RegionContext
 from tests.helpers import pixel_segmenter, segmenter
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "region").glob("*.yaml"))
@@ -33,7 +34,7 @@ def test_every_yaml_gives_a_set_that_explainers_take(path, dims):
     for name in ("at", "low", "high"):
         if name in node:
             node[name] = [node[name][0]] * dims
-    sets = instantiate(node)(target, images, targets, masks)
+    sets = instantiate(node)(RegionContext(target, images, targets, masks))
     assert sets.dtype == torch.bool and sets.shape == (2, 2, *SIZES[dims])
     assert bool(sets.any()) is (path.stem != "empty")
     maps = HiResCAM(target, layer="1").explain(images, targets, sets)
@@ -43,19 +44,19 @@ def test_every_yaml_gives_a_set_that_explainers_take(path, dims):
 @each_dims
 def test_sets_are_what_they_are_called(dims):
     target, images, targets, masks = case(dims)
-    arguments = (target, images, targets, masks)
+    context = RegionContext(target, images, targets, masks)
     index = targets.view(2, 2, *(1,) * dims)
     probabilities = target.predict(images)
     labels = probabilities.argmax(dim=1, keepdim=True)
-    assert torch.equal(pixel_sets.predicted(*arguments), labels == index)
-    assert torch.equal(pixel_sets.reference(*arguments), masks == index)
+    assert torch.equal(pixel_sets.predicted(context), labels == index)
+    assert torch.equal(pixel_sets.reference(context), masks == index)
     asked = probabilities.gather(1, index.expand(-1, -1, *SIZES[dims]))
-    assert torch.equal(pixel_sets.probable(*arguments, above=0.4), asked > 0.4)
-    assert pixel_sets.whole(*arguments).all() and not pixel_sets.empty(*arguments).any()
-    one = pixel_sets.point(*arguments, at=[0] * dims)
+    assert torch.equal(pixel_sets.probable(context, above=0.4), asked > 0.4)
+    assert pixel_sets.whole(context).all() and not pixel_sets.empty(context).any()
+    one = pixel_sets.point(context, at=[0] * dims)
     assert (one.flatten(2).sum(dim=2) == 1).all() and one.flatten(2)[..., 0].all()
-    inner = pixel_sets.box(*arguments, low=[0.0] * dims, high=[0.5] * dims, of=pixel_sets.predicted)
-    assert (inner & ~pixel_sets.predicted(*arguments)).sum() == 0
+    inner = pixel_sets.box(context, low=[0.0] * dims, high=[0.5] * dims, of=pixel_sets.predicted)
+    assert (inner & ~pixel_sets.predicted(context)).sum() == 0
     assert not inner[:, :, -2:].any(), "the box reaches beyond its corner"
 
 
@@ -64,22 +65,26 @@ def test_components_touch_along_axes_and_nothing_has_none():
     values[0, 0, :2, :2] = values[0, 0, 2, 2] = values[0, 0, 4:, 3:] = 1  # 4, 1 and 6 pixels; the 1 touches at a corner
     target = SegmenterTarget(pixel_segmenter(torch.tensor([[0.0], [1.0]]), torch.tensor([0.5, 0.0])))
     asked = torch.tensor([[1]])
-    sizes = {which: pixel_sets.component(target, values, asked, which=which).sum() for which in ("largest", "smallest")}
+    sizes = {
+        which: pixel_sets.component(RegionContext(target, values, asked), which=which).sum()
+        for which in ("largest", "smallest")
+    }
     assert sizes == {"largest": 6, "smallest": 1}
     inside = partial(pixel_sets.box, low=[0, 0], high=[0.5, 0.5], of=pixel_sets.predicted)
-    assert pixel_sets.component(target, values, asked, of=inside).sum() == 4
-    assert not pixel_sets.component(target, 0 * values, asked).any()
+    assert pixel_sets.component(RegionContext(target, values, asked), of=inside).sum() == 4
+    assert not pixel_sets.component(RegionContext(target, 0 * values, asked)).any()
 
 
 def test_what_is_wrong_is_named():
     target, images, targets, _ = case(2)
+    context = RegionContext(target, images, targets)
     with pytest.raises(ValueError, match="needs masks.*region=predicted"):
-        pixel_sets.reference(target, images, targets)
+        pixel_sets.reference(context)
     with pytest.raises(ValueError, match="'biggest'; use largest or smallest"):
-        pixel_sets.component(target, images, targets, which="biggest")
+        pixel_sets.component(context, which="biggest")
     for corners in ({"low": [0.5, 0.5], "high": [0.2, 0.9]}, {"low": [0, 0, 0], "high": [1, 1, 1]}):
         with pytest.raises(ValueError, match="give fractions between 0 and 1 for each axis"):
-            pixel_sets.box(target, images, targets, **corners)
+            pixel_sets.box(context, **corners)
 
 
 def test_one_pixel_makes_grad_cam_constant_in_its_place_but_not_hires():
@@ -87,7 +92,7 @@ def test_one_pixel_makes_grad_cam_constant_in_its_place_but_not_hires():
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 1))
     target, images, asked = SegmenterTarget(net), torch.rand(1, 1, 9, 9), torch.tensor([[1]])
-    sets = [pixel_sets.point(target, images, asked, at=at) for at in ((0.25, 0.25), (0.75, 0.5))]
+    sets = [pixel_sets.point(RegionContext(target, images, asked), at=at) for at in ((0.25, 0.25), (0.75, 0.5))]
     grad = [GradCAM(target, layer="1").explain(images, asked, pixels) for pixels in sets]
     hires = [HiResCAM(target, layer="1").explain(images, asked, pixels) for pixels in sets]
     assert torch.allclose(grad[0], grad[1], atol=1e-7) and grad[0].abs().max() > 0

@@ -33,6 +33,18 @@ def test_masks_inside_the_root_and_with_another_suffix(class_folders: Path) -> N
     assert next(iter(data.test_dataloader()))["mask"].any()
 
 
+def test_masks_inside_the_root_may_be_links(class_folders: Path) -> None:
+    stored, masks = class_folders.parent / "stored", class_folders / "masks"
+    shutil.copytree(class_folders.parent / "masks", stored)
+    for path in sorted(stored.rglob("*.png")):
+        link = masks / path.relative_to(stored)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    data = FolderData(class_folders, mask_root=masks)
+    data.setup("predict")
+    assert len(data.predict_items()) == len([path for path in class_folders.glob("[cd]*/*.png")])
+
+
 def test_split_level_above_the_classes(class_folders: Path, tmp_path: Path) -> None:
     root = tmp_path / "split"
     for split in ("train", "valid", "test"):

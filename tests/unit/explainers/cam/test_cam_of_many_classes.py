@@ -10,7 +10,7 @@ from lightning_xai import ClassifierTarget, SegmenterTarget
 from lightning_xai.explainers import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM, XResCAM
 from lightning_xai.functional import gradients
 from lightning_xai.structures import Query
-from tests.helpers import assert_untouched, cnn, state_of, vit
+from tests.helpers import Doubled, assert_untouched, cnn, state_of, vit
 
 GRADIENT = (GradCAM, HiResCAM, XResCAM, GradCAMPlusPlus, XGradCAM, LayerCAM)
 CLASSES = 5
@@ -123,18 +123,6 @@ def test_the_size_of_chunks_changes_nothing(size, shared, passes, monkeypatch):
     maps = explainer.maps_by_layer(layers, images, Query(ASKED))
     assert passes == shared
     assert_same(maps, one_by_one(explainer, layers, images, ASKED, None), 1e-10)
-
-
-class Doubled(torch.autograd.Function):
-    """No vmap rule, and a backward for plain tensors."""
-
-    @staticmethod
-    def forward(ctx, values):
-        return 2 * values
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return 2 * gradient.data
 
 
 class WithFunction(nn.Module):
