@@ -38,7 +38,7 @@ def report(
     checkpoint: str | None,
     logged: dict[str, float],
 ) -> None:
-    """See :func:`finish`; ``logged`` is what the explainer says of itself, such as its agreement with the target."""
+    """Write and print it; ``logged`` is what the explainer says of itself, such as its agreement with the target."""
     folder = Path(cfg.run_dir)
     summary = summarize(scored.results)
     metadata = {name: metric.metadata() for name, metric in scored.suite.members().items()}

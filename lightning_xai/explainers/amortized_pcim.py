@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_xai.explainers.pcim import EXPLORATION, PCIM, PRESETS, SOFTNESS
 from lightning_xai.functional.finite import check_weights
@@ -102,8 +103,8 @@ class AmortizedPCIM(PCIM):
         maps: Tensor = self.net(self.target.normalize(images), targets)
         return standardize(maps if maps.dtype == torch.float64 else maps.float())
 
+    @override
     def attribute(self, images: Tensor, query: Query) -> Tensor:
-        """See :meth:`Explainer.attribute`."""
         with torch.no_grad():
             raw = self.raw_maps(images, query.targets)
         alpha = raw.flatten(0, 1).unsqueeze(1)

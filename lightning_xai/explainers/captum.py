@@ -8,6 +8,7 @@ from typing import Any
 import captum.attr
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.perturbation.baselines import Fill, baseline_images
@@ -93,8 +94,8 @@ class CaptumExplainer(Explainer):
         self.output = named_output(target, output)
         self.options = options
 
+    @override
     def attribute(self, images: Tensor, query: Query) -> Tensor:
-        """See :meth:`Explainer.attribute`."""
         size = 1 if self._draws else len(images)
         rows = []
         with hook_guard(self.target.model), warnings.catch_warnings():

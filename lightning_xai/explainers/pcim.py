@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
+from typing_extensions import override
 
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.functional.resize import resize
@@ -148,8 +149,9 @@ class PCIM(Explainer):
         if gradient == "backprop" and not target.differentiable:
             raise ValueError("The target is a plain callable without gradients; use PCIM(gradient='spsa').")
 
+    @override
     def attribute(self, images: Tensor, query: Query) -> Tensor:
-        """See :meth:`Explainer.attribute`: every query is a row with an alpha of its own."""
+        """Every query is a row with an alpha of its own."""
         rows, asked = self.rows(images, query)
         fills = baselines(rows, self.baseline)
         start = self.start_of(rows)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from monai.networks.layers.simplelayers import GaussianFilter
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_xai.explainers.base import Attribute, Explainer, maps_of
 from lightning_xai.functional.priors import center_bump
@@ -26,8 +27,8 @@ class RandomMap(Explainer):
         super().__init__(target)
         self.seed = seed
 
+    @override
     def attribute(self, images: Tensor, query: Query) -> Tensor:
-        """See :meth:`Explainer.attribute`."""
         maps = [
             [self._noise(image, int(target)) for target in row]
             for image, row in zip(images, query.targets, strict=True)
@@ -44,8 +45,8 @@ class RandomMap(Explainer):
 class CenterPrior(Explainer):
     """A Gaussian bump in the middle of the image, one sigma a quarter of each side."""
 
+    @override
     def attribute(self, images: Tensor, query: Query) -> Tensor:
-        """See :meth:`Explainer.attribute`."""
         return center_bump(images.shape[2:], images.device).expand(*query.shape, *images.shape[2:])
 
     def in_windows(self, attribute: Attribute, images: Tensor, query: Query) -> Tensor | Explanation:
@@ -59,8 +60,8 @@ class EdgeMap(Explainer):
     Central differences, one-sided at the border.
     """
 
+    @override
     def attribute(self, images: Tensor, query: Query) -> Tensor:
-        """See :meth:`Explainer.attribute`."""
         gray = images.mean(dim=1)
         square = torch.zeros_like(gray)
         for axis in range(1, gray.ndim):
@@ -84,12 +85,13 @@ class Reversed(Explainer):
         super().__init__(explainer.target)
         self.explainer = explainer
 
+    @override
     def attribute(self, images: Tensor, query: Query) -> Tensor:
-        """See :meth:`Explainer.attribute`."""
         return -maps_of(self.explainer.attribute(images, query))
 
+    @override
     def reference_maps(self, explanation: Explanation, batch: dict[str, Any]) -> Tensor:
-        """See :meth:`Explainer.reference_maps`; nothing is explained again."""
+        """Nothing is explained again."""
         return -explanation.maps
 
 
@@ -102,13 +104,14 @@ class BlurredReference(Explainer):
 
     explains = SegmenterTarget
 
+    @override
     def attribute(self, images: Tensor, query: Query) -> Tensor:
-        """See :meth:`Explainer.attribute`."""
         assert query.regions is not None
         return blurred(query.regions)
 
+    @override
     def reference_maps(self, explanation: Explanation, batch: dict[str, Any]) -> Tensor:
-        """See :meth:`Explainer.reference_maps`; the data's own masks where there are any."""
+        """The data's own masks where there are any."""
         if "mask" not in batch:
             return super().reference_maps(explanation, batch)
         regions = self.target.evidence(as_plain_tensor(batch["mask"]), explanation.query.targets)

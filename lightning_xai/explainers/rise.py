@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.functional.resize import resize
@@ -62,8 +63,8 @@ class RISE(Explainer):
         self.output = named_output(target, output)
 
     @torch.no_grad()
+    @override
     def attribute(self, images: Tensor, query: Query) -> Tensor:
-        """See :meth:`Explainer.attribute`."""
         fills, size = baseline_images(images, self.baseline), images.shape[2:]
         grids, shifts, side = random_grids(self.masks, size, self.cells, self.keep, self.seed)
         maps = images.new_zeros(*query.shape, *size)

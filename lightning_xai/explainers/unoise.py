@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from monai.losses.dice import DiceLoss
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_xai.explainers.amortized_pcim import stratified
 from lightning_xai.explainers.base import Explainer
@@ -160,8 +161,8 @@ class UNoise(Explainer):
         return torch.where(self.mask(images) <= threshold, images, self.target.input_zero(images))
 
     @torch.no_grad()
+    @override
     def attribute(self, images: Tensor, query: Query) -> Tensor:
-        """See :meth:`Explainer.attribute`."""
         with evaluating(self.net):  # whatever mode a training left it in
             importance = self.raw(images).neg().sigmoid()
         if self.per_class:

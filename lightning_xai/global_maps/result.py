@@ -41,7 +41,7 @@ class PEPPRResult:
 
     @cached_property
     def curves(self) -> dict[str, Tensor]:
-        """See the class."""
+        """Score of each label at each fraction, ``(L, P)`` by curve."""
         return {name: score(values, self.truth, self.metric) for name, values in self.values.items()}
 
     @property
@@ -177,7 +177,7 @@ class PEPPRResult:
         return self._draws[samples, seed]
 
     def _drawn(self, samples: int, seed: int) -> list[dict[str, Tensor]]:
-        """See :meth:`_resampled`."""
+        """Draw images with replacement until every label has both kinds, ``samples`` times."""
         names = [name for name in self.values if ":" not in name or name.endswith(":center")]
         stacked = torch.cat([self.values[name] for name in names], dim=2)
         generator, count = torch.Generator().manual_seed(seed), len(self.truth)

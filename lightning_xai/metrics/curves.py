@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_xai.metrics.base import MapMetric
 from lightning_xai.metrics.batch import MapBatch
@@ -69,8 +70,9 @@ class CurveMetric(MapMetric):
         self.normalize = normalize
         self.output = output
 
+    @override
     def readouts(self, target: Any = None) -> dict[str, Readout]:
-        """See :meth:`MapMetric.readouts`: the curves, and their ends."""
+        """The curves, and their ends."""
         fill = input_baseline(self.fill, target)
         curves = {name: Curve(self.fractions, way, fill, order) for name, (way, order) in self.ways.items()}
         ends = {"full": Curve((1.0,), "reveal", fill), "blank": Curve((1.0,), "erase", fill)}
@@ -85,8 +87,9 @@ class CurveMetric(MapMetric):
         """A Dice is for segmenters only."""
         return self.output == "dice"
 
+    @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """See :meth:`MapMetric.score`; a constant map, or one with NaN, ranks nothing and is undefined."""
+        """A constant map, or one with NaN, ranks nothing and is undefined."""
         full, blank = (outputs[end][..., 0] for end in ("full", "blank"))
         curves = {name: outputs[name] for name in self.ways}
         if self.normalize:
@@ -111,8 +114,8 @@ class DeletionAUC(CurveMetric):
     higher_is_better = False
     ways = {"erase": ("erase", "most_first")}
 
+    @override
     def area(self, curves: Mapping[str, Tensor]) -> Tensor:
-        """See :meth:`CurveMetric.area`."""
         return trapezoid(curves["erase"])
 
 
@@ -125,8 +128,8 @@ class InsertionAUC(CurveMetric):
     higher_is_better = True
     ways = {"reveal": ("reveal", "most_first")}
 
+    @override
     def area(self, curves: Mapping[str, Tensor]) -> Tensor:
-        """See :meth:`CurveMetric.area`."""
         return trapezoid(curves["reveal"])
 
 
@@ -154,13 +157,14 @@ class InsertionLeak(InsertionAUC):
         super().__init__(**settings)
         self.content = other_content(content)
 
+    @override
     def readouts(self, target: Any = None) -> dict[str, Readout]:
-        """See :meth:`MapMetric.readouts`."""
         curve = Curve(self.fractions, "reveal", input_baseline(self.fill, target), content=self.content)
         return super().readouts(target) | {"reveal": Readout(curve, self.output)}
 
+    @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """See :meth:`MapMetric.score`; one image alone has nothing to be swapped with."""
+        """One image alone has nothing to be swapped with."""
         value, ends = super().score(batch, outputs)
         return (torch.full_like(value, float("nan")) if self.content == "swapped" and len(value) == 1 else value), ends
 
@@ -171,8 +175,8 @@ class InsertionDeletionGap(CurveMetric):
     higher_is_better = True
     ways = {"erase": ("erase", "most_first"), "reveal": ("reveal", "most_first")}
 
+    @override
     def area(self, curves: Mapping[str, Tensor]) -> Tensor:
-        """See :meth:`CurveMetric.area`."""
         return trapezoid(curves["reveal"]) - trapezoid(curves["erase"])
 
 
@@ -193,12 +197,12 @@ class BlankProbability(MapMetric):
         super().__init__(chunk_size, **kwargs)
         self.fill = checked_baseline(fill)
 
+    @override
     def readouts(self, target: Any = None) -> dict[str, Readout]:
-        """See :meth:`MapMetric.readouts`."""
         return {"blank": Readout(Curve((1.0,), "erase", input_baseline(self.fill, target)))}
 
+    @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
-        """See :meth:`MapMetric.score`."""
         return outputs["blank"][..., 0]
 
 
@@ -231,8 +235,8 @@ class PixelFlipping(CurveMetric):
         """Low is good only where the most relevant pixels go first."""
         return self.order != "most_first"
 
+    @override
     def area(self, curves: Mapping[str, Tensor]) -> Tensor:
-        """See :meth:`CurveMetric.area`."""
         areas = {name: self.mean_answer(curve) for name, curve in curves.items()}
         return areas["least_first"] - areas["most_first"] if self.order == "gap" else areas[self.order]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_xai.metrics.base import MapMetric
 from lightning_xai.metrics.batch import MapBatch
@@ -25,8 +26,8 @@ class LocalizationMetric(MapMetric):
     higher_is_better = True
     references = ("random", "center")
 
+    @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """See :meth:`MapMetric.score`."""
         references = torch.stack([self.expected(batch), self.value(batch.center)], dim=2)
         return self.value(batch), references
 
@@ -53,8 +54,8 @@ class PointingGame(LocalizationMetric):
 
     paper = "Zhang et al. 2018, Top-down neural attention by excitation backprop, arXiv 1608.00507"
 
+    @override
     def value(self, batch: MapBatch) -> Tensor:
-        """See :meth:`LocalizationMetric.value`."""
         return core.pointing_game(batch.sorted)
 
 
@@ -63,8 +64,8 @@ class RelevanceMass(LocalizationMetric):
 
     paper = "Arras et al. 2022, CLEVR-XAI, arXiv 2003.07258"
 
+    @override
     def value(self, batch: MapBatch) -> Tensor:
-        """See :meth:`LocalizationMetric.value`."""
         return core.relevance_mass(batch.maps.flatten(2), batch.evidence.flatten(2))
 
 
@@ -73,8 +74,8 @@ class RelevanceRank(LocalizationMetric):
 
     paper = RelevanceMass.paper
 
+    @override
     def value(self, batch: MapBatch) -> Tensor:
-        """See :meth:`LocalizationMetric.value`."""
         return core.relevance_rank(batch.sorted)
 
 
@@ -97,8 +98,8 @@ class TopKIntersection(LocalizationMetric):
             raise ValueError(f"k is {k}; count at least 1 pixel.")
         self.k = k
 
+    @override
     def value(self, batch: MapBatch) -> Tensor:
-        """See :meth:`LocalizationMetric.value`."""
         return core.top_k_intersection(batch.sorted, self.k)
 
 
@@ -107,12 +108,13 @@ class PixelAUC(LocalizationMetric):
 
     paper = "Fawcett 2006, An introduction to ROC analysis"
 
+    @override
     def value(self, batch: MapBatch) -> Tensor:
-        """See :meth:`LocalizationMetric.value`."""
         return core.pixel_auc(batch.sorted)
 
+    @override
     def expected(self, batch: MapBatch) -> Tensor:
-        """See :meth:`LocalizationMetric.expected`: one half."""
+        """One half."""
         return chance.random_auc(batch.evidence.flatten(2))
 
 
@@ -121,12 +123,12 @@ class PixelAveragePrecision(LocalizationMetric):
 
     paper = "Everingham et al. 2010, PASCAL VOC; steps as in scikit-learn"
 
+    @override
     def value(self, batch: MapBatch) -> Tensor:
-        """See :meth:`LocalizationMetric.value`."""
         return core.pixel_average_precision(batch.sorted)
 
+    @override
     def expected(self, batch: MapBatch) -> Tensor:
-        """See :meth:`LocalizationMetric.expected`."""
         return chance.random_average_precision(batch.evidence.flatten(2))
 
 
@@ -135,8 +137,8 @@ class BestIoU(LocalizationMetric):
 
     paper = "Choe et al. 2020, Evaluating weakly supervised object localization methods right, arXiv 2001.07437"
 
+    @override
     def value(self, batch: MapBatch) -> Tensor:
-        """See :meth:`LocalizationMetric.value`."""
         return core.best_iou(batch.sorted)
 
 
@@ -159,12 +161,13 @@ class FixedIoU(LocalizationMetric):
             raise ValueError(f"threshold is {threshold}; give a fraction of the map's range between 0 and 1.")
         self.threshold = threshold
 
+    @override
     def value(self, batch: MapBatch) -> Tensor:
-        """See :meth:`LocalizationMetric.value`."""
         return core.fixed_iou(batch.sorted, self.threshold)
 
+    @override
     def expected(self, batch: MapBatch) -> Tensor:
-        """See :meth:`LocalizationMetric.expected`: that of uniformly random values."""
+        """That of uniformly random values."""
         return chance.random_fixed_iou(batch.evidence.flatten(2), self.threshold)
 
 
@@ -173,10 +176,11 @@ class BoxEnergy(LocalizationMetric):
 
     paper = "Wang et al. 2020, Score-CAM (energy-based pointing game), arXiv 1910.01279"
 
+    @override
     def value(self, batch: MapBatch) -> Tensor:
-        """See :meth:`LocalizationMetric.value`."""
         return core.box_energy(batch.maps, batch.evidence)
 
+    @override
     def expected(self, batch: MapBatch) -> Tensor:
-        """See :meth:`LocalizationMetric.expected`: the area fraction of the box."""
+        """The area fraction of the box."""
         return chance.random_box_energy(batch.evidence)

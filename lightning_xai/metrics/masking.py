@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_xai.functional.tensors import min_max
 from lightning_xai.metrics.base import MapMetric
@@ -75,8 +76,9 @@ class MaskingMetric(MapMetric):
         """``E``, ``(B, T, *S)``."""
         return min_max(batch.maps) if self.scaled == "after" else batch.maps
 
+    @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
-        """See :meth:`MapMetric.score`; a constant map, or one with NaN, cannot be scaled and is undefined.
+        """A constant map, or one with NaN, cannot be scaled and is undefined.
 
         Raises:
             ValueError: If maps that should come scaled are not between 0 and 1.
@@ -99,12 +101,12 @@ class AverageDrop(MaskingMetric):
     higher_is_better = False
     paper = "Chattopadhay et al. 2018, Grad-CAM++, arXiv 1710.11063"
 
+    @override
     def readouts(self, target: Any = None) -> dict[str, Readout]:
-        """See :meth:`MapMetric.readouts`."""
         return {"whole": Readout(WHOLE, self.confidence), "kept": Readout(self.blend("map", target), self.confidence)}
 
+    @override
     def value(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
-        """See :meth:`MaskingMetric.value`."""
         return masking.average_drop(outputs["whole"], outputs["kept"])
 
 
@@ -113,8 +115,8 @@ class IncreaseInConfidence(AverageDrop):
 
     higher_is_better = True
 
+    @override
     def value(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
-        """See :meth:`MaskingMetric.value`."""
         return masking.increase_in_confidence(outputs["whole"], outputs["kept"])
 
 
@@ -124,12 +126,12 @@ class AverageDropInDeletion(MaskingMetric):
     higher_is_better = True
     paper = "Jung & Oh 2021, LIFT-CAM, arXiv 2102.05228"
 
+    @override
     def readouts(self, target: Any = None) -> dict[str, Readout]:
-        """See :meth:`MapMetric.readouts`."""
         return {"whole": Readout(WHOLE, self.confidence), "rest": Readout(self.blend("rest", target), self.confidence)}
 
+    @override
     def value(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
-        """See :meth:`MaskingMetric.value`."""
         return masking.average_drop(outputs["whole"], outputs["rest"])
 
 
@@ -140,8 +142,8 @@ class Complexity(MaskingMetric):
     paper = ADCC_PAPER
     options = ("scaled",)
 
+    @override
     def value(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
-        """See :meth:`MaskingMetric.value`."""
         return masking.complexity(self.scaled_maps(batch))
 
 
@@ -153,12 +155,12 @@ class Coherency(MaskingMetric):
     needs_explainer = True
     options = ("scaled", "fill")
 
+    @override
     def readouts(self, target: Any = None) -> dict[str, Readout]:
-        """See :meth:`MapMetric.readouts`."""
         return {"coherence": Readout(self.blend("map", target), "coherence")}
 
+    @override
     def value(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
-        """See :meth:`MaskingMetric.value`."""
         return outputs["coherence"]
 
 
@@ -169,12 +171,12 @@ class ADCC(AverageDrop):
     paper = ADCC_PAPER
     needs_explainer = True
 
+    @override
     def readouts(self, target: Any = None) -> dict[str, Readout]:
-        """See :meth:`MapMetric.readouts`."""
         return super().readouts(target) | {"coherence": Readout(self.blend("map", target), "coherence")}
 
+    @override
     def value(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
-        """See :meth:`MaskingMetric.value`."""
         drop = super().value(batch, outputs)
         return masking.adcc(outputs["coherence"], masking.complexity(self.scaled_maps(batch)), drop)
 
@@ -208,12 +210,13 @@ class TopClassesIoU(MapMetric):
         self.threshold = threshold
         self.scaled = scaled
 
+    @override
     def readouts(self, target: Any = None) -> dict[str, Readout]:
-        """See :meth:`MapMetric.readouts`."""
         return {"rival": Readout(WHOLE, "rival")}
 
+    @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
-        """See :meth:`MapMetric.score`; a constant map is undefined."""
+        """A constant map is undefined."""
         rivals = outputs["rival"][..., 0].long()
         both = batch.maps, torch.as_tensor(batch.explainer.explain(batch.images, rivals, batch.query.regions))
         first, second = both if self.scaled == "raw" else map(min_max, both)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_xai.metrics.base import MapMetric
 from lightning_xai.metrics.batch import MapBatch
@@ -46,13 +47,13 @@ class DiceDrop(MapMetric):
         self.fraction = fraction
         self.fill = checked_baseline(fill)
 
+    @override
     def readouts(self, target: Any = None) -> dict[str, Readout]:
-        """See :meth:`MapMetric.readouts`."""
         whole, hidden = Curve((1.0,), "reveal"), Curve((self.fraction,), "erase", input_baseline(self.fill, target))
         return {"whole": Readout(whole, "dice"), "hidden": Readout(hidden, "dice")}
 
+    @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
-        """See :meth:`MapMetric.score`."""
         return batch.where_defined((outputs["whole"] - outputs["hidden"])[..., 0])
 
 
@@ -66,13 +67,13 @@ class OffTargetLeakage(DiceDrop):
     higher_is_better = False
     references = ("outside",)
 
+    @override
     def readouts(self, target: Any = None) -> dict[str, Readout]:
-        """See :meth:`MapMetric.readouts`."""
         own = super().readouts(target)
         return own | {f"{name} others": Readout(readout.perturbations, "other_dice") for name, readout in own.items()}
 
+    @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """See :meth:`MapMetric.score`."""
         own, others = (
             (outputs["whole" + kind] - outputs["hidden" + kind])[..., 0].clamp(min=0) for kind in ("", " others")
         )
@@ -89,8 +90,8 @@ class ContextReliance(MapMetric):
     needs_segmenter = True
     paper = "lightning_xai"
 
+    @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
-        """See :meth:`MapMetric.score`."""
         return outside(batch)
 
 
@@ -116,8 +117,8 @@ class BoundaryReliance(MapMetric):
             raise ValueError(f"width is {width}; a boundary is at least 1 pixel wide.")
         self.width = width
 
+    @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
-        """See :meth:`MapMetric.score`."""
         return boundary_reliance(batch.maps, batch.reference, self.width)
 
 

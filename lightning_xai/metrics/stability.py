@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_xai.metrics.base import MapMetric
 from lightning_xai.metrics.batch import MapBatch
@@ -46,12 +47,12 @@ class MaxSensitivity(StabilityMetric):
     higher_is_better = False
     paper = "Yeh et al. 2019, On the (in)fidelity and sensitivity of explanations, arXiv 1901.09392"
 
+    @override
     def readouts(self, target: Any = None) -> dict[str, Readout]:
-        """See :meth:`MapMetric.readouts`."""
         return {"distance": Readout(self.noise, "distance")}
 
+    @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
-        """See :meth:`MapMetric.score`."""
         largest = outputs["distance"].amax(dim=2)
         return largest.masked_fill(largest.isinf(), float("nan"))
 
@@ -65,12 +66,12 @@ class NoiseStability(StabilityMetric):
     higher_is_better = True
     paper = "lightning_xai"
 
+    @override
     def readouts(self, target: Any = None) -> dict[str, Readout]:
-        """See :meth:`MapMetric.readouts`."""
         return {"spearman": Readout(self.noise, "spearman")}
 
+    @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
-        """See :meth:`MapMetric.score`."""
         return batch.where_defined(outputs["spearman"].nanmean(dim=2))
 
 
@@ -115,12 +116,13 @@ class Infidelity(MapMetric):
         self.samples, self.level, self.seed = samples, level, seed
         self.scale, self.output = scale, output
 
+    @override
     def readouts(self, target: Any = None) -> dict[str, Readout]:
-        """See :meth:`MapMetric.readouts`."""
         return {"whole": Readout(Curve((1.0,), "reveal"), self.output), "noisy": Readout(self.noise, self.output)}
 
+    @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
-        """See :meth:`MapMetric.score`; a constant map is undefined."""
+        """A constant map is undefined."""
         fields, size = self.noise.fields_and_size(batch.context)
         predicted = torch.einsum("btn,jn->btj", batch.maps.flatten(2).double(), fields.flatten(1).double())
         predicted = predicted * size.view(-1, 1, 1)

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_xai.metrics.base import MapMetric
 from lightning_xai.metrics.batch import MapBatch
@@ -63,13 +64,14 @@ class VisibilityCurve(MapMetric):
             f"{what} {fraction:g}" for what in ("overlap", "total", "threshold") for fraction in self.fractions
         )
 
+    @override
     def readouts(self, target: Any = None) -> dict[str, Readout]:
-        """See :meth:`MapMetric.readouts`."""
         curve = Curve(self.fractions, "reveal", input_baseline(self.fill, target), content=self.content)
         return {"overlap": Readout(curve, "overlap"), "total": Readout(curve, "total")}
 
+    @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """See :meth:`MapMetric.score`; undefined for a constant map and for an empty reference."""
+        """Undefined for a constant map and for an empty reference."""
         pixels = batch.maps.flatten(2).shape[2]
         ranks = torch.tensor([max(0, pixel_count(fraction, pixels) - 1) for fraction in self.fractions])
         places = batch.context.order[..., ranks.to(batch.maps.device)]
@@ -80,8 +82,9 @@ class VisibilityCurve(MapMetric):
         value = _dice(at_own_fraction(points.flatten(0, 1), self.at)).view(missing.shape)
         return value, points.flatten(2)
 
+    @override
     def unique(self) -> State:
-        """See :meth:`MapMetric.unique`; with one threshold for all, the values follow from all images together."""
+        """With one threshold for all, the values follow from all images together."""
         state = super().unique()
         if self.scope == "split":
             state = state._replace(values=_dice(self._at_fraction(state, self.at)))
@@ -151,8 +154,9 @@ class VisibilityLeak(VisibilityCurve):
         super().__init__(**options)
         self.content = other_content(content)
 
+    @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """See :meth:`VisibilityCurve.score`; one image alone has nothing to be swapped with."""
+        """One image alone has nothing to be swapped with."""
         value, points = super().score(batch, outputs)
         if self.content == "swapped" and len(value) == 1:
             return torch.full_like(value, float("nan")), torch.full_like(points, float("nan"))

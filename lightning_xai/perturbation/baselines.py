@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_xai.perturbation.imputation import neighbor_imputation
 
@@ -78,8 +79,8 @@ class NeighborBaseline(MaskedBaseline):
     noise: float = 0.01
     seed: int = 0
 
+    @override
     def hide(self, images: Tensor, visible: Tensor) -> Tensor:
-        """See :meth:`MaskedBaseline.hide`."""
         filled = neighbor_imputation(images, visible)
         if not self.noise:
             return filled

@@ -11,6 +11,7 @@ from math import prod
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 #: A grid of no more points than this is solved directly.
 DIRECT = 64
@@ -122,13 +123,13 @@ class Finest(Grid):
             total = values.add_(total, alpha=3)
         return total
 
+    @override
     def pull(self, values: Tensor) -> Tensor:
-        """See :meth:`Grid.pull`."""
         pull = self._around(values).addcmul_(self.around, self.core(values), value=-1)
         return pull.mul_(self.core(self.mask))
 
+    @override
     def links(self) -> Tensor:
-        """See :meth:`Grid.links`."""
         links = self.masked(self.mask.new_tensor(self.weights).view(-1, *[1] * len(self.size)))
         links[:, len(self.steps) // 2] = -self.inner(self.mask * self.degree)[:, 0]
         return links
@@ -159,12 +160,12 @@ class Coarse(Grid):
         self.sweeps = 1 if isinstance(finer, Finest) else 2
         self.offsets = [sum(a * b for a, b in zip(step, self.strides, strict=True)) for step in self.steps]
 
+    @override
     def links(self) -> Tensor:
-        """See :meth:`Grid.links`."""
         return self.kept
 
+    @override
     def pull(self, values: Tensor) -> Tensor:
-        """See :meth:`Grid.pull`."""
         total = self.pulls[0] * self.core(values, self.offsets[0])
         for pull, offset in zip(self.pulls[1:], self.offsets[1:], strict=True):
             total.addcmul_(pull, self.core(values, offset))

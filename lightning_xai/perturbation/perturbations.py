@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_xai.perturbation.baselines import MaskedBaseline, named_baseline
 from lightning_xai.perturbation.context import AnyBaseline, PerturbationContext, key_of, thin
@@ -44,8 +45,8 @@ class Unperturbed(Perturbation):
     per_query = False
     key = "unperturbed"
 
+    @override
     def apply(self, context: PerturbationContext, index: Tensor, level: Tensor) -> Tensor:
-        """See :meth:`Perturbation.apply`."""
         return context.images[index]
 
 
@@ -57,12 +58,12 @@ class BaselineImage(Perturbation):
     per_query = False
 
     @property
+    @override
     def key(self) -> Hashable:
-        """See :attr:`Perturbation.key`."""
         return "baseline", key_of(self.fill)
 
+    @override
     def apply(self, context: PerturbationContext, index: Tensor, level: Tensor) -> Tensor:
-        """See :meth:`Perturbation.apply`."""
         return context.baseline_image(self.fill)[index]
 
 
@@ -75,12 +76,12 @@ class Masked(Perturbation):
     per_query = True
 
     @property
+    @override
     def key(self) -> Hashable:
-        """See :attr:`Perturbation.key`."""
         return "masked", key_of(self.fill), self.content
 
+    @override
     def apply(self, context: PerturbationContext, index: Tensor, level: Tensor) -> Tensor:
-        """See :meth:`Perturbation.apply`."""
         shape = (-1,) + (1,) * (context.images.ndim - 1)
         visible = (context.ranks[index] < level.abs().view(shape)) == (level > 0).view(shape)
         image, baseline = index // context.queries, named_baseline(self.fill)
@@ -100,12 +101,12 @@ class SoftMasked(Perturbation):
     per_query = True
 
     @property
+    @override
     def key(self) -> Hashable:
-        """See :attr:`Perturbation.key`."""
         return "soft-masked", key_of(self.fill), self.prescaled
 
+    @override
     def apply(self, context: PerturbationContext, index: Tensor, level: Tensor) -> Tensor:
-        """See :meth:`Perturbation.apply`."""
         alpha = context.maps.flatten(0, 1).unsqueeze(1)[index].float() if self.prescaled else context.scaled[index]
         alpha = torch.where((level == 1).view(-1, *(1,) * (alpha.ndim - 1)), alpha, 1 - alpha)
         image = index // context.queries
@@ -142,8 +143,8 @@ class Noisy(Perturbation):
             )
 
     @property
+    @override
     def key(self) -> Hashable:
-        """See :attr:`Perturbation.key`."""
         return self
 
     def steps(self, pixels: int) -> list[Step]:
@@ -167,8 +168,9 @@ class Noisy(Perturbation):
         """:meth:`fields` and :meth:`size` for a context's images, computed once."""
         return context.once(self, lambda: (self.fields(context.images), self.size(context.images)))
 
+    @override
     def apply(self, context: PerturbationContext, index: Tensor, level: Tensor) -> Tensor:
-        """See :meth:`Perturbation.apply`; the level is the number of the sample."""
+        """The level is the number of the sample."""
         fields, size = self.fields_and_size(context)
         inputs = context.images[index]
         return torch.addcmul(inputs, size[index].view(-1, *(1,) * (inputs.ndim - 1)), fields[level], out=inputs)

@@ -1,6 +1,7 @@
 """A frozen classifier."""
 
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_xai.targets.base import Target
 
@@ -15,7 +16,8 @@ class ClassifierTarget(Target):
         torch.Size([2, 1])
     """
 
+    @override
     def default_targets(self, images: Tensor, logits: Tensor | None) -> Tensor:
-        """See :meth:`Target.default_targets`: the most probable class ``(B,)``."""
+        """The most probable class ``(B,)``."""
         assert logits is not None
         return logits.argmax(dim=1)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_xai.functional.segmentation import predicted_pixels, reference_pixels
 from lightning_xai.targets.base import Target
@@ -44,8 +45,9 @@ class SegmenterTarget(Target):
         self.background = background
         self.window = window
 
+    @override
     def logits(self, images: Tensor) -> Tensor:
-        """See :meth:`Target.logits`; images larger than the window go window by window."""
+        """Images larger than the window go window by window."""
         return by_window(super().logits, images, self.window)
 
     def dice(self, images: Tensor, targets: Tensor, pixels: Tensor | None = None) -> Tensor:
@@ -62,22 +64,24 @@ class SegmenterTarget(Target):
         with torch.no_grad():
             return dice(self, *self._logits_and_query(images, targets, pixels))
 
+    @override
     def evidence(self, masks: Tensor, targets: Tensor) -> Tensor:
-        """See :meth:`Target.evidence`."""
         if masks.shape[1] > 1 or masks.dtype == torch.bool:
             return masks > 0
         return reference_pixels(masks, targets)
 
+    @override
     def needs_logits(self, images: Tensor, targets: Tensor | None, pixels: Tensor | None) -> bool:
-        """See :meth:`Target.needs_logits`: the default regions need a pass, the default classes do not."""
+        """The default regions need a pass, the default classes do not."""
         return pixels is None or super().needs_logits(images, torch.empty(0), pixels)
 
+    @override
     def default_targets(self, images: Tensor, logits: Tensor | None) -> Tensor:
-        """See :meth:`Target.default_targets`: every foreground class ``(B, T)``."""
+        """Every foreground class ``(B, T)``."""
         return self.foreground(images)
 
+    @override
     def regions(self, images: Tensor, targets: Tensor, pixels: Tensor | None, logits: Tensor | None) -> Tensor:
-        """See :meth:`Target.regions`."""
         if pixels is None:
             assert logits is not None
             return predicted_pixels(logits, targets, self.activation)

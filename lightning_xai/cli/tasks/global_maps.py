@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_xai.callbacks import SaveGlobalMaps
 from lightning_xai.cli.target_cache import target_module
@@ -136,16 +137,16 @@ class HidePixels(lightning.Callback):
     def __init__(self, hide: Hide, device: torch.device) -> None:
         self.hide, self.device = hide, device
 
+    @override
     def on_train_batch_start(self, trainer: object, pl_module: object, batch: dict[str, Tensor], *_: object) -> None:
-        """See the class."""
         batch["image"] = self.hide(torch.as_tensor(batch["image"]).to(self.device)).to(batch["image"].device)
 
+    @override
     def on_validation_batch_start(
         self, trainer: object, pl_module: object, batch: dict[str, Tensor], *_: object
     ) -> None:
-        """See the class."""
         self.on_train_batch_start(trainer, pl_module, batch)
 
+    @override
     def on_test_batch_start(self, trainer: object, pl_module: object, batch: dict[str, Tensor], *_: object) -> None:
-        """See the class."""
         self.on_train_batch_start(trainer, pl_module, batch)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_xai.explainers.base import Complete, Explainer, differentiable, finished, maps_of
 from lightning_xai.functional.finite import check_outputs
@@ -47,8 +48,8 @@ class ActivationMap(Explainer):
         )
         self.negative = negative
 
+    @override
     def attribute(self, images: Tensor, query: Query) -> Tensor:
-        """See :meth:`Explainer.attribute`."""
         return self.averaged(self.maps_by_layer(self.modules_of(images, query.targets), images, query), images)
 
     @abstractmethod
@@ -127,8 +128,9 @@ class ObservedMap(ActivationMap):
     #: Whether the maps are made of gradients.
     needs_gradients = True
 
+    @override
     def explain_with(self, images: Tensor, complete: Complete, logits_wanted: bool = True) -> Explanation:
-        """See :meth:`Explainer.explain_with`: the query follows from the pass whose features make the maps."""
+        """The query follows from the pass whose features make the maps."""
         layers = [layer for layer in self._layers if isinstance(layer, nn.Module)]
         whole = fits(images.shape[2:], self.target.window) and self.target.knows(images)
         if len(layers) < len(self._layers) or not whole:
@@ -145,8 +147,8 @@ class ObservedMap(ActivationMap):
             logits = self.target.logits(images)
         return logits, [outputs[layer] for layer in layers]
 
+    @override
     def maps_by_layer(self, layers: list[nn.Module], images: Tensor, query: Query) -> list[Tensor]:
-        """See :meth:`ActivationMap.maps_by_layer`."""
         return self.layer_maps(layers, images, query, *self.observe(layers, images))
 
     @abstractmethod

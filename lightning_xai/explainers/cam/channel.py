@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_xai.explainers.cam.base import ActivationMap, Layer, ObservedMap
 from lightning_xai.functional.tensors import close, min_max
@@ -40,10 +41,11 @@ class ScoreCAM(ChannelCAM, ObservedMap):
     needs_gradients = False
 
     @torch.no_grad()
+    @override
     def layer_maps(
         self, layers: list[nn.Module], images: Tensor, query: Query, logits: Tensor, features: list[Tensor]
     ) -> list[Tensor]:
-        """See :meth:`ObservedMap.layer_maps`: layer by layer, for each has channels of its own."""
+        """Layer by layer, for each has channels of its own."""
         return [self._weighted(self.grid(values.detach(), images), images, query) for values in features]
 
     def _weighted(self, features: Tensor, images: Tensor, query: Query) -> Tensor:
@@ -70,8 +72,9 @@ class AblationCAM(ChannelCAM):
     """
 
     @torch.no_grad()
+    @override
     def maps_by_layer(self, layers: list[nn.Module], images: Tensor, query: Query) -> list[Tensor]:
-        """See :meth:`ActivationMap.maps_by_layer`: image by image, each with a replay of its own."""
+        """Image by image, each with a replay of its own."""
         parts = [slice(number, number + 1) for number in range(len(images))]
         return [torch.cat([self._one(layer, images[part], query[part]) for part in parts]) for layer in layers]
 

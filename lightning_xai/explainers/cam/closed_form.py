@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_xai.explainers.base import Complete, Explainer, finished
 from lightning_xai.explainers.cam.base import ObservedMap
@@ -22,10 +23,10 @@ class EigenCAM(ObservedMap):
 
     needs_gradients = False
 
+    @override
     def layer_maps(
         self, layers: list[nn.Module], images: Tensor, query: Query, logits: Tensor, features: list[Tensor]
     ) -> list[Tensor]:
-        """See :meth:`ObservedMap.layer_maps`."""
         maps = [self._projection(self.grid(values.detach(), images)) for values in features]
         return [values.expand(-1, query.shape[1], *values.shape[2:]) for values in maps]
 
@@ -64,13 +65,14 @@ class CAM(Explainer):
         self.negative = negative
 
     @torch.no_grad()
+    @override
     def attribute(self, images: Tensor, query: Query) -> Tensor:
-        """See :meth:`Explainer.attribute`."""
         return self._maps(self.pooled(images)[0], query, images.shape[2:])
 
     @torch.no_grad()
+    @override
     def explain_with(self, images: Tensor, complete: Complete, logits_wanted: bool = True) -> Explanation:
-        """See :meth:`Explainer.explain_with`: the query follows from the pass whose features make the maps."""
+        """The query follows from the pass whose features make the maps."""
         features, logits = self.pooled(images)
         check_outputs(logits)
         query = complete(logits)

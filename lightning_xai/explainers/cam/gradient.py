@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_xai.explainers.cam.base import Layer, ObservedMap
 from lightning_xai.functional.gradients import from_gradients
@@ -17,10 +18,11 @@ from lightning_xai.targets.outputs import score
 class GradientCAM(ObservedMap):
     """Base of the maps that combine feature maps with their gradients."""
 
+    @override
     def layer_maps(
         self, layers: list[nn.Module], images: Tensor, query: Query, logits: Tensor, features: list[Tensor]
     ) -> list[Tensor]:
-        """See :meth:`ObservedMap.layer_maps`: backward passes of many queries each, which start at the layers."""
+        """Backward passes of many queries each, which start at the layers."""
         scores = score(self.target, logits, query)
         grids = [self.grid(values.detach(), images) for values in features]
 
@@ -48,8 +50,8 @@ class GradCAM(GradientCAM):
         torch.Size([2, 1, 28, 28])
     """
 
+    @override
     def combine(self, features: Tensor, gradients: Tensor) -> Tensor:
-        """See :meth:`GradientCAM.combine`."""
         weights = gradients.flatten(2).mean(dim=2)
         return torch.einsum("bd,bd...->b...", weights, features)
 
@@ -61,8 +63,8 @@ class HiResCAM(GradientCAM):
     the map sums up to the score without its bias.
     """
 
+    @override
     def combine(self, features: Tensor, gradients: Tensor) -> Tensor:
-        """See :meth:`GradientCAM.combine`."""
         return (features * gradients).sum(dim=1)
 
 
@@ -89,8 +91,8 @@ class XResCAM(GradientCAM):
             raise ValueError(f"window is {window}; it is at least 1 place wide.")
         self.window = window
 
+    @override
     def combine(self, features: Tensor, gradients: Tensor) -> Tensor:
-        """See :meth:`GradientCAM.combine`."""
         pool = F.avg_pool2d if gradients.ndim == 4 else F.avg_pool3d
         sides = [min(self.window, side) for side in gradients.shape[2:]]
         pooled = pool(gradients, sides, stride=sides, ceil_mode=True)
@@ -103,8 +105,8 @@ class XResCAM(GradientCAM):
 class GradCAMPlusPlus(GradientCAM):
     """Gradients weighted by how alone they stand (Chattopadhay et al. 2018, arXiv 1710.11063, eq. 19 with exp(Y))."""
 
+    @override
     def combine(self, features: Tensor, gradients: Tensor) -> Tensor:
-        """See :meth:`GradientCAM.combine`."""
         total = features.flatten(2).sum(dim=2).view(*features.shape[:2], *(1,) * (features.ndim - 2))
         below = 2 * gradients.square() + total * gradients**3
         alpha = torch.where(below != 0, gradients.square() / below, 0.0)
@@ -115,8 +117,8 @@ class GradCAMPlusPlus(GradientCAM):
 class XGradCAM(GradientCAM):
     """Gradients averaged with the feature map's own fraction (Fu et al. 2020, arXiv 2008.02312, eq. 8)."""
 
+    @override
     def combine(self, features: Tensor, gradients: Tensor) -> Tensor:
-        """See :meth:`GradientCAM.combine`."""
         total = features.flatten(2).sum(dim=2)
         contributions = (features * gradients).flatten(2).sum(dim=2)
         weights = torch.where(total != 0, contributions / total, 0.0)
@@ -126,6 +128,6 @@ class XGradCAM(GradientCAM):
 class LayerCAM(GradientCAM):
     """Feature maps times their positive gradients, place by place (Jiang et al. 2021, LayerCAM, eq. 5)."""
 
+    @override
     def combine(self, features: Tensor, gradients: Tensor) -> Tensor:
-        """See :meth:`GradientCAM.combine`."""
         return (features * gradients.relu()).sum(dim=1)

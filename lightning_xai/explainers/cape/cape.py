@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from lightning import LightningDataModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lightning_xai.explainers.base import Complete, Explainer, finished, known
 from lightning_xai.explainers.cape.contributions import (
@@ -178,12 +179,13 @@ class CAPE(Explainer):
         with torch.inference_mode(False):
             return self.pooled(as_plain_tensor(images))
 
+    @override
     def attribute(self, images: Tensor, query: Query) -> Explanation:
-        """See :meth:`Explainer.attribute`."""
         return self.explain_with(images, lambda logits: query)
 
+    @override
     def explain_with(self, images: Tensor, complete: Complete, logits_wanted: bool = True) -> Explanation:
-        """See :meth:`Explainer.explain_with`: maps, alternatives, contributions and logits come from one pass."""
+        """Maps, alternatives, contributions and logits come from one pass."""
         features, logits = self.features(images)
         check_outputs(logits)
         query, size = complete(logits), images.shape[2:]
@@ -261,6 +263,7 @@ class CAPE(Explainer):
         optimizer = torch.optim.SGD(self.parameters(), momentum=MOMENTUM, **options)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, self.hparams["step_epochs"], 0.1)]
 
+    @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """See :meth:`Explainer.on_load_checkpoint`; a checkpoint of ``ts`` brings its classifier along."""
+        """A checkpoint of ``ts`` brings its classifier along."""
         super().on_load_checkpoint(checkpoint if self.mode == "pf" else {**checkpoint, "target_fingerprint": None})

@@ -87,7 +87,7 @@ class ClassifierTask(LightningModule):
         self.call_model = ModelCall(self.dense, output)
 
     def metrics_of(self, logits: Tensor, batch: dict[str, Any]) -> MetricCollection:
-        """See :func:`classifier_metrics`; labels of one class each are judged as exclusive, whatever the activation."""
+        """Metrics of a batch: labels of one class each are judged as exclusive, whatever the activation."""
         several = logits.shape[1] == 1 or batch["label"].ndim > 1
         return classifier_metrics(logits.shape[1], "sigmoid" if several else "softmax")
 
