@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_xai.loggers import log_images
 from lightning_xai.structures import Explanation
-from lightning_xai.targets.outputs import probability
+from lightning_xai.targets.outputs import Probability
 from lightning_xai.visualization.grid import map_grid, save_png
 
 # More queries than these (a segmenter with many classes) would make the grid too wide to read.
@@ -72,7 +72,7 @@ class AttributionMaps(Callback):
         images = torch.as_tensor(batch["image"])[:count]
         target, logits = explainer.target, found.logits[:count]
         query = found.query[:count, :MAX_QUERIES]
-        asked, predicted = probability(target, logits, query), target.activate(logits)
+        asked, predicted = Probability()(target, logits, query), target.activate(logits)
         # NaN where there is no baseline image.
         blank = found.extras.get("p_baseline", torch.full_like(asked, float("nan")))
         names = target.class_names

@@ -17,7 +17,7 @@ from lightning_xai.targets import Target
 from lightning_xai.targets.layers.find import named_layer
 from lightning_xai.targets.layers.grid import to_image
 from lightning_xai.targets.layers.hooks import hook_guard
-from lightning_xai.targets.outputs import Output, named_output
+from lightning_xai.targets.outputs import TargetOutput
 
 #: Methods that draw random numbers.
 RANDOM = ("GradientShap", "KernelShap", "Lime", "ShapleyValueSampling")
@@ -91,7 +91,7 @@ class CaptumExplainer(Explainer):
         self.smooth = smooth
         self.noise = noise
         self.chunk_size = chunk_size
-        self.output = named_output(target, output)
+        self.output = target.output(output)
         self.options = options
 
     @override
@@ -183,7 +183,7 @@ class Score(nn.Module):
         output: What is read from its logits.
     """
 
-    def __init__(self, target: Target, output: Output) -> None:
+    def __init__(self, target: Target, output: TargetOutput) -> None:
         super().__init__()
         # Plain tuples hide the target from nn.Module's bookkeeping; its model is shown as it is.
         self._hidden = (target, output)

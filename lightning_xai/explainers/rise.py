@@ -10,7 +10,6 @@ from lightning_xai.perturbation.baselines import Fill, baseline_images
 from lightning_xai.perturbation.soft_masks import blend
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
-from lightning_xai.targets.outputs import named_output
 
 
 class RISE(Explainer):
@@ -60,7 +59,7 @@ class RISE(Explainer):
         self.baseline = baseline
         self.seed = seed
         self.chunk_size = chunk_size
-        self.output = named_output(target, output)
+        self.output = target.output(output)
 
     @torch.no_grad()
     @override

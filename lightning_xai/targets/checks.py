@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,17 +28,17 @@ def checked_targets(images: Tensor, targets: Tensor) -> Tensor:
     return targets
 
 
-def check_range(targets: Tensor, classes: int) -> None:
+def check_range(targets: Tensor, classes: int | None) -> None:
     """Refuse a query about a class that the model does not have.
 
     Args:
         targets: Class indices of any shape.
-        classes: How many classes the model tells apart.
+        classes: How many classes the model tells apart; ``None`` where that is unknown.
 
     Raises:
         ValueError: If it has no such class.
     """
-    if not targets.numel():
+    if not targets.numel() or classes is None:
         return
     low, high = torch.stack(torch.aminmax(targets)).tolist()  # one wait for the device
     if low < 0 or high >= classes:
@@ -61,6 +62,36 @@ def check_names(names: Sequence[str] | None, logits: int) -> None:
             f"The model gives {logits} logits, but there are names of {listed(names)}; give the model's "
             "own names (target.class_names), or data with the model's classes."
         )
+
+
+def check_count(classes: int | None, logits: int) -> None:
+    """Refuse a stated number of classes that is not the model's.
+
+    Args:
+        classes: As stated, if it is.
+        logits: How many the model gives; one tells two classes apart.
+
+    Raises:
+        ValueError: If they disagree.
+    """
+    if classes is not None and classes not in {logits, max(logits, 2)}:
+        raise ValueError(
+            f"The model gives {logits} logits, but num_classes is {classes}; give the model's own, or leave it out."
+        )
+
+
+def known_size(target: Any, name: str) -> int:
+    """The target's ``in_channels`` or ``num_classes``.
+
+    Raises:
+        ValueError: If the target does not know it.
+    """
+    size: int | None = getattr(target, name)
+    if size is None:
+        raise ValueError(
+            f"The model's layers do not say its {name}; give the {type(target).__name__} {name}=, or example=images."
+        )
+    return size
 
 
 def check_same_number(weights: str | Path, stored: Sequence[str] | None, given: Sequence[str] | None) -> None:

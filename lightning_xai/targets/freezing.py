@@ -17,10 +17,7 @@ def freeze(model: Any) -> Any:
         # One by one: a TorchScript module has no requires_grad_().
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        # An exported graph has its mode baked in: it refuses eval(), or ignores it.
-        with contextlib.suppress(NotImplementedError):
-            model.eval()
-        model.training = False
+        set_mode(model, False)
     elif not callable(model):
         raise ValueError(
             f"The model is a {type(model).__name__}; give an nn.Module or a callable from images to logits."
@@ -28,16 +25,52 @@ def freeze(model: Any) -> Any:
     return model
 
 
+class ModelState:
+    """The mode of every module and the gradient flag of every parameter, to be given back.
+
+    Args:
+        model: Anything; what is no ``nn.Module`` has neither.
+    """
+
+    def __init__(self, model: Any) -> None:
+        is_module = isinstance(model, nn.Module)
+        self.modes = {module: module.training for module in model.modules()} if is_module else {}
+        self.flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()] if is_module else []
+
+    def restore(self) -> None:
+        """Give every module its mode back, and every parameter its flag."""
+        self.restore_modes()
+        for parameter, flag in self.flags:
+            parameter.requires_grad_(flag)
+
+    def restore_modes(self) -> None:
+        """Give every module its mode back."""
+        if self.modes:
+            set_mode(*next(iter(self.modes.items())))
+        for module, mode in self.modes.items():
+            module.training = mode
+
+
+def set_mode(model: nn.Module, training: bool) -> None:
+    """Put a model into a mode by its own ``train()``, which may do more than set a flag."""
+    # An exported graph has its mode baked in: it refuses, or ignores it.
+    with contextlib.suppress(NotImplementedError):
+        model.train(training)
+    model.training = training
+
+
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a module that learns into eval mode for a while; every part of it gets its own mode back."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+def evaluating(model: Any) -> Iterator[None]:
+    """Keep a model in eval mode for a while; every part of it gets its own mode back."""
+    state = ModelState(model)
+    if not any(state.modes.values()):
+        yield
+        return
+    set_mode(model, False)
     try:
         yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        state.restore_modes()
 
 
 def fingerprint(model: Any) -> str:

@@ -67,11 +67,12 @@ class PooledHead:
         """
         return linear_maps(features, self.weight) / features[0, 0].numel()
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, live: bool = False) -> tuple[Tensor, Tensor]:
         """Run the model once.
 
         Args:
             images: ``(B, C, *S)``.
+            live: Run it in the mode that it is in: it is being trained.
 
         Returns:
             Features ``(B, D, *N)`` on the regions, and the model's logits ``(B, K)``.
@@ -85,7 +86,7 @@ class PooledHead:
         seen: list[Tensor] = []
         # Read after the pass: what follows may work in place, and is then part of the features.
         with module.register_forward_hook(lambda _module, _input, output: seen.append(output)):
-            logits = self.target.logits(images)
+            logits = self.target.live_logits(images) if live else self.target.logits(images)
         grid = to_grid(seen[-1], images.shape[2:])
         assert grid is not None
         return (grid.relu() if relu else grid), logits

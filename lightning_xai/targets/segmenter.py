@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from lightning_xai.functional.segmentation import predicted_pixels, reference_pixels
 from lightning_xai.targets.base import Target
-from lightning_xai.targets.outputs import dice
+from lightning_xai.targets.outputs import Dice
 from lightning_xai.targets.sliding_window import by_window
 
 
@@ -31,6 +31,9 @@ class SegmenterTarget(Target):
     """
 
     dense = True
+    task = "segmentation"
+    reference_key = "mask"
+    outputs = {**Target.outputs, "dice": Dice()}
 
     def __init__(
         self,
@@ -41,9 +44,9 @@ class SegmenterTarget(Target):
         window: Sequence[int] | int | None = None,
         **kwargs: Any,
     ) -> None:
+        self.window = window  # a pass over an example needs it
         super().__init__(model, activation, *args, **kwargs)
         self.background = background
-        self.window = window
 
     @override
     def logits(self, images: Tensor) -> Tensor:
@@ -62,7 +65,7 @@ class SegmenterTarget(Target):
             0 where both are empty.
         """
         with torch.no_grad():
-            return dice(self, *self._logits_and_query(images, targets, pixels))
+            return Dice()(self, *self._logits_and_query(images, targets, pixels))
 
     @override
     def evidence(self, masks: Tensor, targets: Tensor) -> Tensor:
@@ -102,7 +105,6 @@ class SegmenterTarget(Target):
 
     def every_class(self, images: Tensor) -> Tensor:
         """Every class, for each image: ``(B, K)``."""
-        if not self.classes:
-            with torch.no_grad():
-                self.classes = self.logits(images[:1]).shape[1]
-        return torch.arange(self.classes, device=images.device).expand(len(images), -1)
+        if self.num_classes is None:
+            self.finite_logits(images[:1])
+        return torch.arange(self.num_classes or 0, device=images.device).expand(len(images), -1)

@@ -12,7 +12,7 @@ from lightning_xai.structures import Query
 from lightning_xai.targets import Target
 from lightning_xai.targets.layers.grid import to_image
 from lightning_xai.targets.layers.replay import Replay, replayed
-from lightning_xai.targets.outputs import score
+from lightning_xai.targets.outputs import Logit
 
 
 class ChannelCAM(ActivationMap):
@@ -55,7 +55,7 @@ class ScoreCAM(ChannelCAM, ObservedMap):
             masks = min_max(to_image(self.target, features[number : number + 1], images))[0].unsqueeze(1)
             asked = query[number : number + 1]
             chunks = [
-                score(self.target, self.target.logits(image * part), asked.repeat(len(part)))
+                Logit()(self.target, self.target.logits(image * part), asked.repeat(len(part)))
                 for part in torch.split(masks, self.chunk_size)
             ]
             scores = torch.cat(chunks)
@@ -80,7 +80,7 @@ class AblationCAM(ChannelCAM):
 
     def _one(self, layer: nn.Module, image: Tensor, query: Query) -> Tensor:
         with replayed(self.target.model, layer) as replay:
-            whole = score(self.target, self.target.logits(image), query)[0]
+            whole = Logit()(self.target, self.target.logits(image), query)[0]
             output = replay.value
             grid = self.grid(output, image)
             self._check(replay, whole, image, query)
@@ -97,7 +97,7 @@ class AblationCAM(ChannelCAM):
         """Scores ``(n, T)`` with ``n`` values of the layer."""
         count = len(value)
         replay.replace(value)
-        return score(self.target, self.target.logits(image.expand(count, *image.shape[1:])), query.repeat(count))
+        return Logit()(self.target, self.target.logits(image.expand(count, *image.shape[1:])), query.repeat(count))
 
     def _check(self, replay: Replay, whole: Tensor, image: Tensor, query: Query) -> None:
         """Make sure that a replay with the layer's own value gives the score itself; with copies, if views do not."""

@@ -12,7 +12,7 @@ from lightning_xai.explainers.cam.base import Layer, ObservedMap
 from lightning_xai.functional.gradients import from_gradients
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
-from lightning_xai.targets.outputs import score
+from lightning_xai.targets.outputs import Logit
 
 
 class GradientCAM(ObservedMap):
@@ -23,7 +23,7 @@ class GradientCAM(ObservedMap):
         self, layers: list[nn.Module], images: Tensor, query: Query, logits: Tensor, features: list[Tensor]
     ) -> list[Tensor]:
         """Backward passes of many queries each, which start at the layers."""
-        scores = score(self.target, logits, query)
+        scores = Logit()(self.target, logits, query)
         grids = [self.grid(values.detach(), images) for values in features]
 
         def maps(found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

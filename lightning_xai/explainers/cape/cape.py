@@ -26,7 +26,6 @@ from lightning_xai.functional.segmentation import gather_classes
 from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.structures import Explanation, Query
 from lightning_xai.targets import ClassifierTarget, Target
-from lightning_xai.targets.freezing import freeze
 from lightning_xai.targets.pooled_head import PooledHead, linear_maps
 
 MODES = ("pf", "ts")
@@ -212,7 +211,7 @@ class CAPE(Explainer):
         if "features" in batch:
             features, logits = batch["features"], batch["logits"]
         elif self.mode == "ts":
-            features, logits = self.pooled(batch["image"])
+            features, logits = self.pooled(batch["image"], live=True)
         else:
             features, logits = self.features(batch["image"])
         # No gradient of CAPE reaches the classifier, in either mode.
@@ -248,14 +247,13 @@ class CAPE(Explainer):
     def setup(self, stage: str) -> None:
         """Let ``ts`` train the classifier."""
         if self.mode == "ts" and stage == "fit":
-            self.target.frozen = False
+            self.target.release()
             self.backbone.requires_grad_(True).train()
 
     def teardown(self, stage: str) -> None:
         """Freeze the classifier again."""
         if self.mode == "ts" and stage == "fit":
-            self.target.frozen = True
-            freeze(self.backbone)
+            self.target.freeze()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """SGD with steps, as published."""

@@ -64,7 +64,7 @@ def auto_layer(target: Target, images: Tensor, targets: Tensor) -> str:
     gradients = torch.autograd.grad(score, list(outputs.values()), allow_unused=True) if outputs else ()
     # A segmenter's logits are no layer of it.
     seen = target.seen_size(image)
-    answers = [(count, *seen) for count in (1, target.classes)] if target.dense else []
+    answers = [(count, *seen) for count in (1, target.num_classes)] if target.dense else []
     found: dict[str, int] = {}
     for module, gradient in zip(outputs, gradients, strict=True):
         grid = None if gradient is None else to_grid(gradient, seen)
