@@ -109,8 +109,8 @@ def tell(cfg: DictConfig, data: ImageDataModule) -> None:
 
 def build_explainer(cfg: DictConfig, target: Target) -> Explainer:
     """The configured explainer around a target, with the queries that its steps ask."""
-    explainer: Explainer = instantiate(cfg.explainer)(target)
-    explainer.query_policy = QueryPolicy(cfg.ask, instantiate(cfg.region))
+    policy = QueryPolicy(cfg.ask, instantiate(cfg.region))
+    explainer: Explainer = instantiate(cfg.explainer)(target, query_policy=policy)
     # The loggers get them with the composed config, which names no secret.
     explainer._log_hyperparams = False
     return explainer

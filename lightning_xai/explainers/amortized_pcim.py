@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_xai.explainers.pcim import EXPLORATION, PCIM, PRESETS, SOFTNESS
+from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional.finite import check_weights
 from lightning_xai.networks.mask_net import MaskNet, mask_features
 from lightning_xai.perturbation.soft_masks import (
@@ -63,6 +64,7 @@ class AmortizedPCIM(PCIM):
         any_class: Fraction of training queries about a class drawn at random.
         init_from: A checkpoint to start from: what fits is taken over, mixed with fresh weights if it explains
             another target. With another number of classes every new class starts as the mean of the old ones.
+        query_policy: See :class:`Explainer`.
 
     Raises:
         ValueError: If the target does not know its classes or channels.
@@ -83,8 +85,9 @@ class AmortizedPCIM(PCIM):
         refine_tv: float = PRESETS["faithful"].tv,
         any_class: float = 0.25,
         init_from: str | Path | None = None,
+        query_policy: QueryPolicy | None = None,
     ) -> None:
-        super().__init__(target, preset="faithful", steps=refine_steps, baseline=baseline, tv=refine_tv)
+        super().__init__(target, "faithful", refine_steps, baseline=baseline, tv=refine_tv, query_policy=query_policy)
         self.save_hyperparameters(plain_values(locals()))
         self.training_tv = tv
         self.classes = classes or known_size(target, "num_classes")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_xai.explainers.base import Explainer
+from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.perturbation.baselines import Fill, baseline_images
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
@@ -50,6 +51,7 @@ class CaptumExplainer(Explainer):
         chunk_size: Images per pass.
         output: What is explained: the target's ``"score"`` (logits), its ``"probability"``, or a segmenter's ``"dice"``
             with the pixel set, which only methods that hide parts of the image can explain.
+        query_policy: See :class:`Explainer`.
         options: Passed on to Captum's ``attribute``, such as ``n_steps`` or ``show_progress``.
 
     Raises:
@@ -73,9 +75,10 @@ class CaptumExplainer(Explainer):
         noise: float = 0.15,
         chunk_size: int = 64,
         output: str = "score",
+        query_policy: QueryPolicy | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(target)
+        super().__init__(target, query_policy)
         if not hasattr(captum.attr, method):
             raise ValueError(
                 f"captum.attr has no {method!r}; give the name of one of its classes, such as 'IntegratedGradients'."

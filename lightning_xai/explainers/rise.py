@@ -5,6 +5,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_xai.explainers.base import Explainer
+from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional.resize import resize
 from lightning_xai.perturbation.baselines import Fill, baseline_images
 from lightning_xai.perturbation.soft_masks import blend
@@ -27,7 +28,8 @@ class RISE(Explainer):
         seed: Another seed draws other masks.
         chunk_size: Images per pass.
         output: What weighs a mask: the target's ``"probability"`` (of a segmenter, its mean over the pixel set), its
-            ``"score"`` (logits), or a segmenter's ``"dice"`` with the pixel set.
+            ``"score"`` (logits), or a segmenter's ``"dice"`` with the region.
+        query_policy: See :class:`Explainer`.
 
     Raises:
         ValueError: If there are no masks or cells, ``keep`` is no probability, or the output is unknown.
@@ -49,8 +51,9 @@ class RISE(Explainer):
         seed: int = 0,
         chunk_size: int = 64,
         output: str = "probability",
+        query_policy: QueryPolicy | None = None,
     ) -> None:
-        super().__init__(target)
+        super().__init__(target, query_policy)
         if masks < 1 or cells < 1 or not 0 < keep < 1:
             raise ValueError(f"masks is {masks}, cells {cells}, keep {keep}; give at least 1, 1, and between 0 and 1.")
         self.masks = masks

@@ -13,6 +13,7 @@ from typing_extensions import override
 from lightning_xai.explainers.amortized_pcim import stratified
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.explainers.pcim import SOFTNESS
+from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional.segmentation import class_labels, gather_classes
 from lightning_xai.networks.mask_net import UNet
 from lightning_xai.perturbation.soft_masks import blend, standardize, top_fraction
@@ -57,6 +58,7 @@ class UNoise(Explainer):
         lr: Adam's learning rate.
         init_from: Weights of a segmenter of the same U-Net to start from; its last layer is turned round, so that the
             object starts as important.
+        query_policy: See :class:`Explainer`.
 
     Raises:
         ValueError: If an option is unknown, or the target does not know its channels or classes.
@@ -84,8 +86,9 @@ class UNoise(Explainer):
         dims: int = 2,
         lr: float = 3e-3,
         init_from: str | Path | None = None,
+        query_policy: QueryPolicy | None = None,
     ) -> None:
-        super().__init__(target)
+        super().__init__(target, query_policy)
         if size not in SIZES or objective not in OBJECTIVES or reference not in REFERENCES:
             raise ValueError(
                 f"size is {size!r}, objective {objective!r}, reference {reference!r}; "

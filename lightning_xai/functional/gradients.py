@@ -17,8 +17,8 @@ LARGEST = 2**19
 #: Fewer columns than these do not repay what batching them costs.
 FEWEST = 8
 
-Slopes = tuple[Tensor, ...]
-Use = Callable[[Slopes], tuple[Tensor, ...]]
+Gradients = tuple[Tensor, ...]
+Use = Callable[[Gradients], tuple[Tensor, ...]]
 
 
 def from_gradients(model: nn.Module, scores: Tensor, inputs: Sequence[Tensor], use: Use) -> list[Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_xai.explainers.base import Complete, Explainer, differentiable, finished, maps_of
+from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional.finite import check_outputs
 from lightning_xai.structures import Explanation, Query
 from lightning_xai.targets import Target
@@ -32,13 +33,21 @@ class ActivationMap(Explainer):
         layer: A module of the model or its name, or several, whose maps are averaged, each divided by its largest
             absolute value. ``"auto"``: a classifier's last layer with positions, a segmenter's bottleneck.
         negative: Explain what speaks against the class.
+        query_policy: See :class:`Explainer`.
 
     Raises:
         ValueError: If the model has no such layer, or none is named.
     """
 
-    def __init__(self, target: Target, layer: Layer | Sequence[Layer] = "auto", *, negative: bool = False) -> None:
-        super().__init__(target)
+    def __init__(
+        self,
+        target: Target,
+        layer: Layer | Sequence[Layer] = "auto",
+        *,
+        negative: bool = False,
+        query_policy: QueryPolicy | None = None,
+    ) -> None:
+        super().__init__(target, query_policy)
         layers = [layer] if isinstance(layer, str | nn.Module) else list(layer)
         if not layers:
             raise ValueError("layer is empty; name a module of the model, several, or 'auto'.")

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_xai.explainers.cam.base import ActivationMap, Layer, ObservedMap
+from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional.tensors import close, min_max
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
@@ -23,12 +24,19 @@ class ChannelCAM(ActivationMap):
         layer: See :class:`ActivationMap`.
         negative: See :class:`ActivationMap`.
         chunk_size: Channels per pass.
+        query_policy: See :class:`ActivationMap`.
     """
 
     def __init__(
-        self, target: Target, layer: Layer | Sequence[Layer] = "auto", *, negative: bool = False, chunk_size: int = 64
+        self,
+        target: Target,
+        layer: Layer | Sequence[Layer] = "auto",
+        *,
+        negative: bool = False,
+        chunk_size: int = 64,
+        query_policy: QueryPolicy | None = None,
     ) -> None:
-        super().__init__(target, layer, negative=negative)
+        super().__init__(target, layer, negative=negative, query_policy=query_policy)
         self.chunk_size = chunk_size
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_xai.explainers.cam.base import Layer, ObservedMap
+from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional.gradients import from_gradients
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
@@ -77,18 +78,25 @@ class XResCAM(GradientCAM):
         target: See :class:`ActivationMap`.
         layer: See :class:`ActivationMap`.
         negative: See :class:`ActivationMap`.
-        window: Side of the windows, in places of the layer.
+        window: Side of the windows, in positions of the layer.
+        query_policy: See :class:`ActivationMap`.
 
     Raises:
         ValueError: If the window is below 1.
     """
 
     def __init__(
-        self, target: Target, layer: Layer | Sequence[Layer] = "auto", *, negative: bool = False, window: int = 3
+        self,
+        target: Target,
+        layer: Layer | Sequence[Layer] = "auto",
+        *,
+        negative: bool = False,
+        window: int = 3,
+        query_policy: QueryPolicy | None = None,
     ) -> None:
-        super().__init__(target, layer, negative=negative)
+        super().__init__(target, layer, negative=negative, query_policy=query_policy)
         if window < 1:
-            raise ValueError(f"window is {window}; it is at least 1 place wide.")
+            raise ValueError(f"window is {window}; it is at least 1 position wide.")
         self.window = window
 
     @override

@@ -106,8 +106,8 @@ def test_a_layer_is_looked_for_once(kind):
 @pytest.mark.parametrize("kind", ["classifier", "segmenter"])
 def test_another_query_policy_costs_nothing(kind):
     target, seen = target_of(kind)
-    explainer, batch = HiResCAM(target, "1"), {"image": torch.rand(2, 1, 8, 8), "id": ["a", "b"]}
-    explainer.query_policy = QueryPolicy("all")
+    explainer = HiResCAM(target, "1", query_policy=QueryPolicy("all"))
+    batch = {"image": torch.rand(2, 1, 8, 8), "id": ["a", "b"]}
     found = explainer.test_step(batch, 0)
     assert [len(given) for given in seen] == [2] and found.query.shape == (2, 3)
 
