@@ -6,8 +6,9 @@ from torch import Tensor
 
 from lightning_xai.functional.ranking import order_of, ranks_of
 from lightning_xai.perturbation.context import AnyBaseline, PerturbationContext
-from lightning_xai.perturbation.evaluator import Scorer, evaluate_sets
+from lightning_xai.perturbation.evaluator import Evaluator
 from lightning_xai.perturbation.sets import Curve
+from lightning_xai.typing import Scorer
 
 
 def pixel_ranks(maps: Tensor) -> Tensor:
@@ -64,4 +65,5 @@ def reveal_curves(
     Returns:
         ``{name: (B, T, len(fractions))}``.
     """
-    return evaluate_sets(score, PerturbationContext(images, ranking), curves, chunk_size)
+    evaluator = Evaluator(lambda batch: score(batch.inputs, batch.rows), chunk_size, per_image=False)
+    return evaluator(PerturbationContext(images, ranking), curves)

@@ -7,8 +7,10 @@ from typing_extensions import override
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional.resize import resize
-from lightning_xai.perturbation.baselines import Fill, baseline_images
-from lightning_xai.perturbation.soft_masks import blend
+from lightning_xai.perturbation.baselines import Fill
+from lightning_xai.perturbation.context import PerturbationContext
+from lightning_xai.perturbation.evaluator import Evaluator, output_of_inputs
+from lightning_xai.perturbation.perturbations import GivenMasks
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
 
@@ -67,17 +69,22 @@ class RISE(Explainer):
     @torch.no_grad()
     @override
     def attribute(self, images: Tensor, query: Query) -> Tensor:
-        fills, size = baseline_images(images, self.baseline), images.shape[2:]
+        size = images.shape[2:]
         grids, shifts, side = random_grids(self.masks, size, self.cells, self.keep, self.seed)
+
+        def masks(numbers: Tensor) -> Tensor:
+            return enlarged(grids[numbers], shifts[numbers], side, size).to(images)
+
+        def masks_of(_: Tensor, numbers: Tensor) -> Tensor:
+            distinct, position = torch.unique(numbers.cpu(), return_inverse=True)
+            return masks(distinct)[position]
+
+        evaluator = Evaluator(output_of_inputs(self.target, self.output, query), self.chunk_size)
+        context = PerturbationContext.of_queries(images, query.shape[1])
+        outputs = evaluator(context, {"masks": GivenMasks(masks_of, self.masks, self.baseline)})["masks"].to(images)
         maps = images.new_zeros(*query.shape, *size)
-        for part in torch.split(torch.arange(self.masks), self.chunk_size):
-            count = len(part)
-            masks = enlarged(grids[part], shifts[part], side, size).to(images)
-            for row, (image, fill) in enumerate(zip(images, fills, strict=True)):
-                shown = blend(image.expand(count, *image.shape), fill.expand(count, *fill.shape), masks)
-                asked = query[row : row + 1].repeat(count)
-                outputs = self.output(self.target, self.target.logits(shown), asked)
-                maps[row] += torch.einsum("nt,n...->t...", outputs.to(masks), masks[:, 0])
+        for numbers in torch.split(torch.arange(self.masks), self.chunk_size):
+            maps += torch.einsum("btn,n...->bt...", outputs[..., numbers.to(outputs.device)], masks(numbers)[:, 0])
         return maps / (self.masks * self.keep)
 
 

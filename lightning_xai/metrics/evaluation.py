@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_xai.functional.finite import NotFiniteOutputError
 from lightning_xai.metrics.batch import MapBatch
 from lightning_xai.metrics.readouts import MAP_OUTPUTS, TARGET_OUTPUTS, MapPass, Readout, TargetPass
-from lightning_xai.perturbation.evaluator import EvaluationPlan, PerturbedBatch
+from lightning_xai.perturbation.evaluator import EvaluationPlan, Evaluator, PerturbedBatch
 from lightning_xai.perturbation.perturbations import Noisy, Unperturbed
 
 #: Outputs ``(m, R)`` for the queries of a part of the queue.
@@ -81,7 +81,7 @@ def _evaluate_source(
     if source == "target":
         table = _run_target(batch, plan, outputs, needed, chunk_size, per_image, shared)
     else:
-        table = plan.run(READERS[source](batch, outputs), batch.context, chunk_size, per_image)
+        table = Evaluator(READERS[source](batch, outputs), chunk_size, per_image).table(plan, batch.context)
     table = table.view(*batch.maps.shape[:2], plan.steps, -1)
     return {name: table[:, :, plan.columns[name], outputs.index(readout.output)] for name, readout in readouts.items()}
 
@@ -114,7 +114,7 @@ def _run_target(
                 known[column][:, index] = shared.values[key]
         elif column in unperturbed and shared.logits is not None:
             known[column] = read.read(shared.logits, *every_query(batch, column))
-    table = plan.run(read, batch.context, chunk_size, per_image, known)
+    table = Evaluator(read, chunk_size, per_image).table(plan, batch.context, known)
     check_unperturbed(batch, table, outputs, needed, unperturbed)
     shared.values |= {key: table[:, column, index] for column, names in keys.items() for index, key in names.items()}
     return table

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable
 from functools import cached_property
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,11 @@ class PerturbationContext:
         self.maps = maps
         self.queries = maps.shape[1]
         self._memo: dict[Hashable, object] = {}
+
+    @classmethod
+    def of_queries(cls, images: Tensor, queries: int) -> Self:
+        """Images ``(B, C, *S)`` with so many queries each, for perturbations that follow from no map."""
+        return cls(images, images.new_zeros(()).expand(len(images), queries, *images.shape[2:]))
 
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
         """What ``compute`` gives, computed at the first call with this key."""

@@ -1,10 +1,12 @@
 """The one loop that shows perturbed inputs to a model and collects its outputs.
 
-It knows no metric and no explainer. Every forward pass is filled to ``chunk_size``, whatever the number of images,
-queries and perturbation sets, and what two sets share (the unperturbed input, the baseline image) is evaluated once.
+It serves metrics, curves, PEPPR and the explainers that look at nothing but outputs, and knows none of them. Every
+forward pass is filled to ``chunk_size``, whatever the number of images, queries and perturbation sets, and what two
+sets share (the unperturbed input, the baseline image) is evaluated once.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -14,11 +16,9 @@ from torch import Tensor
 from lightning_xai.perturbation.context import PerturbationContext
 from lightning_xai.perturbation.perturbations import Perturbation
 from lightning_xai.perturbation.sets import PerturbationSet
-
-#: ``(inputs (n, C, *S), rows (n,)) -> (n,)``, or ``(n, R)`` for R outputs at once. Row ``b * T + t`` is query ``t`` of
-#: image ``b``. Where queries share inputs a third argument ``input_index (m,)`` says which input each of the ``m`` rows
-#: is about.
-Scorer = Callable[..., Tensor]
+from lightning_xai.structures import Query
+from lightning_xai.targets import Target
+from lightning_xai.targets.outputs import TargetOutput
 
 
 class PerturbedBatch(NamedTuple):
@@ -62,32 +62,52 @@ class EvaluationPlan:
         """Forward passes that an image with so many queries costs."""
         return sum(len(levels) * (queries if one.per_query else 1) for one, levels in self.perturbations.values())
 
-    @torch.no_grad()
-    def run(
-        self,
-        evaluate: Callable[[PerturbedBatch], Tensor],
-        context: PerturbationContext,
-        chunk_size: int,
-        per_image: bool,
-        known: Mapping[int, Tensor] | None = None,
-    ) -> Tensor:
-        """Outputs ``(B * T, steps)``, or ``(B * T, steps, R)``; the queue of inputs is cut into full chunks.
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Shows perturbed inputs to a model, chunk by chunk, and collects its outputs.
+
+    Attributes:
+        evaluate: Gives outputs ``(m,)`` or ``(m, R)`` for the queries of a chunk; it runs the model once.
+        chunk_size: Inputs per chunk, all but the last full.
+        per_image: Evaluate all queries of an image on one input where the input is the same for all.
+    """
+
+    evaluate: Callable[[PerturbedBatch], Tensor]
+    chunk_size: int = 64
+    per_image: bool = True
+
+    def __call__(self, context: PerturbationContext, sets: Mapping[str, PerturbationSet]) -> dict[str, Tensor]:
+        """Outputs ``(B, T, steps)``, or ``(B, T, steps, R)``, of perturbation sets by name; what they share runs once.
 
         Args:
-            evaluate: Gives outputs ``(m,)`` or ``(m, R)`` for the queries of a chunk.
+            context: The images, and their maps or their number of queries.
+            sets: Which inputs.
+        """
+        plan = EvaluationPlan(sets, context.maps[0, 0].numel())
+        outputs = self.table(plan, context)
+        outputs = outputs.view(*context.maps.shape[:2], *outputs.shape[1:])
+        return {name: outputs[:, :, columns] for name, columns in plan.columns.items()}
+
+    @torch.no_grad()
+    def table(
+        self, plan: EvaluationPlan, context: PerturbationContext, known: Mapping[int, Tensor] | None = None
+    ) -> Tensor:
+        """Outputs ``(B * T, steps)``, or ``(B * T, steps, R)``, of all steps of a plan.
+
+        Args:
+            plan: Which inputs.
             context: The images and their maps.
-            chunk_size: Inputs per chunk.
-            per_image: Evaluate all queries of an image on one input where the input is the same for all.
             known: Outputs ``(B * T, ...)`` of columns that need no pass.
         """
         known = known or {}
         chunks: list[PerturbedBatch] = []
         outputs: list[Tensor] = []
-        for chunk in self._chunks(context, chunk_size, per_image, known):
-            outputs.append(evaluate(chunk))
+        for chunk in self._chunks(plan, context, known):
+            outputs.append(self.evaluate(chunk))
             chunks.append(chunk._replace(inputs=chunk.inputs[:0]))
         values = torch.cat([*outputs, *known.values()])
-        table = values.new_empty(context.maps.shape[:2].numel(), self.steps, *values.shape[1:])
+        table = values.new_empty(context.maps.shape[:2].numel(), plan.steps, *values.shape[1:])
         if chunks:
             rows, columns = torch.cat([chunk.rows for chunk in chunks]), torch.cat([chunk.columns for chunk in chunks])
             table[rows, columns] = values[: len(rows)]
@@ -96,13 +116,13 @@ class EvaluationPlan:
         return table
 
     def _chunks(
-        self, context: PerturbationContext, chunk_size: int, per_image: bool, known: Mapping[int, Tensor]
+        self, plan: EvaluationPlan, context: PerturbationContext, known: Mapping[int, Tensor]
     ) -> Iterator[PerturbedBatch]:
         parts: list[PerturbedBatch] = []
-        room = chunk_size
-        for perturbation, all_levels in self.perturbations.values():
+        room = self.chunk_size
+        for perturbation, all_levels in plan.perturbations.values():
             levels = {level: column for level, column in all_levels.items() if column not in known}
-            shared = per_image and context.queries > 1 and not perturbation.per_query
+            shared = self.per_image and context.queries > 1 and not perturbation.per_query
             total = len(levels) * len(context.images) * (1 if shared else context.queries)
             start = 0
             while start < total:
@@ -112,9 +132,26 @@ class EvaluationPlan:
                 start = stop
                 if room == 0:
                     yield joined(parts)
-                    parts, room = [], chunk_size
+                    parts, room = [], self.chunk_size
         if parts:
             yield joined(parts)
+
+
+def output_of_inputs(target: Target, output: TargetOutput, query: Query) -> Callable[[PerturbedBatch], Tensor]:
+    """An ``evaluate`` for perturbations that are the same for all queries: one pass, then every query of each input.
+
+    Args:
+        target: The target.
+        output: What is read from its logits.
+        query: ``(B, T)``.
+    """
+    count = query.shape[1]
+
+    def evaluate(batch: PerturbedBatch) -> Tensor:
+        queried = query[batch.rows[::count] // count]
+        return output(target, target.logits(batch.inputs), queried).flatten()
+
+    return evaluate
 
 
 def perturb(
@@ -148,33 +185,3 @@ def joined(parts: Sequence[PerturbedBatch]) -> PerturbedBatch:
         for start, part in zip(starts, parts, strict=False)
     ]
     return PerturbedBatch(inputs, rows, columns, torch.cat(index))
-
-
-def evaluate_sets(
-    score: Scorer,
-    context: PerturbationContext,
-    sets: Mapping[str, PerturbationSet],
-    chunk_size: int = 64,
-    per_image: bool = False,
-) -> dict[str, Tensor]:
-    """Score the inputs of several perturbation sets in one queue.
-
-    Args:
-        score: See :data:`Scorer`.
-        context: The images and their maps.
-        sets: Which inputs, by name.
-        chunk_size: Inputs per forward pass.
-        per_image: Evaluate all queries of an image on one input where the input is the same for all, with the third
-            argument of ``score``.
-
-    Returns:
-        ``{name: (B, T, steps)}``, or ``(B, T, steps, R)`` where the score gives R outputs.
-    """
-    plan = EvaluationPlan(sets, context.maps[0, 0].numel())
-
-    def evaluate(batch: PerturbedBatch) -> Tensor:
-        return score(batch.inputs, batch.rows, *(() if batch.input_index is None else (batch.input_index,)))
-
-    outputs = plan.run(evaluate, context, chunk_size, per_image)
-    outputs = outputs.view(*context.maps.shape[:2], *outputs.shape[1:])
-    return {name: outputs[:, :, columns] for name, columns in plan.columns.items()}

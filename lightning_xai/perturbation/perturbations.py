@@ -1,7 +1,7 @@
-"""Ways to perturb an input: not at all, wholly hidden, hidden by rank, blended with the map, noisy."""
+"""Ways to perturb an input: not at all, wholly hidden, hidden by rank, blended with the map or a mask, noisy."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -112,6 +112,40 @@ class SoftMasked(Perturbation):
         image = index // context.queries
         inputs = context.images[image]
         return torch.lerp(thin(context.baseline_image(self.fill))[image], inputs, alpha.to(inputs.dtype), out=inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class GivenMasks(Perturbation):
+    """The image under masks that follow from no map: a perturbation, and at once the set of its masks.
+
+    Attributes:
+        masks: ``(index (n,), level (n,))``, images and numbers of masks, -> masks ``(n or 1, 1, *S)``; boolean, or
+            weights in [0, 1].
+        count: Number of masks.
+        fill: What a mask of 0 shows; see :func:`lightning_xai.perturbation.baselines.baseline_images`.
+    """
+
+    masks: Callable[[Tensor, Tensor], Tensor]
+    count: int
+    fill: AnyBaseline = "zero"
+    per_query: ClassVar[bool] = False
+
+    @property
+    @override
+    def key(self) -> Hashable:
+        return "given", id(self.masks), key_of(self.fill)
+
+    def steps(self, pixels: int) -> list[Step]:
+        """One step a mask."""
+        return [(self, number) for number in range(self.count)]
+
+    @override
+    def apply(self, context: PerturbationContext, index: Tensor, level: Tensor) -> Tensor:
+        masks, inputs = self.masks(index, level), context.images[index]
+        baseline = thin(context.baseline_image(self.fill))[index]
+        if masks.dtype == torch.bool:
+            return torch.where(masks, inputs, baseline)
+        return torch.lerp(baseline, inputs, masks.to(inputs.dtype))
 
 
 @dataclass(frozen=True)

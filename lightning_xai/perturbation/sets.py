@@ -1,10 +1,11 @@
 """Sets of perturbed inputs: the steps of a curve, a blend, noise."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from lightning_xai.perturbation.baselines import named_baseline
 from lightning_xai.perturbation.context import AnyBaseline
-from lightning_xai.perturbation.perturbations import BaselineImage, Masked, Noisy, SoftMasked, Step, Unperturbed
+from lightning_xai.perturbation.perturbations import BaselineImage, Masked, SoftMasked, Step, Unperturbed
 
 CONTENTS = ("own", "shifted", "swapped", "noise")
 
@@ -73,7 +74,11 @@ class Blend:
         return [(SoftMasked(self.fill, self.prescaled), int(self.part == "map"))]
 
 
-PerturbationSet = Curve | Blend | Noisy
+class PerturbationSet(Protocol):
+    """Perturbed inputs of an image, in order."""
+
+    def steps(self, pixels: int) -> list[Step]:
+        """A perturbation and its level for each of them, for maps of so many pixels."""
 
 
 def other_content(content: str) -> str:

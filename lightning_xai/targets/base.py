@@ -1,16 +1,16 @@
 """What every target shares: how a frozen model is queried about images."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from lightning_xai.structures import Query
 from lightning_xai.targets.checks import check_range, checked_targets
 from lightning_xai.targets.frozen_model import FrozenModel
 from lightning_xai.targets.outputs import Logit, LogProbability, Probability, TargetOutput
-
-Scorer = Callable[[Tensor, Tensor], Tensor]
+from lightning_xai.typing import Scorer
 
 
 class Target(FrozenModel, ABC):
@@ -84,6 +84,12 @@ class Target(FrozenModel, ABC):
             Boolean ``(B, 1 or T, *S)``.
         """
         return masks > 0
+
+    def every_class(self, images: Tensor) -> Tensor:
+        """Every class, for each image: ``(B, K)``."""
+        if self.num_classes is None:
+            self.finite_logits(images[:1])
+        return torch.arange(self.num_classes or 0, device=images.device).expand(len(images), -1)
 
     def query(
         self, images: Tensor, targets: Tensor | None = None, pixels: Tensor | None = None, logits: Tensor | None = None

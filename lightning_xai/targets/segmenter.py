@@ -102,9 +102,3 @@ class SegmenterTarget(Target):
         """Every class but the background, for each image: ``(B, T)``."""
         classes = self.every_class(images)
         return classes if self.background is None else classes[:, classes[0] != self.background]
-
-    def every_class(self, images: Tensor) -> Tensor:
-        """Every class, for each image: ``(B, K)``."""
-        if self.num_classes is None:
-            self.finite_logits(images[:1])
-        return torch.arange(self.num_classes or 0, device=images.device).expand(len(images), -1)

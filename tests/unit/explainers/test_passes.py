@@ -117,9 +117,9 @@ def test_methods_that_ask_again_do_so_channel_by_channel_alone(kind):
     target, seen = target_of(kind)
     images = torch.rand(2, 1, 8, 8)
     query = target.query(images)
-    chunks = [4, CHANNELS - 4]
+    chunks, full = [4, CHANNELS - 4], [4] * (2 * CHANNELS // 4)
     for cam, given, default in (
-        (ScoreCAM, [2, *chunks, *chunks], [2, *chunks, *chunks]),
+        (ScoreCAM, [2, *full], [2, *full]),
         # Each image, a trial of two, and the channels; the default query follows from a pass of its own.
         (AblationCAM, [1, 2, *chunks] * 2, [2, *[1, 2, *chunks] * 2]),
     ):
