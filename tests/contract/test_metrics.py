@@ -3,13 +3,15 @@
 import copy
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from hydra.utils import instantiate
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from lightning_xai import ClassifierTarget, SegmenterTarget
-from lightning_xai.metrics import MetricSuite
+from lightning_xai.metrics import DeletionAUC, MetricSuite, PointingGame
 from tests.helpers import GradientMap, cnn, segmenter
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "metrics"
@@ -219,3 +221,61 @@ def test_paper_and_full_sets_explain_again_and_fast_does_not():
     assert suite_of("fast").passes()["explanations"] == 0
     explanations = suite_of("full").passes()["explanations"]
     assert explanations == 10 + 1 + 1, "noisy copies, the image times its map, and a rival class"
+
+
+# ------------------------------------------------------------------ figures
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def drawn(line):
+    """The heights of a line's points."""
+    return [float(value) for value in line.get_ydata()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_metric_draws_its_value_and_several(scored, kind):
+    _, suite = scored("full", kind, 2)
+    for key, metric in suite.members().items():
+        if not metric.counts()[0]:
+            continue
+        figure, axes = metric.plot()
+        (line,) = axes.get_lines()
+        curve = key == "visibility"
+        expected = list(metric.reference_means().values()) if curve else [metric.compute().item()]
+        assert isinstance(figure, Figure) and drawn(line) == pytest.approx(expected), key
+        assert axes.get_ylabel() == ("Dice" if curve else type(metric).__name__), key
+        steps = [metric.compute(), metric.compute() / 2]
+        _, axes = metric.plot(steps)
+        assert drawn(axes.get_lines()[0]) == pytest.approx([step.item() for step in steps]), key
+        mine = Figure().subplots()
+        assert metric.plot(ax=mine)[1] is mine and mine.get_lines(), key
+        plt.close("all")
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_range_that_is_drawn_is_the_range_of_the_values(name):
+    for key, metric in suite_of(name).members().items():
+        low, high = OTHER_RANGES.get(key, (0, 1))
+        bounds = metric.plot_lower_bound, metric.plot_upper_bound
+        assert bounds == (low, None if high == float("inf") else high), key
+
+
+def test_an_output_without_bounds_is_drawn_without_them(scored):
+    batch, _ = scored("fast", "classifier", 2)
+    for options in ({"output": "score"}, {"normalize": True}):
+        metric = DeletionAUC(steps=3, **options)
+        metric.update(**batch)
+        assert metric.plot_lower_bound is None and metric.plot_upper_bound is None
+        assert isinstance(metric.plot()[0], Figure)
+
+
+def test_a_suite_draws_all_its_metrics_and_an_undefined_one_too(scored):
+    batch, _ = scored("fast", "classifier", 2)
+    suite = MetricSuite({"deletion": DeletionAUC(steps=3), "pointing": PointingGame()})
+    suite.update(**batch | {"masks": torch.zeros_like(batch["masks"])})
+    assert [axes.get_ylabel() for _, axes in suite.plot()] == ["DeletionAUC", "PointingGame"]

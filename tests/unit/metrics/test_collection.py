@@ -7,7 +7,7 @@ import torch
 
 from lightning_xai import SegmenterTarget
 from lightning_xai.metrics import (
-    BlankProbability,
+    BaselineProbability,
     DeletionAUC,
     InsertionAUC,
     InsertionDeletionGap,
@@ -26,7 +26,7 @@ def make():
         "gap_median": InsertionDeletionGap(fill="median"),
         "normalized": InsertionAUC(normalize=True),
         "coarse": DeletionAUC(steps=5),
-        "blank": BlankProbability(),
+        "blank": BaselineProbability(),
         "pointing": PointingGame(),
         "mass": RelevanceMass(),
     }

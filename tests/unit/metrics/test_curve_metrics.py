@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_xai import ClassifierTarget, SegmenterTarget
-from lightning_xai.metrics import BlankProbability, DeletionAUC, InsertionAUC, InsertionDeletionGap, InsertionLeak
-from lightning_xai.metrics.curves import trapezoid
+from lightning_xai.metrics import BaselineProbability, DeletionAUC, InsertionAUC, InsertionDeletionGap, InsertionLeak
+from lightning_xai.metrics.functional import trapezoid
 from lightning_xai.perturbation.baselines import baseline_images
 from tests.helpers import CountingTarget, GradientMap, LogitTarget, cnn, linear_net, segmenter
 
@@ -45,7 +45,7 @@ def test_closed_form_on_a_linear_model(fill, steps):
     assert torch.allclose(scored(DeletionAUC(steps, fill), *query), full - area, atol=1e-5)
     assert torch.allclose(scored(InsertionAUC(steps, fill), *query), empty + area, atol=1e-5)
     assert torch.allclose(scored(InsertionDeletionGap(steps, fill), *query), empty + 2 * area - full, atol=1e-5)
-    assert torch.allclose(scored(BlankProbability(fill), *query), empty, atol=1e-5)
+    assert torch.allclose(scored(BaselineProbability(fill), *query), empty, atol=1e-5)
 
 
 def test_normalized_closed_form():
@@ -83,7 +83,7 @@ def test_blank_probability_is_that_of_the_blank_image():
     for fill in ("zero", "median"):
         expected = target.probability(baseline_images(images, fill), targets)
         assert torch.allclose(
-            scored(BlankProbability(fill), target, images, maps, targets), expected.double(), atol=1e-6
+            scored(BaselineProbability(fill), target, images, maps, targets), expected.double(), atol=1e-6
         )
 
 
@@ -208,7 +208,7 @@ def test_trapezoid_is_exact_in_float64():
 
 
 def test_directions_of_better():
-    assert [kind.higher_is_better for kind in (*CURVES, BlankProbability)] == [False, True, True, None]
+    assert [kind.higher_is_better for kind in (*CURVES, BaselineProbability)] == [False, True, True, None]
 
 
 @pytest.mark.parametrize("content", ["shifted", "swapped"])

@@ -6,7 +6,7 @@ import torch
 from lightning_xai import ClassifierTarget, SegmenterTarget
 from lightning_xai.metrics import (
     AverageDrop,
-    BlankProbability,
+    BaselineProbability,
     DeletionAUC,
     InsertionAUC,
     InsertionDeletionGap,
@@ -21,7 +21,7 @@ FILLS = ("zero", "blur", "channel_mean")
 
 def suite_of():
     curves = {f"gap_{fill}": InsertionDeletionGap(steps=4, fill=fill) for fill in FILLS}
-    blanks = {f"blank_{fill}": BlankProbability(fill=fill) for fill in FILLS}
+    blanks = {f"blank_{fill}": BaselineProbability(fill=fill) for fill in FILLS}
     scores = {"score": DeletionAUC(steps=4, output="score"), "dice": InsertionAUC(steps=4, output="dice")}
     return MetricSuite(curves | blanks | scores | {"drop": AverageDrop(), "visible": VisibilityCurve(steps=4)})
 

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from lightning_xai import ClassifierTarget
 from lightning_xai.metrics import (
     ROAD,
-    BlankProbability,
+    BaselineProbability,
     DeletionAUC,
     InsertionAUC,
     InsertionDeletionGap,
     MetricSuite,
     PixelFlipping,
 )
-from lightning_xai.metrics.functional.curves import normalized, trapezoid
+from lightning_xai.metrics.functional import normalized_curve, trapezoid
 from lightning_xai.perturbation.baselines import NeighborBaseline, baseline_images, hide_pixels
 from lightning_xai.perturbation.imputation import neighbor_imputation
 from tests.helpers import CountingTarget, cnn
@@ -237,7 +237,7 @@ def test_details_are_the_answers_for_the_whole_and_the_blank_image(kind, fill):
         assert metric.reference_means()[name] == pytest.approx(expected.mean().item(), abs=1e-6)
     assert (metric.per_image("full") - metric.per_image("blank")).abs().max() > 1e-4
     if isinstance(metric.fill, str | torch.Tensor):
-        values = scored(BlankProbability(metric.fill), **case)
+        values = scored(BaselineProbability(metric.fill), **case)
         assert torch.allclose(values, metric.per_image("blank"), atol=1e-6)
 
 
@@ -290,7 +290,7 @@ SIGNED = st.integers(-100, 100).map(lambda percent: percent / 100)
 def test_normalizing_puts_the_ends_at_0_and_1(full, blank, seed):
     full, blank = torch.tensor(full, dtype=torch.float64), torch.tensor(blank, dtype=torch.float64)
     between = torch.rand(5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    told = normalized(torch.cat([blank.view(1), full.view(1), between]), full, blank)
+    told = normalized_curve(torch.cat([blank.view(1), full.view(1), between]), full, blank)
     if full == blank:
         assert told.isnan().all()
     else:
@@ -376,7 +376,7 @@ def test_clear_errors():
         assert_refused(partial(kind, steps=0), "steps is 0", "at least 1")
         assert_refused(partial(kind, output="loss"), "output", "'loss'")
         assert_refused(partial(kind, fill="pink"), "'pink'", "neighbors", "input_zero")
-    assert_refused(partial(BlankProbability, fill="pink"), "'pink'", "input_zero")
+    assert_refused(partial(BaselineProbability, fill="pink"), "'pink'", "input_zero")
 
 
 @pytest.mark.parametrize("fractions", [(), (0.5, 1.5), (-0.1,)])

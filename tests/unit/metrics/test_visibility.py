@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lightning_xai import SegmenterTarget
 from lightning_xai.metrics import VisibilityCurve, VisibilityLeak
-from lightning_xai.metrics.functional.visibility import at_common_fraction, at_own_fraction, fractions_above
+from lightning_xai.metrics.functional import counts_at_fraction, fractions_above
 from tests.helpers import pixel_segmenter
 from tests.metric_cases import (
     assert_batches_do_not_matter,
@@ -262,9 +262,9 @@ def test_coverage_never_falls_with_the_threshold(seed, ties, thresholds):
 @given(st.integers(0, 1000), st.booleans(), st.floats(0, 1))
 def test_together_the_maps_show_the_fraction_that_was_asked(seed, ties, fraction):
     points = points_of(seed, ties=ties)
-    common, total = at_common_fraction(points, fraction).unbind(dim=1)
+    common, total = counts_at_fraction(points, fraction, groups=torch.zeros(4)).unbind(dim=1)
     assert common.mean().item() == pytest.approx(fraction, abs=1e-9) and (total == 1).all()
-    assert torch.allclose(at_own_fraction(points, fraction)[:, 0], torch.full((4,), fraction, dtype=torch.float64))
+    assert torch.allclose(counts_at_fraction(points, fraction)[:, 0], torch.full((4,), fraction, dtype=torch.float64))
 
 
 def test_fractions_at_the_values_of_the_steps():
