@@ -16,7 +16,7 @@ from lightning_xai.structures import Query
 
 
 class MapBatch:
-    """Hold the maps of a batch with all that metrics score them by.
+    """The maps of a batch, with the images, targets, masks and models that metrics score them with.
 
     Args:
         maps: ``(B, T, *S)``.
@@ -131,7 +131,7 @@ class MapBatch:
 
     @cached_property
     def area_fraction(self) -> Tensor:
-        """Fraction of the pixels that are evidence, ``(B, T)``: what a random map gets. NaN for an empty mask."""
+        """Fraction of the pixels that are evidence, ``(B, T)``: what a random map scores. NaN for an empty mask."""
         return random_fraction(self.evidence)
 
     @cached_property

@@ -17,7 +17,7 @@ Reader = Callable[[PerturbedBatch], Tensor]
 
 
 class SharedOutputs:
-    """Keep the outputs that no map changes for all explainers that are scored on the same images and queries.
+    """Outputs that no map changes, kept for all explainers that are scored on the same images and queries.
 
     Args:
         logits: ``(B, K, *S)`` of the whole images, from an earlier pass, or ``None``.
@@ -95,7 +95,7 @@ def _run_target(
     per_image: bool,
     shared: SharedOutputs,
 ) -> Tensor:
-    """The plan's table, of whose columns those that no map changes are taken from, and added to, the shared outputs."""
+    """Run the plan; columns that no map changes are taken from the shared outputs, or added to them."""
     read = TargetReader(batch, outputs, needed.to(batch.maps.device))
     #: Of the columns that no map changes, what the shared outputs call each of them.
     keys = {

@@ -21,7 +21,7 @@ from lightning_xai.perturbation.sets import PerturbationSet
 
 @dataclass(frozen=True)
 class Readout:
-    """Name some perturbed inputs, and the output that is read for each of them.
+    """Some perturbed inputs, and the output that is read for each of them.
 
     Attributes:
         perturbations: Which inputs.
@@ -51,7 +51,7 @@ class Readout:
 
 @dataclass(frozen=True)
 class TargetPass:
-    """Hold the logits of ``n`` inputs, and the ``m`` queries about them.
+    """The logits of ``n`` inputs, and ``m`` queries about them.
 
     Attributes:
         batch: Where the queries come from.
@@ -150,7 +150,7 @@ TARGET_OUTPUTS: Mapping[str, Callable[[TargetPass], Tensor]] = {
 
 @dataclass(frozen=True)
 class MapPass:
-    """Hold the maps of ``n`` inputs, for ``Q`` queries about each.
+    """The maps of ``n`` inputs, for ``Q`` queries about each.
 
     Attributes:
         batch: Where the queries and the images' maps come from.

@@ -11,7 +11,7 @@ ID_BYTES = 96
 
 
 class State(NamedTuple):
-    """Hold the values of a metric as columns, one row for each image and query.
+    """The values of a metric as columns, with one row for each image and query.
 
     Attributes:
         values: ``(R,)``.

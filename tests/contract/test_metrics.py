@@ -70,7 +70,7 @@ def part_of(batch, order):
     chosen = {
         key: value if key in whole or value is None else value[order] for key, value in batch.items() if key != "ids"
     }
-    return chosen | {"ids": [batch["ids"][place] for place in order]}
+    return chosen | {"ids": [batch["ids"][index] for index in order]}
 
 
 def tables(suite):
@@ -87,15 +87,15 @@ def assert_equal(tables, others, tolerance=1e-5):
 
 @pytest.fixture(scope="module")
 def scored():
-    """The suite of each case after one batch, made once."""
-    made = {}
+    """The suite of each case after one batch, computed once."""
+    cases = {}
 
     def of(name, kind, dims):
-        if (name, kind, dims) not in made:
+        if (name, kind, dims) not in cases:
             batch, suite = batch_of(kind, dims), suite_of(name)
             suite.update(**batch)
-            made[name, kind, dims] = batch, suite
-        return made[name, kind, dims]
+            cases[name, kind, dims] = batch, suite
+        return cases[name, kind, dims]
 
     return of
 
@@ -123,8 +123,8 @@ def test_values_belong_to_images_whatever_the_batch(scored, name, kind, dims):
     order = [2, 0, 1]
     moved, pieces = suite_of(name, chunk_size=5), suite_of(name, chunk_size=64)
     moved.update(**part_of(batch, order))
-    for place in order:
-        pieces.update(**part_of(batch, [place]))
+    for index in order:
+        pieces.update(**part_of(batch, [index]))
     assert_equal(tables(suite), tables(moved))
     assert_equal(tables(suite), tables(pieces))
 
@@ -169,7 +169,7 @@ def test_half_maps_are_what_they_say(kind, dtype):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_volume_of_depth_one_is_a_picture(kind):
+def test_a_volume_of_depth_one_is_an_image(kind):
     """For a model that sees no depth either."""
     batch = batch_of(kind, 2)
     flat = batch["target"]
@@ -186,26 +186,26 @@ def test_a_volume_of_depth_one_is_a_picture(kind):
     suite, volume = suite_of("full"), suite_of("full")
     suite.update(**batch)
     volume.update(**(batch | thick | {"target": deep, "explainer": GradientMap(deep)}))
-    expected, told = tables(suite), tables(volume)
+    expected, values = tables(suite), tables(volume)
     # One row of pixels has no interior of its own in depth: the border of the volume is no outside.
-    assert_equal(expected, told, tolerance=1e-4)
+    assert_equal(expected, values, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_constant_maps_and_empty_masks_are_undefined_where_they_say_nothing(kind):
+def test_constant_maps_and_empty_masks_are_undefined(kind):
     batch = batch_of(kind, 2)
     batch["maps"] = torch.ones_like(batch["maps"])
     batch["masks"] = torch.zeros_like(batch["masks"])
     suite = suite_of("full")
     suite.update(**batch)
     for key, metric in suite.members().items():
-        asked, undefined = metric.counts()
+        count, undefined = metric.counts()
         if key in ("p_zero", "p_blur"):
-            assert undefined == 0, "the blank image has a class whatever the map"
+            assert undefined == 0, "the baseline image has a class whatever the map"
         elif key == "max_sensitivity":
             assert undefined == 0, "a constant map has a size, and a distance"
         else:
-            assert undefined == asked, f"{key} gives a number for a map that says nothing"
+            assert undefined == count, f"{key} gives a number for a map that ranks nothing"
 
 
 @pytest.mark.parametrize("name", SETS)
