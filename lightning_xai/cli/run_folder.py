@@ -11,10 +11,11 @@ from itertools import count
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lightning_xai.cli import run_lock
 from lightning_xai.cli.errors import exits
+from lightning_xai.cli.saved_config import is_of_folder
 from lightning_xai.functional.files import safe_name
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ RESULTS = (
     "checkpoints",
     "predictions",
 )
+# The checkpoint of the last finished epoch, in a run folder.
+LAST = Path("checkpoints") / "last.ckpt"
 # Tells the other ranks of a sweep, which Lightning starts, where it is.
 SWEEP = "LIGHTNING_XAI_SWEEP_DIR"
 
@@ -154,6 +157,54 @@ def agreed(parent: Path, suffix: str = "") -> Path:
     if given.get("RANK", "0") == "0":
         store.set(key, str(new_folder(parent, suffix).resolve()))
     return Path(store.get(key).decode())
+
+
+def prepare_folder(cfg: DictConfig) -> None:
+    """Make the folder ready for a run.
+
+    The results of an earlier run move into ``earlier/<time>``, unless the new one goes on with a checkpoint of them.
+
+    Args:
+        cfg: ``task``, ``run_dir`` and ``ckpt_path`` are read.
+
+    Raises:
+        ValueError: If the folder cannot be made.
+        FileNotFoundError: If ``ckpt_path`` names a missing file.
+    """
+    folder = make_folder(cfg.run_dir, "run_dir")
+    log.info("Run folder: %s", folder)
+    checkpoint = start_checkpoint(cfg)
+    if cfg.ckpt_path == "last":
+        log.info("Resuming from %s." if checkpoint else "No %s yet: starting from scratch.", folder / LAST)
+    if not is_of_folder(cfg.ckpt_path, folder):
+        keep_earlier(folder)
+
+
+def start_checkpoint(cfg: DictConfig) -> str | None:
+    """The explainer's checkpoint that a run starts from.
+
+    Args:
+        cfg: ``task``, ``run_dir`` and ``ckpt_path`` are read.
+
+    Returns:
+        Its path. ``None`` if there is none: ``ckpt_path=last`` in a folder without one trains from the start.
+
+    Raises:
+        FileNotFoundError: If it is missing, or ``ckpt_path=last`` finds none that could be tested.
+    """
+    if cfg.ckpt_path is None:
+        return None
+    if cfg.ckpt_path != "last":
+        if not Path(cfg.ckpt_path).is_file():
+            raise FileNotFoundError(
+                f"ckpt_path={cfg.ckpt_path} does not exist; give an explainer checkpoint, or 'last' to go on in "
+                "run_dir."
+            )
+        return str(cfg.ckpt_path)
+    last = Path(cfg.run_dir) / LAST
+    if not last.is_file() and cfg.task in ("test", "predict"):
+        raise FileNotFoundError(f"ckpt_path=last finds no {last}; give another run_dir, or a checkpoint.")
+    return str(last) if last.is_file() else None
 
 
 def link_latest(folder: Path) -> None:

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 import train
+from lightning_xai.cli.tasks import global_maps
 from tests.running import CONFIGS, bars_npz, configure, tiny
 
 FILES = ["maps.npz", "maps.png", "over_images.png", "peppr.png", "specificity.png"]
@@ -105,7 +106,7 @@ def test_a_region_can_be_a_file(shared, bars):
 
 def test_retraining_fits_a_model_for_every_step(shared, bars, monkeypatch):
     fitted = []
-    fit = train.global_task.fit_target
+    fit = global_maps.fit_target
 
     def noted(module, trainer, data):
         fitted.append(trainer)
