@@ -20,7 +20,6 @@ from lightning_xai.functional.files import safe_name
 
 log = logging.getLogger(__name__)
 
-RUNS = Path("runs")
 #: What a run leaves in its folder, and a new run in the same folder moves aside.
 RESULTS = (
     "metrics.csv",
@@ -94,7 +93,7 @@ def writing(run_dir: str) -> Iterator[None]:
 
 
 @exits
-def run_folder(run_dir: str | None, name: str, seed: int, ckpt_path: str | None) -> str:
+def run_folder(run_dir: str | None, name: str, seed: int, ckpt_path: str | None, root: str) -> str:
     """The folder of the one run of a command line, made and locked before anything is written there.
 
     Args:
@@ -102,15 +101,16 @@ def run_folder(run_dir: str | None, name: str, seed: int, ckpt_path: str | None)
         name: Name of the run.
         seed: Its seed.
         ckpt_path: Its checkpoint.
+        root: The folder of all runs.
 
     Returns:
-        ``run_dir``, or a new folder ``runs/<name>/<date>_<time>_<seed>``, to which ``runs/<name>/latest`` points unless
-        the run starts from a checkpoint.
+        ``run_dir``, or a new folder ``<root>/<name>/<date>_<time>_<seed>``, to which ``<root>/<name>/latest`` points
+        unless the run starts from a checkpoint.
     """
     if run_dir is None and ckpt_path == "last":
         raise ValueError("ckpt_path=last goes on in a run folder: name it with run_dir=<folder>.")
     if run_dir is None:
-        run_dir = str(agreed(RUNS / safe_name(name)[:80], f"_{seed}"))
+        run_dir = str(agreed(Path(root) / safe_name(name)[:80], f"_{seed}"))
         if ckpt_path is None and is_first():
             link_latest(Path(run_dir))
     folder = make_folder(run_dir, "run_dir")
@@ -120,10 +120,10 @@ def run_folder(run_dir: str | None, name: str, seed: int, ckpt_path: str | None)
 
 
 @exits
-def sweep_folder() -> str:
-    """A new folder ``runs/sweeps/<date>_<time>``; in a process that Lightning started, that of the first one."""
+def sweep_folder(root: str) -> str:
+    """A new folder ``<root>/sweeps/<date>_<time>``; in a process that Lightning started, that of the first one."""
     if "LOCAL_RANK" not in os.environ or SWEEP not in os.environ:
-        os.environ[SWEEP] = str(agreed(RUNS / "sweeps").resolve())
+        os.environ[SWEEP] = str(agreed(Path(root) / "sweeps").resolve())
     return os.environ[SWEEP]
 
 
@@ -230,7 +230,7 @@ def keep_earlier(folder: Path) -> None:
 
 
 def register_resolvers() -> None:
-    """Let the config ask for ``${run_folder:...}`` and ``${sweep_folder:}``."""
+    """Let the config ask for ``${run_folder:...}`` and ``${sweep_folder:...}``."""
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
     OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True, use_cache=True)
 

@@ -61,10 +61,10 @@ def explain_globally(
     """Make the maps of one split, and score them on another.
 
     The maps come from all processes of the trainer; PEPPR and the page from rank zero alone. The outputs of PEPPR's
-    steps are kept in ``target_dir``, so that a killed run goes on where it stopped.
+    steps are kept in ``paths.peppr``, so that a killed run goes on where it stopped.
 
     Args:
-        cfg: ``global``, ``trainer``, ``target_dir``, ``seed`` and ``run_dir`` are read.
+        cfg: ``global``, ``trainer``, ``paths``, ``seed`` and ``run_dir`` are read.
         data: The data module, set up; aligned images.
         explainer: The explainer, fitted where it learns.
         loggers: Get the figures.
@@ -138,7 +138,7 @@ def erased_and_restored(
         seed=cfg.seed,
         others=result.found(),
         retrain=partial(retrained, cfg, data, overall.device) if settings.retrain else None,
-        cache_dir=Path(cfg.target_dir) / "peppr",
+        cache_dir=Path(cfg.paths.peppr),
     )
 
 
