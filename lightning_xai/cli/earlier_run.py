@@ -15,7 +15,7 @@ from lightning_xai.data import ImageDataModule
 #: Names of the primary config, and of the choice of each group, that stand for the earlier run's.
 PRIMARY, CHOICE = "train_from_run", "of_the_run"
 # What a run says about itself alone.
-OWN = ("task", "ckpt_path", "run_dir", "from_run")
+OWN = ("task", "ckpt_path", "run_dir", "from_run", "optimized_metric")
 # Options of the data that change neither which images there are nor what they look like.
 LOADING = ("batch_size", "num_workers", "cache")
 # Options of a target that say where its weights lie, not what it is.
@@ -95,7 +95,9 @@ def offer(saved: DictConfig, path: Path, config_dir: Path, task: str | None) -> 
     entries: Any = OmegaConf.to_container(primary.defaults)
     for entry in entries:
         group, choice = next(iter(entry.items())) if isinstance(entry, dict) else (entry, None)
-        if choice is not None and group in keys:
+        if group == "task" and task == "global":
+            entry = {group: task}
+        elif choice is not None and group in keys:
             store.store(group=group, name=CHOICE, node=keys.pop(group))
             entry = {group: CHOICE}
         defaults.append(entry)
@@ -103,8 +105,6 @@ def offer(saved: DictConfig, path: Path, config_dir: Path, task: str | None) -> 
         primary.merge_with(keys)
         primary.defaults = defaults
         primary.from_run = str(path)
-        if task == "global":
-            primary.task = task
     store.store(name=PRIMARY, node=primary)
 
 

@@ -1,4 +1,4 @@
-"""What a command line answers to bad input."""
+"""Bad input ends a run with one sentence instead of a traceback."""
 
 import functools
 import os
@@ -49,22 +49,24 @@ def exits(function: Callable[P, T]) -> Callable[P, T]:
     return quiet
 
 
-def one_sentence(job: Callable[[Any], dict[str, float]], failed: list[bool]) -> Callable[[Any], dict[str, float]]:
-    """What Hydra calls for each job: bad input ends it with one sentence, and a sweep goes on with its next job.
+def one_sentence(job: Callable[[Any], dict[str, float]], failed: list[bool]) -> Callable[[Any], float | None]:
+    """Wrap a job for Hydra: bad input ends it with one sentence, and a sweep goes on with its next job.
 
     Args:
         job: Runs one job; a ``"sanity/passed"`` of 0 in its result says that it failed.
         failed: Gets an entry a job: whether it failed.
 
     Returns:
-        The job; other errors pass.
+        The job for Hydra, whose result is what a sweeper optimizes: that of ``optimized_metric``, or ``None``. Errors
+        that are not of bad input pass.
     """
 
     @functools.wraps(job)
-    def quiet(cfg: Any) -> dict[str, float]:
+    def quiet(cfg: Any) -> float | None:
         failed.append(True)  # until it has ended well
         try:
             results = job(cfg)
+            optimized = optimized_value(results, cfg.optimized_metric)
         except SIGTERMException:  # Lightning's, which alone would end with status 0
             sys.exit(128 + signal.SIGTERM)
         except Exception as error:
@@ -73,8 +75,25 @@ def one_sentence(job: Callable[[Any], dict[str, float]], failed: list[bool]) -> 
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 sys.exit(sentence)
             print(f"{sentence} (job {HydraConfig.get().job.num} of the sweep)", file=sys.stderr)
-            return {}
+            return None
         failed[-1] = results.get("sanity/passed") == 0
-        return results
+        return optimized
 
     return quiet
+
+
+def optimized_value(results: dict[str, float], name: str | None) -> float | None:
+    """The number that a sweeper optimizes.
+
+    Args:
+        results: All numbers of a job.
+        name: Which; ``None`` if none is optimized.
+
+    Raises:
+        ValueError: If there is none of this name.
+    """
+    if name is None:
+        return None
+    if name not in results:
+        raise ValueError(f"optimized_metric={name} is none of the numbers of this run: {', '.join(sorted(results))}.")
+    return float(results[name])

@@ -11,15 +11,15 @@ from itertools import count
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lightning_xai.cli import run_lock
 from lightning_xai.cli.errors import exits
+from lightning_xai.cli.saved_config import is_of_folder
 from lightning_xai.functional.files import safe_name
 
 log = logging.getLogger(__name__)
 
-RUNS = Path("runs")
 #: What a run leaves in its folder, and a new run in the same folder moves aside.
 RESULTS = (
     "metrics.csv",
@@ -36,6 +36,8 @@ RESULTS = (
     "checkpoints",
     "predictions",
 )
+# The checkpoint of the last finished epoch, in a run folder.
+LAST = Path("checkpoints") / "last.ckpt"
 # Tells the other ranks of a sweep, which Lightning starts, where it is.
 SWEEP = "LIGHTNING_XAI_SWEEP_DIR"
 
@@ -91,7 +93,7 @@ def writing(run_dir: str) -> Iterator[None]:
 
 
 @exits
-def run_folder(run_dir: str | None, name: str, seed: int, ckpt_path: str | None) -> str:
+def run_folder(run_dir: str | None, name: str, seed: int, ckpt_path: str | None, root: str) -> str:
     """The folder of the one run of a command line, made and locked before anything is written there.
 
     Args:
@@ -99,15 +101,16 @@ def run_folder(run_dir: str | None, name: str, seed: int, ckpt_path: str | None)
         name: Name of the run.
         seed: Its seed.
         ckpt_path: Its checkpoint.
+        root: The folder of all runs.
 
     Returns:
-        ``run_dir``, or a new folder ``runs/<name>/<date>_<time>_<seed>``, to which ``runs/<name>/latest`` points unless
-        the run starts from a checkpoint.
+        ``run_dir``, or a new folder ``<root>/<name>/<date>_<time>_<seed>``, to which ``<root>/<name>/latest`` points
+        unless the run starts from a checkpoint.
     """
     if run_dir is None and ckpt_path == "last":
         raise ValueError("ckpt_path=last goes on in a run folder: name it with run_dir=<folder>.")
     if run_dir is None:
-        run_dir = str(agreed(RUNS / safe_name(name)[:80], f"_{seed}"))
+        run_dir = str(agreed(Path(root) / safe_name(name)[:80], f"_{seed}"))
         if ckpt_path is None and is_first():
             link_latest(Path(run_dir))
     folder = make_folder(run_dir, "run_dir")
@@ -117,10 +120,10 @@ def run_folder(run_dir: str | None, name: str, seed: int, ckpt_path: str | None)
 
 
 @exits
-def sweep_folder() -> str:
-    """A new folder ``runs/sweeps/<date>_<time>``; in a process that Lightning started, that of the first one."""
+def sweep_folder(root: str) -> str:
+    """A new folder ``<root>/sweeps/<date>_<time>``; in a process that Lightning started, that of the first one."""
     if "LOCAL_RANK" not in os.environ or SWEEP not in os.environ:
-        os.environ[SWEEP] = str(agreed(RUNS / "sweeps").resolve())
+        os.environ[SWEEP] = str(agreed(Path(root) / "sweeps").resolve())
     return os.environ[SWEEP]
 
 
@@ -156,6 +159,54 @@ def agreed(parent: Path, suffix: str = "") -> Path:
     return Path(store.get(key).decode())
 
 
+def prepare_folder(cfg: DictConfig) -> None:
+    """Make the folder ready for a run.
+
+    The results of an earlier run move into ``earlier/<time>``, unless the new one goes on with a checkpoint of them.
+
+    Args:
+        cfg: ``task``, ``run_dir`` and ``ckpt_path`` are read.
+
+    Raises:
+        ValueError: If the folder cannot be made.
+        FileNotFoundError: If ``ckpt_path`` names a missing file.
+    """
+    folder = make_folder(cfg.run_dir, "run_dir")
+    log.info("Run folder: %s", folder)
+    checkpoint = start_checkpoint(cfg)
+    if cfg.ckpt_path == "last":
+        log.info("Resuming from %s." if checkpoint else "No %s yet: starting from scratch.", folder / LAST)
+    if not is_of_folder(cfg.ckpt_path, folder):
+        keep_earlier(folder)
+
+
+def start_checkpoint(cfg: DictConfig) -> str | None:
+    """The explainer's checkpoint that a run starts from.
+
+    Args:
+        cfg: ``task``, ``run_dir`` and ``ckpt_path`` are read.
+
+    Returns:
+        Its path. ``None`` if there is none: ``ckpt_path=last`` in a folder without one trains from the start.
+
+    Raises:
+        FileNotFoundError: If it is missing, or ``ckpt_path=last`` finds none that could be tested.
+    """
+    if cfg.ckpt_path is None:
+        return None
+    if cfg.ckpt_path != "last":
+        if not Path(cfg.ckpt_path).is_file():
+            raise FileNotFoundError(
+                f"ckpt_path={cfg.ckpt_path} does not exist; give an explainer checkpoint, or 'last' to go on in "
+                "run_dir."
+            )
+        return str(cfg.ckpt_path)
+    last = Path(cfg.run_dir) / LAST
+    if not last.is_file() and cfg.task in ("test", "predict"):
+        raise FileNotFoundError(f"ckpt_path=last finds no {last}; give another run_dir, or a checkpoint.")
+    return str(last) if last.is_file() else None
+
+
 def link_latest(folder: Path) -> None:
     """Point ``latest`` next to a folder to it, where the file system knows links."""
     part = folder.with_name(f".latest.{os.getpid()}")
@@ -179,7 +230,7 @@ def keep_earlier(folder: Path) -> None:
 
 
 def register_resolvers() -> None:
-    """Let the config ask for ``${run_folder:...}`` and ``${sweep_folder:}``."""
+    """Let the config ask for ``${run_folder:...}`` and ``${sweep_folder:...}``."""
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
     OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True, use_cache=True)
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_class
-from lightning import Callback, LightningDataModule
+from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 from monai.transforms.transform import Transform
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -37,6 +38,14 @@ def write_config(cfg: DictConfig) -> None:
         return
     with atomic_write(path) as file:
         file.write(OmegaConf.to_yaml(OmegaConf.create(as_composed(cfg))))
+
+
+@rank_zero_only
+def log_config(cfg: DictConfig, trainer: Trainer) -> None:
+    """Write the composed configuration into the run folder, and send it to every logger."""
+    write_config(cfg)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(without_secrets(cfg))
 
 
 def is_of_folder(ckpt_path: str | None, folder: Path) -> bool:

@@ -8,15 +8,19 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from lightning_xai.callbacks import Faithfulness
+from lightning_xai.cli.target_cache import target_quality
 from lightning_xai.functional.files import atomic_write
 from lightning_xai.report.ranking import borda_count
 from lightning_xai.report.tables import format_table, summarize
 
 
-def finish(
-    cfg: DictConfig, trainer: lightning.Trainer, quality: dict[str, float], checkpoint: str | None
-) -> dict[str, float]:
+def finish(cfg: DictConfig, trainer: lightning.Trainer, checkpoint: str | None) -> dict[str, float]:
     """Write ``summary.json``, print the table and where things are.
+
+    Args:
+        cfg: ``run_dir``, ``seed`` and the target's keys are read.
+        trainer: The trainer, after its test.
+        checkpoint: The explainer's weights, if they came from a file.
 
     Returns:
         ``{"test/<metric>": mean}`` of the explainer.
@@ -26,6 +30,7 @@ def finish(
     if scored is not None and scored.results:
         judged = {f"test/{name}" for name in scored.suite.members()}
         logged = {name.removeprefix("test/"): value for name, value in means.items() if name not in judged}
+        quality = {f"target/{name}": value for name, value in target_quality(cfg).items()}
         report(cfg, scored, quality, checkpoint, logged)
     return means
 

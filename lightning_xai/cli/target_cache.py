@@ -41,7 +41,7 @@ def build_target(cfg: DictConfig, data: ImageDataModule) -> tuple[Target, dict[s
     weights, quality = cfg.target.get("weights"), {}
     if weights is None:
         weights = trained_weights(cfg, data)
-        quality = json.loads(weights.with_suffix(".json").read_text())
+        quality = target_quality(cfg)
         log.info("Target %s: test %s", weights, ", ".join(f"{name} {value:.3f}" for name, value in quality.items()))
         warn_if_weak(quality, cfg.target_trainer.min_accuracy)
     elif weights == "builtin":
@@ -50,6 +50,21 @@ def build_target(cfg: DictConfig, data: ImageDataModule) -> tuple[Target, dict[s
     # Whether the target was trained just now or long ago must not change the explainer's start.
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     return target, {f"target/{name}": value for name, value in quality.items()}
+
+
+def target_quality(cfg: DictConfig) -> dict[str, float]:
+    """Numbers of a target's test, such as ``accuracy``, which lie next to the weights that were trained here.
+
+    Args:
+        cfg: ``target_weights`` and ``target.weights`` are read.
+
+    Returns:
+        Value by name; empty if the weights came from elsewhere.
+    """
+    if cfg.target.get("weights") is not None:
+        return {}
+    quality: dict[str, float] = json.loads(Path(cfg.target_weights).with_suffix(".json").read_text())
+    return quality
 
 
 def trained_weights(cfg: DictConfig, data: ImageDataModule) -> Path:

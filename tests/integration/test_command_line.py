@@ -28,7 +28,7 @@ def test_help_lists_every_group_with_a_line_and_every_choice():
     for group in GROUPS:
         assert re.search(rf"^ +{group} +\w.*", done.stdout, re.MULTILINE), f"no line says what {group} is"
         (listed,) = re.findall(rf"^{group}: (.*)$", done.stdout, re.MULTILINE)
-        assert listed.split(", ") == sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+        assert listed.split(", ") == sorted(path.stem for path in (CONFIGS / group).glob("[!_]*.yaml"))
     assert "$" not in done.stdout, "a placeholder was not filled in"
     for key in yaml.safe_load((CONFIGS / "train.yaml").read_text()):
         if key not in ("defaults", "hydra", "data_info", "name"):
@@ -47,6 +47,9 @@ def test_a_typo_is_one_sentence_and_a_status():
     [
         ("explaner=pcim", "Unknown group 'explaner'; did you mean 'explainer'?"),
         ("explainer=pcmi", "There is no explainer 'pcmi'; did you mean 'pcim'? (available: ablation_cam, "),
+        ("data=_base", "There is no data '_base' (available: birds, "),
+        ("task=fit", "There is no task 'fit' (available: explain, global, predict, sanity, target, test)"),
+        ("global.fill=black", "'global.fill' is a key of task=global: add that to the command line."),
         ("experiment=demmo", "There is no experiment 'demmo'; did you mean 'demo'?"),
         ("ask_=label", "Unknown key 'ask_': did you mean 'ask'?"),
     ],

@@ -14,34 +14,62 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_xai.callbacks import SaveGlobalMaps
+from lightning_xai.cli.components import build_explainer
+from lightning_xai.cli.run_folder import start_checkpoint
+from lightning_xai.cli.stages import build_trainer, fit
 from lightning_xai.cli.target_cache import target_module
 from lightning_xai.data import ImageDataModule
 from lightning_xai.data.splits import SPLITS
 from lightning_xai.explainers.base import Explainer
-from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.global_maps import PEPPRResult, peppr
 from lightning_xai.global_maps.bias_finder import foreground, read_region
 from lightning_xai.global_maps.findings import Findings
 from lightning_xai.global_maps.progressive import Hide
 from lightning_xai.global_maps.report import write_report
+from lightning_xai.loggers import finish_loggers
 from lightning_xai.perturbation.baselines import mean_image
 from lightning_xai.targets import Target
 from lightning_xai.targets.training.classifier import fit_target
 
 
+def run(cfg: DictConfig, data: ImageDataModule, target: Target) -> dict[str, float]:
+    """Make global maps, put them to the test, and write ``global.html``, ``global.json`` and the folder ``global``.
+
+    An explainer that learns is trained first, unless the run starts from a checkpoint.
+
+    Args:
+        cfg: The composed configuration.
+        data: The data module, set up; aligned images.
+        target: The frozen target.
+
+    Returns:
+        See :func:`explain_globally`.
+    """
+    classes = "all" if cfg["global"].maps.subset == "all" else "label"
+    # A segmenter is asked about every foreground class anyway.
+    explainer = build_explainer(cfg, target, None if target.dense else classes)
+    trainer = build_trainer(cfg)
+    checkpoint = start_checkpoint(cfg)
+    if explainer.learned and checkpoint is None:
+        checkpoint = fit(cfg, trainer, explainer, data)
+    results = explain_globally(cfg, data, explainer, trainer.loggers, checkpoint)
+    finish_loggers(trainer.loggers)
+    return results
+
+
 def explain_globally(
     cfg: DictConfig, data: ImageDataModule, explainer: Explainer, loggers: Sequence[Logger], checkpoint: str | None
 ) -> dict[str, float]:
-    """Make global maps, put them to the test, and write ``global.html``, ``global.json`` and the folder ``global``.
+    """Make the maps of one split, and score them on another.
 
-    The maps come from all processes of the trainer; PEPPR and the page from rank zero alone. The answers of PEPPR's
-    steps are kept in ``target_dir``, so that a killed run goes on where it stopped.
+    The maps come from all processes of the trainer; PEPPR and the page from rank zero alone. The outputs of PEPPR's
+    steps are kept in ``paths.peppr``, so that a killed run goes on where it stopped.
 
     Args:
-        cfg: ``global``, ``trainer``, ``target_dir``, ``seed`` and ``run_dir`` are read.
+        cfg: ``global``, ``trainer``, ``paths``, ``seed`` and ``run_dir`` are read.
         data: The data module, set up; aligned images.
         explainer: The explainer, fitted where it learns.
-        loggers: Get the pictures.
+        loggers: Get the figures.
         checkpoint: The explainer's weights; ``None``: as it is.
 
     Returns:
@@ -54,8 +82,6 @@ def explain_globally(
     check_splits(settings.maps_split, settings.peppr_split)
     region = region_of(data, settings.maps_split, settings.region)
     saver = SaveGlobalMaps(region, **OmegaConf.to_container(settings.maps))  # type: ignore[arg-type]
-    if not explainer.target.dense:  # a segmenter is asked about every foreground class anyway
-        explainer.query_policy = QueryPolicy("all" if settings.maps.subset == "all" else "label")
     trainer = instantiate(cfg.trainer, logger=list(loggers), callbacks=[saver])
     images = data.plain_dataloader(settings.maps_split)
     trainer.test(explainer, dataloaders=images, ckpt_path=checkpoint, verbose=False, weights_only=True)
@@ -112,7 +138,7 @@ def erased_and_restored(
         seed=cfg.seed,
         others=result.found(),
         retrain=partial(retrained, cfg, data, overall.device) if settings.retrain else None,
-        cache_dir=Path(cfg.target_dir) / "peppr",
+        cache_dir=Path(cfg.paths.peppr),
     )
 
 
