@@ -82,7 +82,8 @@ def explain_globally(
     check_splits(settings.maps_split, settings.peppr_split)
     region = region_of(data, settings.maps_split, settings.region)
     saver = SaveGlobalMaps(region, **OmegaConf.to_container(settings.maps))  # type: ignore[arg-type]
-    trainer = instantiate(cfg.trainer, logger=list(loggers), callbacks=[saver])
+    trainer = instantiate(cfg.trainer, logger=False, callbacks=[saver])
+    trainer.loggers = list(loggers)  # which Hydra cannot pass on: those of debug=fast_dev_run have every attribute
     images = data.plain_dataloader(settings.maps_split)
     trainer.test(explainer, dataloaders=images, ckpt_path=checkpoint, verbose=False, weights_only=True)
     if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
