@@ -1,4 +1,4 @@
-"""What perturbed inputs are made from."""
+"""What perturbed inputs are computed from: images, maps, and what follows from both."""
 
 from collections.abc import Callable, Hashable
 from functools import cached_property
@@ -35,7 +35,7 @@ class PerturbationContext:
         return cls(images, images.new_zeros(()).expand(len(images), queries, *images.shape[2:]))
 
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """What ``compute`` gives, computed at the first call with this key."""
+        """What ``compute`` returns, computed at the first call with this key."""
         if key not in self._memo:
             self._memo[key] = compute()
         return self._memo[key]  # type: ignore[return-value]
@@ -65,7 +65,7 @@ class PerturbationContext:
         return baseline_images(self.images, baseline)
 
     def content(self, kind: str) -> Tensor:
-        """What is seen where pixels are shown, ``(B, C, *S)``.
+        """The images whose pixels are shown, ``(B, C, *S)``: these images, or others in place of them.
 
         Args:
             kind: ``"own"``: the image; ``"shifted"``: the image moved by half its size along every axis, what leaves
