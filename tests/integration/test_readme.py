@@ -3,15 +3,14 @@
 The sweep's line is run in ``test_command_line``.
 """
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.running import command_line
 
 REPO = Path(__file__).parents[2]
 LINES = [
@@ -71,15 +70,7 @@ def folder(tmp_path_factory):
 def run(line: str, folder: Path, *more: str) -> str:
     """Run a command of the README in the folder, with words on top; what it printed."""
     words = line.split()[2:] + list(more)
-    environment = {**os.environ, "WANDB_MODE": "offline", "PYTHONPATH": str(REPO)}
-    done = subprocess.run(
-        [sys.executable, str(REPO / "train.py"), *words],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    done = command_line(*words, cwd=folder)
     assert done.returncode == 0, f"{' '.join(words)}: {done.stdout[-500:]}{done.stderr[-1500:]}"
     return done.stdout
 
