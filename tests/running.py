@@ -139,7 +139,8 @@ def command_line(*words: str, cwd: Path | str) -> Done:
         finally:
             root.handlers[:] = handlers
             root.setLevel(level)
-            Singleton.set_state(state)
+            # The package registers its resolvers when it is imported: they stay.
+            Singleton.set_state(state | {"omegaconf_resolvers": Singleton.get_state()["omegaconf_resolvers"]})
     return Done(status, out.getvalue(), err.getvalue())
 
 

@@ -82,7 +82,6 @@ def line_with(*words: str) -> str:
     return found[0]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -95,19 +94,18 @@ def line_with(*words: str) -> str:
     ids=lambda words: words[1],
 )
 def test_a_command_on_own_data_runs_as_it_stands(folder, words):
-    said = run(line_with(*words), folder, *(FEW_STEPS if "explainer=pcim" in words else ()))
+    more = {"explainer=pcim": FEW_STEPS, "data=npz": ()}  # one just as it stands
+    said = run(line_with(*words), folder, *next((more[word] for word in words if word in more), SMALL))
     place = "Page" if "task=global" in words else "Per image"
     assert place in said, "the command must say where its results are"
 
 
-@pytest.mark.slow
 def test_a_segmenter_on_own_scans(folder):
     line = next(line for line in LINES if "data.root=scans" in line)
     said = run(line, folder, *SMALL)
     assert "Per image" in said
 
 
-@pytest.mark.slow
 def test_a_run_is_resumed_tested_applied_and_fine_tuned(folder):
     """A checkpoint brings its own configuration along: nothing is trained again, and no word is repeated."""
     run(line_with("run_dir=runs/mine"), folder, *PHOTOS, *SMALL)
