@@ -158,19 +158,32 @@ class CountingTarget(ClassifierTarget):
         return super().logits(images)
 
 
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
 def state_of(target):
     """Everything about the model that an explainer must leave alone."""
-    model = target.model
-    tensors = {name: value.clone() for name, value in model.state_dict().items()}
-    grads = [value.grad for value in model.parameters()]
-    hooks = [len(module._forward_hooks) + len(module._backward_hooks) for module in model.modules()]
-    return tensors, grads, hooks, [module.training for module in model.modules()]
+    return state_of_module(target.model)
+
+
+def state_of_module(module):
+    """Weights, buffers and gradients; and for each part its hooks, its mode, and what was hung on it."""
+    tensors = {name: value.clone() for name, value in module.state_dict().items()}
+    tensors |= {
+        f"{name}.grad": value.grad.clone() for name, value in module.named_parameters() if value.grad is not None
+    }
+    asked = [(name, value.requires_grad) for name, value in module.named_parameters()]
+    hooks = [tuple(getattr(part, kind)) for part in module.modules() for kind in HOOKS]
+    return tensors, asked, hooks, [(part.training, sorted(vars(part))) for part in module.modules()]
 
 
 def assert_untouched(before, after):
-    tensors, *rest = before
-    assert all(torch.equal(value, after[0][name]) for name, value in tensors.items()), "weights or buffers changed"
-    assert rest == list(after[1:]), "gradients, hooks or modes changed"
+    for values, others in ((before[0], after[0]), (after[0], before[0])):
+        changed = [name for name, value in values.items() if name not in others or not torch.equal(value, others[name])]
+        assert not changed, f"weights, buffers or gradients changed: {changed}"
+    assert before[1] == after[1], "requires_grad changed"
+    assert before[2] == after[2], "hooks changed"
+    assert before[3] == after[3], "modes, or attributes of modules, changed"
 
 
 class LogitTarget(CountingTarget):

@@ -1,11 +1,20 @@
 """Tiny data sets and tiny runs of train.py that the integration tests share."""
 
+import contextlib
 import csv
+import io
+import logging
+import os
+import runpy
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from hydra import compose, initialize_config_dir
+from hydra.core.singleton import Singleton
 from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
@@ -29,7 +38,8 @@ TINY = (
 def tiny(folder: Path, *overrides: str) -> list[str]:
     """Overrides of a run of seconds in ``folder``, which shares its trained targets with the runs next to it."""
     places = [f"run_dir={folder}", f"target_dir={folder.parent / 'targets'}", "name=tiny"]
-    return [*places, *TINY, *overrides]
+    own = any(word.startswith("target=") for word in overrides)  # a target of its own has no widths
+    return [*places, *(word for word in TINY if not (own and "widths" in word)), *overrides]
 
 
 def load_config(path: Path) -> DictConfig:
@@ -100,6 +110,44 @@ def without_validation(result: dict[str, float]) -> dict[str, float]:
     """What a run returned, but for the numbers that only one that trains has."""
     assert "val/loss" in result
     return {name: value for name, value in result.items() if not name.startswith("val/")}
+
+
+@dataclass
+class Done:
+    """What a command line left: its exit status and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def command_line(*words: str, cwd: Path | str) -> Done:
+    """``python train.py <words>`` in a folder as a shell sees it, but in this process, which has imported everything.
+
+    What it sets for the whole process (logging, Hydra's state, the environment) is put back.
+    """
+    script, root = str(CONFIGS.parent / "train.py"), logging.getLogger()
+    handlers, level, state = list(root.handlers), root.level, Singleton.get_state()
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with (
+        contextlib.chdir(cwd),
+        patch.object(sys, "argv", [script, *map(str, words)]),
+        patch.dict(os.environ),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+            if isinstance(stop.code, str):
+                print(stop.code, file=err)
+        finally:
+            root.handlers[:] = handlers
+            root.setLevel(level)
+            # The package registers its resolvers when it is imported: they stay.
+            Singleton.set_state(state | {"omegaconf_resolvers": Singleton.get_state()["omegaconf_resolvers"]})
+    return Done(status, out.getvalue(), err.getvalue())
 
 
 class StopAfterFirstEpoch(Callback):

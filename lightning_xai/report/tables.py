@@ -1,8 +1,11 @@
 """The table that ends a run, and its summary as plain values."""
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from lightning_xai.functional.files import atomic_write
 from lightning_xai.report.statistics import Rows, bootstrap_rows, paired_bootstrap
 
 #: More metrics than this have a row each instead of a column.
@@ -79,3 +82,17 @@ def _number(mean: float, undefined: int) -> str:
 def _interval(interval: Mapping[str, float]) -> str:
     star = "*" if interval["low"] > 0 or interval["high"] < 0 else ""
     return f"{interval['mean']:+.3f} [{interval['low']:+.3f}, {interval['high']:+.3f}]{star}"
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a whole table or nothing.
+
+    Args:
+        path: The file.
+        header: Names of the columns.
+        rows: Their cells; an undefined value (NaN) is left empty.
+    """
+    with atomic_write(path) as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows([["" if cell != cell else cell for cell in row] for row in rows])

@@ -5,36 +5,32 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.utils import get_class, instantiate
 from lightning import Trainer
 from monai.data.meta_tensor import MetaTensor
-from omegaconf import OmegaConf, open_dict
-from torch.utils.data import DataLoader
 
-from lightning_xai import ClassifierTarget, Explainer, SegmenterTarget
-from tests.helpers import assert_untouched, cnn, segmenter, state_of
+from lightning_xai import Explainer
+from tests.contract.explainers import (
+    BRIEF,
+    CLASSES,
+    EXPLAINS,
+    FULL,
+    KINDS,
+    LONG,
+    MADE_FOR,
+    NAMES,
+    PAIRS,
+    SAME_CODE,
+    SHORT,
+    SIZES,
+    batches_of,
+    class_of,
+    each,
+    explainer_of,
+    images_of,
+    leftovers,
+)
+from tests.helpers import assert_untouched, state_of
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-NAMES = sorted(path.stem for path in (CONFIGS / "explainer").glob("*.yaml"))
-SIZES = {2: (16, 20), 3: (16, 16, 18)}
-CLASSES = 3
-KINDS = {"classifier": (ClassifierTarget, cnn), "segmenter": (SegmenterTarget, segmenter)}
-
-
-def class_of(name: str) -> type[Explainer]:
-    """The class that a YAML names, itself or in the one that it starts from."""
-    node = OmegaConf.load(CONFIGS / "explainer" / f"{name}.yaml")
-    return get_class(node._target_) if "_target_" in node else class_of(node.defaults[0])
-
-
-EXPLAINS = {name: class_of(name).explains for name in NAMES}
-PAIRS = [(name, kind) for name in NAMES for kind in KINDS]
-MADE_FOR = [(name, kind) for name, kind in PAIRS if EXPLAINS[name] in (None, KINDS[kind][0].task)]
-CASES = [(name, kind, dims) for name, kind in MADE_FOR for dims in SIZES]
-each_case = pytest.mark.parametrize(("name", "kind", "dims"), CASES, ids=["-".join(map(str, case)) for case in CASES])
-#: What a YAML sets for real images, cut down to what a contract needs.
-QUICK = {"steps": 2, "masks": 40, "n_samples": 20, "n_steps": 5, "smooth": 3}
 CONTEXTS = {
     "no_grad": (torch.no_grad,),
     "inference_mode": (torch.inference_mode,),
@@ -43,51 +39,10 @@ CONTEXTS = {
 }
 
 
-def explainer_of(name: str, kind: str, dims: int) -> Explainer:
-    """The explainer of a YAML, as train.py makes it, around a tiny target."""
-    wrap, net = KINDS[kind]
-    names = [f"class {number}" for number in range(CLASSES)]
-    target = wrap(net(dims, classes=CLASSES), mean=[0.4], std=[0.3], class_names=names)
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", [f"explainer={name}"])
-    with open_dict(cfg):
-        cfg.data_info = {"channels": 1, "dims": dims, "classes": CLASSES, "class_names": names}
-        cfg.data_info.update(
-            {"activation": "softmax", "mean": [0.4], "std": [0.3], "has_masks": True, "fingerprint": "none"}
-        )
-        cfg.explainer.update({key: value for key, value in QUICK.items() if key in cfg.explainer})
-    torch.manual_seed(1)
-    made: Explainer = instantiate(cfg.explainer)(target)
-    return made.eval()
-
-
-def images_of(dims: int, count: int = 2) -> torch.Tensor:
-    return torch.rand(count, 1, *SIZES[dims], generator=torch.Generator().manual_seed(dims))
-
-
-def batches_of(dims: int) -> DataLoader:
-    """Three images in batches of two, so that the last batch is short."""
-    masks = torch.arange(3).view(3, 1, *(1,) * dims).expand(-1, 1, *SIZES[dims])
-    rows = enumerate(zip(images_of(dims, 3), masks, strict=True))
-    items = [{"image": image, "mask": mask, "label": number, "id": str(number)} for number, (image, mask) in rows]
-    return DataLoader(items, batch_size=2)
-
-
 def trainer_in(folder: Path, **options) -> Trainer:
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
     quiet |= {"enable_checkpointing": False, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
     return Trainer(accelerator="cpu", devices=1, default_root_dir=folder, **quiet | options)
-
-
-def leftovers(explainer: Explainer) -> list[str]:
-    """Hooks and gradients that a call has left, in the explainer or in its target."""
-    found = []
-    for root in (explainer, explainer.target.model):
-        for name, module in root.named_modules():
-            kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-            found += [f"{kind} of {name or type(root).__name__}" for kind in kinds if getattr(module, kind)]
-        found += [f"gradient of {name}" for name, value in root.named_parameters() if value.grad is not None]
-    return found
 
 
 def assert_maps(maps, shape):
@@ -101,10 +56,24 @@ def test_there_are_explainers_to_check():
     assert {"pcim", "amortized_pcim", "random_map"} <= set(NAMES)
 
 
-@each_case
+#: What the base class calls.
+METHODS = ("attribute", "explain", "explanation", "explain_with", "explain_batch", "extras", "training_step", "loss")
+
+
+@pytest.mark.parametrize(("name", "other"), [(name, other) for name, others in SAME_CODE.items() for other in others])
+def test_one_that_another_is_checked_for_runs_the_same_code(name, other):
+    one, two = class_of(name), class_of(other)
+    for method in METHODS:
+        assert getattr(one, method) is getattr(two, method), f"{other} has a {method} of its own: check it at length"
+
+
+@each([*FULL, *(case for case in BRIEF if case[0] in SHORT)])
 def test_any_query_gets_a_map_and_nothing_is_left_behind(name, kind, dims):
     explainer, images = explainer_of(name, kind, dims), images_of(dims)
     before, copy = state_of(explainer.target), images.clone()
+    kept = explainer.state_dict()
+    assert not any("model" in key or "target" in key for key in kept), "the target's weights are in the state_dict"
+    assert bool(kept) == explainer.learned, "an explainer that learns nothing has nothing to save"
     default = 1 if kind == "classifier" else CLASSES - 1
     pairs = torch.tensor([[0, 1], [2, 0]])
     for targets, queries in ((None, default), (pairs[:, 0], 1), (pairs, 2)):
@@ -130,7 +99,7 @@ def test_one_not_made_for_this_kind_of_target_says_so(name, kind):
         explainer_of(name, kind, 2)
 
 
-@pytest.mark.parametrize(("name", "dims"), [(name, dims) for name, kind, dims in CASES if kind == "segmenter"])
+@pytest.mark.parametrize(("name", "dims"), [(name, dims) for name, kind, dims in FULL if kind == "segmenter"])
 def test_a_segmenter_is_asked_about_given_pixels(name, dims):
     explainer, images, targets = explainer_of(name, "segmenter", dims), images_of(dims), torch.tensor([[0, 1], [2, 0]])
     one = torch.rand(2, 1, *SIZES[dims]) < 0.5
@@ -141,7 +110,7 @@ def test_a_segmenter_is_asked_about_given_pixels(name, dims):
     assert not explainer.explain(images, targets[:, 0], empty).any(), "no pixel asked about: the map is zero"
 
 
-@each_case
+@each(LONG)
 def test_the_callers_context_does_not_matter(name, kind, dims):
     explainer, images, targets = explainer_of(name, kind, dims), images_of(dims), torch.tensor([0, 2])
     expected = explainer.explain(images, targets)
@@ -159,7 +128,7 @@ def test_the_callers_context_does_not_matter(name, kind, dims):
     assert_untouched(before, state_of(explainer.target))
 
 
-@each_case
+@each(LONG)
 def test_images_together_equal_images_alone(name, kind, dims):
     """In double precision, in which rounding has no say."""
     explainer, images = explainer_of(name, kind, dims).double(), images_of(dims).double()
@@ -170,7 +139,7 @@ def test_images_together_equal_images_alone(name, kind, dims):
         assert torch.allclose(together[row : row + 1], alone, rtol=1e-5, atol=1e-6)
 
 
-@each_case
+@each(LONG)
 def test_metatensors_are_taken_as_what_they_hold(name, kind, dims):
     explainer, images, targets = explainer_of(name, kind, dims), images_of(dims), torch.tensor([1, 2])
     maps = explainer.explain(MetaTensor(images), MetaTensor(targets))
@@ -178,7 +147,7 @@ def test_metatensors_are_taken_as_what_they_hold(name, kind, dims):
     assert torch.equal(maps, explainer.explain(images, targets))
 
 
-@each_case
+@each(LONG)
 def test_test_and_predict_run_under_the_trainer(name, kind, dims, tmp_path):
     explainer, run = explainer_of(name, kind, dims), trainer_in(tmp_path)
     before = state_of(explainer.target)
@@ -194,14 +163,14 @@ def test_test_and_predict_run_under_the_trainer(name, kind, dims, tmp_path):
     assert leftovers(explainer) == []
 
 
-@each_case
+LEARNS = {name for name in NAMES if class_of(name).loss is not Explainer.loss}
+
+
+@each([(name, kind, dims) for name, kind in MADE_FOR for dims in SIZES if name in LEARNS])
 def test_one_that_learns_fits_a_step_and_saves_itself_alone(name, kind, dims, tmp_path):
     explainer = explainer_of(name, kind, dims)
     before, start = state_of(explainer.target), {key: value.clone() for key, value in explainer.state_dict().items()}
-    assert not any("model" in key or "target" in key for key in start), "the target's weights are in the state_dict"
-    if not explainer.learned:
-        assert not start, "an explainer that learns nothing has nothing to save"
-        return
+    assert explainer.learned and start
     run = trainer_in(tmp_path, max_epochs=1, limit_train_batches=1)
     run.fit(explainer, batches_of(dims), batches_of(dims))
     assert any(not torch.equal(value, start[key]) for key, value in explainer.state_dict().items()), "nothing learned"

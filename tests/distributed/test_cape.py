@@ -1,29 +1,23 @@
 """CAPE on two ranks: features are written once, the head is fitted as in DDP, TS trains the classifier on both."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 
 import train
-from tests.running import CONFIGS, bars_npz, configure, rows, tiny
+from tests.distributed.ranks import run_train
+from tests.running import bars_npz, configure, rows
 
 
 @pytest.mark.parametrize("mode", ["pf", "ts"])
-def test_two_ranks_fit_and_judge_as_one_process_judges(mode, tmp_path):
+def test_two_ranks_fit_and_judge_as_one_process_judges(on_two_ranks, mode, tmp_path):
     bars = bars_npz(tmp_path / "bars.npz", counts=(16, 7, 9)).split()
     folder = tmp_path / "run"
     cape = ("explainer=cape", f"explainer.mode={mode}", "explainer.cache=file", "explainer.lr=0.05")
     if mode == "ts":
         cape += ("target.weights=builtin",)
-    given = [word for word in tiny(folder, *bars, *cape) if not word.startswith("run_dir=")]
-    words = (*given, f"hydra.run.dir={folder}", "trainer=ddp", "trainer.devices=2", "trainer.max_epochs=2")
-    command = [sys.executable, CONFIGS.parent / "train.py", *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "MEMBER: 2/2" in done.stderr
+    on_two_ranks(run_train, folder, [*bars, *cape, "trainer.max_epochs=2"])
     features = tmp_path / "targets" / "features"
     assert len(list(features.iterdir()) if features.is_dir() else []) == (2 if mode == "pf" else 0)
     checkpoint = folder / "checkpoints" / "best.ckpt"

@@ -1,18 +1,16 @@
 """Global maps on two ranks: the same as in one process, whatever images a sampler repeated or a rank lacks."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 import train
 from lightning_xai.global_maps import GlobalMaps
-from tests.running import CONFIGS, bars_npz, configure, tiny
+from tests.distributed.ranks import run_train
+from tests.running import bars_npz, configure
 
 COUNT = 9
 #: Which images each rank is given; the sampler repeats the first images to even out "padded".
@@ -44,7 +42,6 @@ def as_plain_tensor(result):
 
 
 def work(rank, folder):
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     answers = {}
     for shards, numbers in SHARDS.items():
@@ -58,14 +55,12 @@ def work(rank, folder):
     except ValueError as error:
         answers["shared"] = str(error)
     torch.save(answers, f"{folder}/rank{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+def ranks(on_two_ranks, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(work, (str(folder),), nprocs=2)
+    on_two_ranks(work, str(folder))
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -91,18 +86,13 @@ def test_images_that_two_ranks_were_given_are_an_error(ranks):
         assert answers["shared"].startswith("2 images were added to GlobalMaps on two ranks")
 
 
-def test_the_task_makes_the_same_maps_on_two_ranks(tmp_path):
+def test_the_task_makes_the_same_maps_on_two_ranks(on_two_ranks, tmp_path):
     """Nine validation images: Lightning's sampler gives the second rank the first image once more."""
     bars = [*bars_npz(tmp_path / "bars.npz", counts=(16, 9, 10)).split(), "task=global", "explainer=grad_cam"]
     bars += ["global.fractions=[0,0.5,1]", "global.random_orders=1", "global.samples=10"]
     train.main(configure(tmp_path / "alone", *bars))
     folder = tmp_path / "ranks"
-    given = [word for word in tiny(folder, *bars) if not word.startswith("run_dir=")]
-    words = (*given, f"hydra.run.dir={folder}", "trainer=ddp", "trainer.devices=2")
-    command = [sys.executable, CONFIGS.parent / "train.py", *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "MEMBER: 2/2" in done.stderr
+    on_two_ranks(run_train, folder, bars)
     one, two = (json.loads((path / "global.json").read_text()) for path in (tmp_path / "alone", folder))
     assert one["images"] == two["images"] == 9 and one["labels"] == two["labels"]
     with np.load(tmp_path / "alone/global/maps.npz") as first, np.load(folder / "global/maps.npz") as second:

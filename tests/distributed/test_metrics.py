@@ -2,7 +2,6 @@
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from pytest import approx, fixture, mark
 
 from lightning_xai import ClassifierTarget, SegmenterTarget
@@ -85,7 +84,6 @@ def faithfulness(rank, folder):
 
 
 def work(rank, folder):
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     target, answers = ClassifierTarget(cnn()), {}
     for name, shards in SHARDS.items():
@@ -99,14 +97,12 @@ def work(rank, folder):
     }
     answers["faithfulness"] = faithfulness(rank, folder)
     torch.save(answers, f"{folder}/rank{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 @fixture(scope="module")
-def ranks(tmp_path_factory):
+def ranks(on_two_ranks, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(work, (str(folder),), nprocs=2)
+    on_two_ranks(work, str(folder))
     return folder, [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 

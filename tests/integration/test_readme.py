@@ -3,15 +3,14 @@
 The sweep's line is run in ``test_command_line``.
 """
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.running import command_line
 
 REPO = Path(__file__).parents[2]
 LINES = [
@@ -71,15 +70,7 @@ def folder(tmp_path_factory):
 def run(line: str, folder: Path, *more: str) -> str:
     """Run a command of the README in the folder, with words on top; what it printed."""
     words = line.split()[2:] + list(more)
-    environment = {**os.environ, "WANDB_MODE": "offline", "PYTHONPATH": str(REPO)}
-    done = subprocess.run(
-        [sys.executable, str(REPO / "train.py"), *words],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    done = command_line(*words, cwd=folder)
     assert done.returncode == 0, f"{' '.join(words)}: {done.stdout[-500:]}{done.stderr[-1500:]}"
     return done.stdout
 
@@ -91,7 +82,6 @@ def line_with(*words: str) -> str:
     return found[0]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -104,19 +94,18 @@ def line_with(*words: str) -> str:
     ids=lambda words: words[1],
 )
 def test_a_command_on_own_data_runs_as_it_stands(folder, words):
-    said = run(line_with(*words), folder, *(FEW_STEPS if "explainer=pcim" in words else ()))
+    more = {"explainer=pcim": FEW_STEPS, "data=npz": ()}  # one just as it stands
+    said = run(line_with(*words), folder, *next((more[word] for word in words if word in more), SMALL))
     place = "Page" if "task=global" in words else "Per image"
     assert place in said, "the command must say where its results are"
 
 
-@pytest.mark.slow
 def test_a_segmenter_on_own_scans(folder):
     line = next(line for line in LINES if "data.root=scans" in line)
     said = run(line, folder, *SMALL)
     assert "Per image" in said
 
 
-@pytest.mark.slow
 def test_a_run_is_resumed_tested_applied_and_fine_tuned(folder):
     """A checkpoint brings its own configuration along: nothing is trained again, and no word is repeated."""
     run(line_with("run_dir=runs/mine"), folder, *PHOTOS, *SMALL)

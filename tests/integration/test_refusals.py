@@ -1,8 +1,5 @@
 """What train.py does not go on with: weights that are code, and numbers that are none."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -11,7 +8,7 @@ from torch import nn
 
 import train
 from lightning_xai.functional.finite import NotFiniteError
-from tests.running import CONFIGS, bars_npz, configure, tiny
+from tests.running import CONFIGS, bars_npz, command_line, configure, tiny
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +38,6 @@ def composed(words):
         return compose("train", words)
 
 
-def called(*words):
-    return subprocess.run(
-        [sys.executable, CONFIGS.parent / "train.py", *words], capture_output=True, text=True, timeout=240
-    )
-
-
 def test_torchscript_runs_only_when_allowed(bars, tmp_path):
     words = foreign(tmp_path / "run", 1.0, *bars, "explainer=center_prior")
     with pytest.raises(InstantiationException, match=r"net\.pt is a TorchScript file.*target\.allow_code=true"):
@@ -55,7 +46,7 @@ def test_torchscript_runs_only_when_allowed(bars, tmp_path):
 
 
 def test_the_command_line_says_so_in_one_sentence(bars, tmp_path):
-    done = called(*foreign(tmp_path / "run", 1.0, *bars, "explainer=center_prior"))
+    done = command_line(*foreign(tmp_path / "run", 1.0, *bars, "explainer=center_prior"), cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"train.py: {tmp_path}/net.pt is a TorchScript file, and such")
 
@@ -79,7 +70,8 @@ def test_an_explainer_whose_loss_is_lost_makes_no_table(bars, tmp_path, explaine
 
 
 def test_a_target_whose_loss_is_lost_is_not_kept_and_the_shell_sees_it(bars, tmp_path):
-    done = called(*tiny(tmp_path / "run", *bars, "target_trainer.module.lr=1e30", "explainer=center_prior"))
+    words = tiny(tmp_path / "run", *bars, "target_trainer.module.lr=1e30", "explainer=center_prior")
+    done = command_line(*words, cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith(
         "train.py: The training loss is NaN in epoch 0, step 1 (images train_"

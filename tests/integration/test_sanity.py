@@ -2,14 +2,12 @@
 
 import json
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
 
 import train
-from tests.running import CONFIGS, bars_npz, configure, tiny
+from tests.running import bars_npz, command_line, configure, tiny
 
 NAMES = ["alive", "head", "cascade_2", "whole_model", "random_labels", "other_image"]
 QUICK = ("task=sanity", "sanity.stages=3", "sanity.label_steps=5", "target_trainer.trainer.max_epochs=6")
@@ -23,12 +21,6 @@ def shared(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bars(shared):
     return [*bars_npz(shared / "bars.npz", counts=(64, 8, 9)).split(), *QUICK]
-
-
-def call(*words, cwd):
-    return subprocess.run(
-        [sys.executable, CONFIGS.parent / "train.py", *words], cwd=cwd, capture_output=True, text=True, timeout=240
-    )
 
 
 def table(text):
@@ -100,7 +92,7 @@ def test_a_model_without_layers_is_refused(shared, bars, tmp_path):
 
 
 def test_the_shell_sees_a_failure_and_its_table(shared, bars):
-    done = call(*tiny(shared / "edges", *bars, "explainer=edge_map"), cwd=shared)
+    done = command_line(*tiny(shared / "edges", *bars, "explainer=edge_map"), cwd=shared)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr[-2000:]
     verdicts = table(done.stdout)
     assert {name for name, verdict in verdicts.items() if verdict == "FAIL"} >= {"whole_model", "random_labels"}
@@ -111,13 +103,13 @@ def test_the_shell_sees_a_failure_and_its_table(shared, bars):
 def test_a_sweep_goes_on_after_a_failure(shared, bars):
     words = [word for word in tiny(shared / "sweep", *bars) if not word.startswith("run_dir")]
     places = (f"hydra.sweep.dir={shared}/sweep", "hydra.sweep.subdir=${hydra.job.num}", "sanity.images=4")
-    done = call("-m", "explainer=edge_map,captum_input_x_gradient", *words, *places, cwd=shared)
+    done = command_line("-m", "explainer=edge_map,captum_input_x_gradient", *words, *places, cwd=shared)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr[-2000:]
     passed = [json.loads((shared / "sweep" / str(job) / "sanity.json").read_text())["passed"] for job in (0, 1)]
     assert passed == [False, True]
 
 
 def test_the_shell_sees_success(shared, bars):
-    done = call(*tiny(shared / "fine", *bars, "explainer=captum_integrated_gradients"), cwd=shared)
+    done = command_line(*tiny(shared / "fine", *bars, "explainer=captum_integrated_gradients"), cwd=shared)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "CaptumExplainer passes the sanity checks." in done.stdout

@@ -88,12 +88,12 @@ def pixel_flipping() -> dict[str, Any]:
 
     values: dict[str, Any] = {
         "call": f"PixelFlipping(features_in_step={STEP}, abs=False, normalize=False, perturb_baseline=baseline)",
-        "points": "12 a curve: point i has the (i + 1) * 12 top pixels replaced; the hook_guard image is not a point, "
+        "points": "12 a curve: point i has the (i + 1) * 12 top pixels replaced; the untouched image is not a point, "
         "the last point is the blank image",
         "score": "softmax probability of the target",
         "baselines": "black: each image's own minimum; 0.0: zero",
         "auc": "return_auc_per_sample=True: trapezoid over the 12 points with dx = 1, not divided by the width",
-        "full": "probability of the hook_guard image, by torch",
+        "full": "probability of the untouched image, by torch",
     }
     for name in ("linear_gray", "conv_gray"):
         model, images = inputs.models()[name]
@@ -191,7 +191,7 @@ def deletion_insertion() -> dict[str, Any]:
 
     values: dict[str, Any] = {
         "call": "DeletionInsertionMetric(maps, softmax, steps=12, baseline=zero or the minimum), one image each",
-        "points": "13 a curve at 0/12, 1/12, ... 12/12: the hook_guard and the blank image are both points",
+        "points": "13 a curve at 0/12, 1/12, ... 12/12: the untouched and the blank image are both points",
         "auc": "trapezoid over the fractions, so within [0, 1]",
         "ties": "pixels that tie keep their scan order (stable sort)",
         "steps_20": "steps is a maximum: of 144 pixels, steps=20 makes intervals of ceil(144 / 20) = 8 pixels, so 18",
@@ -367,7 +367,7 @@ def quantus_faults() -> dict[str, Any]:
         f"(e.g. [0, 1, 5] fills with 2, and the next step with {later.mean()})",
         not np.allclose(drifting, constant),
         right=constant,
-        right_by="PixelFlipping with perturb_baseline = the hook_guard image's mean, as a number, an image at a time",
+        right_by="PixelFlipping with perturb_baseline = the untouched image's mean, as a number, an image at a time",
     )
     return faults
 

@@ -47,10 +47,12 @@ def capture_outputs(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Te
 def hook_guard(model: Any) -> Iterator[None]:
     """Remove all hooks that other code adds to a model inside a ``with`` block, also after an exception.
 
-    Until then nothing in it works in place, which backward hooks do not bear.
+    So are the attributes that they hung on its modules, as Captum's DeepLIFT does with what a layer gave. Until then
+    nothing in it works in place, which backward hooks do not bear.
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     hooks = [(kind, dict(kind)) for module in modules for kind in _hooks(module)]
+    attributes = [(module, set(vars(module))) for module in modules]
     in_place = [module for module in modules if getattr(module, "inplace", False) is True]
     for module in in_place:
         module.inplace = False  # type: ignore[assignment]
@@ -62,6 +64,9 @@ def hook_guard(model: Any) -> Iterator[None]:
         for kind, before in hooks:
             for key in set(kind) - set(before):
                 del kind[key]
+        for module, names in attributes:
+            for name in set(vars(module)) - names:
+                delattr(module, name)
 
 
 def _hooks(module: nn.Module) -> list[dict[int, Any]]:
