@@ -22,7 +22,7 @@ from lightning_xai.global_maps.result import PEPPRResult
 from lightning_xai.perturbation.baselines import hide_pixels
 from lightning_xai.perturbation.context import PerturbationContext
 from lightning_xai.perturbation.evaluator import Evaluator, output_of_inputs
-from lightning_xai.perturbation.perturbations import GivenMasks
+from lightning_xai.perturbation.perturbations import FixedMasks
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
 
@@ -159,7 +159,7 @@ def outputs_of_images(
         query = every_query(target, images, batch.get("mask"))
         output = target.output("dice" if target.dense else "probability")
         evaluator = Evaluator(output_of_inputs(target, output, query), chunk_size)
-        masks = GivenMasks(lambda index, _: shown.view(1, 1, *shown.shape), 1, "blur" if baseline is None else baseline)
+        masks = FixedMasks(lambda index, _: shown.view(1, 1, *shown.shape), 1, "blur" if baseline is None else baseline)
         values = evaluator(PerturbationContext.of_queries(images, query.shape[1]), {"shown": masks})["shown"][..., 0]
         outputs.append(values.masked_fill(~query.defined(), float("nan")).cpu())
     return torch.cat(outputs).float()

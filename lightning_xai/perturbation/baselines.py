@@ -11,7 +11,8 @@ from typing_extensions import override
 
 from lightning_xai.perturbation.imputation import neighbor_imputation
 
-Fill = Callable[[Tensor], Tensor]
+#: Images ``(B, C, *S)`` -> baseline images of the same shape.
+BaselineFunction = Callable[[Tensor], Tensor]
 
 
 class MaskedBaseline(ABC):
@@ -89,7 +90,7 @@ class NeighborBaseline(MaskedBaseline):
         return torch.where(visible, images, noisy)
 
 
-BASELINES: dict[str, Fill | MaskedBaseline] = {
+BASELINES: dict[str, BaselineFunction | MaskedBaseline] = {
     "zero": zero_baseline,
     "median": median_baseline,
     "channel_mean": channel_mean_baseline,
@@ -99,7 +100,9 @@ BASELINES: dict[str, Fill | MaskedBaseline] = {
 }
 
 
-def named_baseline(fill: str | Tensor | Fill | MaskedBaseline) -> Tensor | Fill | MaskedBaseline:
+def named_baseline(
+    fill: str | Tensor | BaselineFunction | MaskedBaseline,
+) -> Tensor | BaselineFunction | MaskedBaseline:
     """Look up a baseline by its name; anything else is returned as it is.
 
     Raises:
@@ -114,7 +117,7 @@ def named_baseline(fill: str | Tensor | Fill | MaskedBaseline) -> Tensor | Fill 
     return BASELINES[fill]
 
 
-def baseline_images(images: Tensor, fill: str | Tensor | Fill) -> Tensor:
+def baseline_images(images: Tensor, fill: str | Tensor | BaselineFunction) -> Tensor:
     """The baseline images: what replaces the pixels of some images, whichever of them are hidden.
 
     Args:
@@ -133,11 +136,11 @@ def baseline_images(images: Tensor, fill: str | Tensor | Fill) -> Tensor:
     """
     baseline = named_baseline(fill)
     if isinstance(baseline, MaskedBaseline):
-        raise ValueError(f"Fill {fill!r} depends on the hidden pixels, so it gives no baseline image; use another.")
+        raise ValueError(f"fill={fill!r} depends on the hidden pixels, so it gives no baseline image; use another.")
     return baseline.to(images).expand_as(images) if isinstance(baseline, Tensor) else baseline(images)
 
 
-def hide_pixels(images: Tensor, visible: Tensor, fill: str | Tensor | Fill | MaskedBaseline) -> Tensor:
+def hide_pixels(images: Tensor, visible: Tensor, fill: str | Tensor | BaselineFunction | MaskedBaseline) -> Tensor:
     """Replace some pixels of images by a baseline.
 
     Args:

@@ -9,9 +9,15 @@ from torch import Tensor
 
 from lightning_xai.functional.ranking import order_of, ranks_of
 from lightning_xai.functional.tensors import min_max
-from lightning_xai.perturbation.baselines import Fill, MaskedBaseline, baseline_images, named_baseline, noise_baseline
+from lightning_xai.perturbation.baselines import (
+    BaselineFunction,
+    MaskedBaseline,
+    baseline_images,
+    named_baseline,
+    noise_baseline,
+)
 
-AnyBaseline = str | Tensor | Fill | MaskedBaseline
+AnyBaseline = str | Tensor | BaselineFunction | MaskedBaseline
 T = TypeVar("T")
 
 
@@ -59,7 +65,7 @@ class PerturbationContext:
         """The images with every pixel hidden, ``(B, C, *S)``."""
         return self.once(("baseline", key_of(fill)), lambda: self._baseline_image(named_baseline(fill)))
 
-    def _baseline_image(self, baseline: Tensor | Fill | MaskedBaseline) -> Tensor:
+    def _baseline_image(self, baseline: Tensor | BaselineFunction | MaskedBaseline) -> Tensor:
         if isinstance(baseline, MaskedBaseline):
             return baseline.hide(self.images, torch.zeros_like(self.images[:, :1], dtype=torch.bool))
         return baseline_images(self.images, baseline)

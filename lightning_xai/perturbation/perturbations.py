@@ -115,7 +115,7 @@ class SoftMasked(Perturbation):
 
 
 @dataclass(frozen=True, eq=False)
-class GivenMasks(Perturbation):
+class FixedMasks(Perturbation):
     """The image under masks that do not depend on the query; both the perturbation and the set of its inputs.
 
     Attributes:
@@ -133,7 +133,7 @@ class GivenMasks(Perturbation):
     @property
     @override
     def key(self) -> Hashable:
-        return "given", id(self.masks), key_of(self.fill)
+        return "fixed masks", id(self.masks), key_of(self.fill)
 
     def steps(self, pixels: int) -> list[Step]:
         """One step a mask."""

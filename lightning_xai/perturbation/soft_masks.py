@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from lightning_xai.functional.resize import resize
-from lightning_xai.perturbation.baselines import Fill, baseline_images
+from lightning_xai.perturbation.baselines import BaselineFunction, baseline_images
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
 
 GOLDEN_RATIO = 0.6180339887498949
 #: Side of the coarse grid that :func:`smooth_noise` is drawn on.
 NOISE_GRID = 8
-Baseline = str | Tensor | Fill | Sequence[str]
+Baseline = str | Tensor | BaselineFunction | Sequence[str]
 
 
 def blend(images: Tensor, baseline: Tensor, alpha: Tensor) -> Tensor:

@@ -47,8 +47,8 @@ def capture_outputs(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Te
 def hook_guard(model: Any) -> Iterator[None]:
     """Remove all hooks that other code adds to a model inside a ``with`` block, also after an exception.
 
-    So are the attributes that they hung on its modules, as Captum's DeepLIFT does with what a layer gave. Until then
-    nothing in it works in place, which backward hooks do not bear.
+    Attributes that it sets on modules are removed too: Captum's DeepLIFT keeps outputs of layers there. Until then
+    nothing in the model works in place, which backward hooks do not bear.
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     hooks = [(kind, dict(kind)) for module in modules for kind in _hooks(module)]
