@@ -95,9 +95,9 @@ def test_vessels_are_found_by_the_published_network(data_root: Path) -> None:
     dice = []
     for batch in data.test_dataloader():
         with torch.no_grad():
-            found = target.model(batch["image"]).sigmoid()
-        for probabilities, name in zip(found, batch["id"], strict=True):
-            # The published Dice is one of the pictures' own pixels, at a threshold of .4.
+            outputs = target.model(batch["image"]).sigmoid()
+        for probabilities, name in zip(outputs, batch["id"], strict=True):
+            # The published Dice is one of the original pixels, at a threshold of .4.
             reference = references[name]
             vessel = functional.interpolate(probabilities[None], reference.shape[1:], mode="bilinear")[0] > 0.4
             dice.append(2 * (vessel & reference).sum() / (vessel.sum() + reference.sum()))
