@@ -88,7 +88,8 @@ def test_npz_files(data_root: Path, name: str, counts: list[int], shape: tuple[i
 def test_vessels_are_found_by_the_published_network(data_root: Path) -> None:
     data = configured("vessels")
     assert [len(items) for items in data.split_items.values()] == [16, 4, 20] and data.image_shape == (3, 512, 512)
-    target = instantiate(load_config(Path(__file__).parents[3] / "configs" / "target" / "vessel_wnet.yaml"))
+    config = load_config(Path(__file__).parents[3] / "configs" / "target" / "vessel_wnet.yaml")
+    target = instantiate(OmegaConf.create({"target": config, "data_info": data.data_info()}).target)
     rule = survey_masks(data.split_items["test"], data.mask_classes, "vessels")
     unscaled = LoadItem(None, None, True, data.mask_classes, data.prepare, rule=rule)
     references = {item.id: unscaled(item)["mask"] > 0 for item in data.split_items["test"]}
