@@ -1,4 +1,4 @@
-"""Checks over a whole data set, and its fingerprint."""
+"""Check a whole data set for mistakes, and compute its fingerprint."""
 
 import zlib
 from collections import Counter

@@ -104,7 +104,7 @@ class MaskValues:
     lossy: bool = False
 
     def add(self, mask: np.ndarray, name: str, lossy: bool = False) -> None:
-        """Add a mask.
+        """Count the values of a mask.
 
         Args:
             mask: Values of any shape; those that are no whole numbers or negative are left to `read_mask`.
@@ -119,13 +119,13 @@ class MaskValues:
             self.first.setdefault(value, name)
 
     def merge(self, other: "MaskValues") -> None:
-        """Add the values of other masks."""
+        """Add the counts of other masks."""
         self.lossy = self.lossy or other.lossy
         self.counts.update(other.counts)
         self.first = other.first | self.first
 
     def add_source(self, source: Source | tuple[Source, ...], name: str) -> None:
-        """Add a mask, or several of one image, as they are stored; unreadable ones are left to `read_mask`."""
+        """Count the values of a mask, or of several of one image, as stored; unreadable ones are for `read_mask`."""
         for part in source if isinstance(source, tuple) else (source,):
             if isinstance(part, np.ndarray):
                 self.add(part, name)

@@ -15,11 +15,11 @@ NAMED = 8
 
 
 class NotFiniteError(ValueError):
-    """A loss, a weight or an output that is NaN or infinite."""
+    """The error for a loss, a weight or an output that is NaN or infinite."""
 
 
 class NotFiniteOutputError(NotFiniteError):
-    """A target's output for whole images is NaN or infinite.
+    """The error for a target's outputs of whole images that are NaN or infinite.
 
     Args:
         rows: Which images of the batch.
@@ -31,7 +31,7 @@ class NotFiniteOutputError(NotFiniteError):
 
 
 def check_outputs(outputs: Tensor) -> None:
-    """Refuse a target's outputs ``(B, ...)`` for whole images that are NaN or infinite.
+    """Raise an error for a target's outputs ``(B, ...)`` for whole images that are NaN or infinite.
 
     Raises:
         NotFiniteOutputError: If there are any; its ``rows`` say which.
@@ -59,7 +59,7 @@ def naming_images(batch: Mapping[str, Any]) -> Iterator[None]:
 def check_weights(
     state: Mapping[str, Any], like: Mapping[str, Tensor], where: str, remedy: str = "use other weights"
 ) -> None:
-    """Refuse weights that are NaN or infinite.
+    """Raise an error for weights that are NaN or infinite.
 
     Args:
         state: Tensors by name.
@@ -77,7 +77,7 @@ def check_weights(
 
 
 def check_loss(module: LightningModule, loss: Tensor, batch: Mapping[str, Any], stage: str) -> None:
-    """Refuse a loss that is NaN or infinite.
+    """Raise an error for a loss that is NaN or infinite.
 
     Args:
         module: The module whose loss it is.

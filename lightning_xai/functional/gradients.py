@@ -1,4 +1,4 @@
-"""Gradients of many scores by layers of a frozen network, with as many scores in one backward pass as are worth it."""
+"""Gradients of many scores by layers of a frozen network, several in one backward pass where that is faster."""
 
 import logging
 import warnings
@@ -47,7 +47,7 @@ def from_gradients(model: nn.Module, scores: Tensor, inputs: Sequence[Tensor], u
 
 
 def columns_at_once(model: nn.Module, scores: Tensor) -> int:
-    """How many columns of scores share a backward pass: at least 1.
+    """Choose how many columns of scores share a backward pass: at least 1.
 
     So many that the largest gradient between scores and inputs has at most :data:`LARGEST` elements. One if Python code
     takes part in the backward pass (custom autograd functions, backward hooks of modules): it is made for plain

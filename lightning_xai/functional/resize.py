@@ -1,4 +1,4 @@
-"""Linear resizing of maps, and enlarging that keeps the mass of every region."""
+"""Resize maps linearly, or enlarge them so that every region keeps its sum."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def spread(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Enlarge ``(B, C, *s)`` to ``(B, C, *size)`` so that every region keeps its mass: each sums to what it was.
+    """Enlarge ``(B, C, *s)`` to ``(B, C, *size)`` so that the pixels of every region sum to the value it had.
 
     Linear interpolation whose weights are scaled so that those of every region sum to 1.
     """
@@ -26,7 +26,7 @@ def spread(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def spread_weights(before: int, after: int) -> Tensor:
-    """``(after, before)``: how the mass of each region is spread over the pixels; columns sum to 1."""
+    """Weights ``(after, before)`` that distribute the value of each region over the pixels; columns sum to 1."""
     few, many = sorted((before, after))
     position = ((torch.arange(many, dtype=torch.float64) + 0.5) * few / many - 0.5).clamp(0, few - 1)
     linear = (1 - (position[:, None] - torch.arange(few)).abs()).clamp(min=0)

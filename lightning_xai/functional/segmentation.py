@@ -65,7 +65,7 @@ def reference_pixels(mask: Tensor, targets: Tensor) -> Tensor:
 
 
 def over_region(values: Tensor, regions: Tensor | None, mean: bool) -> Tensor:
-    """Sum or mean over each query's region; a classifier has none, and its values pass as they are.
+    """Sum or average values over each query's region; those of a classifier, which has none, are returned as they are.
 
     Args:
         values: ``(B, T, *S)``, or ``(B, T)`` of a classifier.

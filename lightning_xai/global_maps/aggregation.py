@@ -90,7 +90,7 @@ def present_labels(labels: Tensor, classes: int) -> Tensor:
 
 
 def entering(present: Tensor, predicted: Tensor | None, targets: Tensor, subset: str) -> Tensor:
-    """Which maps ``(B, T)`` are counted.
+    """Decide which maps ``(B, T)`` are aggregated.
 
     Args:
         present: ``(B, L)`` bool, the labels of the images.
@@ -180,7 +180,7 @@ def reduce_rows(values: Tensor, reduction: str, trim: float, quantile: float) ->
 
 
 def agreed(value: Any) -> Any:
-    """The value of the first rank that has one, ``None`` if none has. Every rank must call."""
+    """The value of the first process that has one, ``None`` if none has; every process must call it."""
     if not (dist.is_available() and dist.is_initialized()):
         return value
     values: list[Any] = [None] * dist.get_world_size()

@@ -71,6 +71,6 @@ def maps_figure(result: GlobalMapsResult, normalization: str, region: Tensor | N
 
 
 def as_array(values: Tensor) -> NDArray[np.float32]:
-    """A tensor as float32."""
+    """Convert a tensor to a float32 array."""
     array: NDArray[np.float32] = values.float().cpu().numpy()
     return array

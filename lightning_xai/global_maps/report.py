@@ -76,7 +76,7 @@ def write_report(
 
 
 def numbers(findings: Findings) -> dict[str, Any]:
-    """Everything in the report as plain values."""
+    """All numbers of the report as plain values."""
     maps, names = findings.maps, findings.maps.labels
     rows = zip(names, maps.count, maps.skipped, maps.stability, strict=True)
     labels = {name: {"count": count, "skipped": skipped, "stability": r} for name, count, skipped, r in rows}
@@ -114,7 +114,7 @@ def draw_figures(data: ImageDataModule, settings: DictConfig, findings: Findings
 
 
 def over_images(data: ImageDataModule, split: str, overall: Tensor | None) -> NDArray[np.uint8]:
-    """The overall map over the first images of a split, both turned back as the images were taken."""
+    """Draw the overall map over the first images of a split, both mirrored back to how the images were taken."""
     assert overall is not None
     batch = next(iter(data.plain_dataloader(split)))
     count, sides = min(SHOWN, len(batch["id"])), batch.get("laterality")
@@ -138,7 +138,7 @@ def as_taken(data: ImageDataModule, values: Tensor, side: str | None) -> Tensor:
 
 
 def sections(settings: DictConfig, findings: Findings, figures: dict[str, NDArray[np.uint8]]) -> list[page.Part]:
-    """The parts of the page."""
+    """The sections of the page, in order."""
     judged = f"the {len(findings.peppr.truth)} images of the {settings.peppr_split} split"
     return [
         page.heading("What the numbers say"),
@@ -182,7 +182,7 @@ def labels_table(findings: Findings) -> page.Part:
 
 
 def summary_table(findings: Findings) -> list[page.Part]:
-    """The numbers of PEPPR: mean over labels with intervals, and each label's."""
+    """The table of PEPPR's numbers: mean over labels with intervals, and each label's."""
     names = findings.maps.labels
     summary, by_label = findings.peppr.summary(), findings.peppr.per_label()
     head = ["", "mean over labels", "95 % interval", *(names[label] for label in by_label)]
@@ -198,7 +198,7 @@ def summary_table(findings: Findings) -> list[page.Part]:
 
 
 def bias_parts(findings: Findings) -> list[page.Part]:
-    """How much of each label's map lies outside of the region, and the images that contribute most."""
+    """The table of how much of each label's map lies outside of the region, and the images that contribute most."""
     rows = [
         [
             f"{bias.label}{' (look at this)' if bias.found else ''}",

@@ -46,22 +46,22 @@ class PEPPRResult:
 
     @property
     def erase(self) -> Tensor:
-        """``(L, P)``, the most important pixels hidden."""
+        """Scores ``(L, P)`` with the most important pixels hidden."""
         return self.curves["erase"]
 
     @property
     def restore(self) -> Tensor:
-        """``(L, P)``, only the most important pixels shown."""
+        """Scores ``(L, P)`` with only the most important pixels shown."""
         return self.curves["restore"]
 
     @property
     def erase_reversed(self) -> Tensor:
-        """``(L, P)``, the least important pixels hidden."""
+        """Scores ``(L, P)`` with the least important pixels hidden."""
         return self.curves["erase_reversed"]
 
     @property
     def erase_random(self) -> Tensor:
-        """``(R, L, P)``, random pixels hidden."""
+        """Scores ``(R, L, P)`` with random pixels hidden, for each random order."""
         return torch.stack([curve for name, curve in self.curves.items() if name.startswith("erase_random_")])
 
     @property
@@ -95,7 +95,7 @@ class PEPPRResult:
         }
 
     def bootstrap(self, samples: int = 200, level: float = 0.95, seed: int = 0) -> dict[str, tuple[float, float]]:
-        """Percentile intervals of every number of the :meth:`summary`, over images.
+        """Compute percentile intervals of every number of the :meth:`summary`, over images.
 
         Resamples in which a label cannot be scored are taken again.
         """
@@ -106,7 +106,7 @@ class PEPPRResult:
         return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
     def bands(self, samples: int = 200, level: float = 0.95, seed: int = 0) -> dict[str, Tensor]:
-        """Lower and upper ends ``(2, P)`` of the curves of the mean over labels, over resampled images."""
+        """Compute the lower and upper ends ``(2, P)`` of the curves of the mean over labels, over resampled images."""
         resampled = self._resampled(samples, seed)
         tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
         return {
@@ -194,7 +194,7 @@ class PEPPRResult:
 
 
 def score(values: Tensor, truth: Tensor, metric: str) -> Tensor:
-    """AUC, or mean Dice, of every label.
+    """Compute the AUC, or the mean Dice, of every label.
 
     Args:
         values: ``(N, L, P)``, probabilities or the Dice of each image.

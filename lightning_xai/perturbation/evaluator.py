@@ -22,7 +22,7 @@ from lightning_xai.targets.outputs import TargetOutput
 
 
 class PerturbedBatch(NamedTuple):
-    """Perturbed inputs ``(n, C, *S)`` of one forward pass, and the ``m`` queries about them.
+    """The perturbed inputs ``(n, C, *S)`` of one forward pass, and the ``m`` queries about them.
 
     ``rows (m,)`` and ``columns (m,)`` say where the outputs go; ``input_index (m,)`` says which input each query is
     about; ``None``: query ``i`` is about input ``i``.
@@ -35,7 +35,7 @@ class PerturbedBatch(NamedTuple):
 
 
 class EvaluationPlan:
-    """The distinct steps of some perturbation sets, and which of them each set reads.
+    """The inputs that some perturbation sets need, each once, and which of them belong to each set.
 
     Args:
         sets: By name.
@@ -78,7 +78,7 @@ class Evaluator:
     per_image: bool = True
 
     def __call__(self, context: PerturbationContext, sets: Mapping[str, PerturbationSet]) -> dict[str, Tensor]:
-        """Outputs ``(B, T, steps)``, or ``(B, T, steps, R)``, of perturbation sets by name; what they share runs once.
+        """Compute the outputs ``(B, T, steps)``, or ``(B, T, steps, R)``, of perturbation sets, by name.
 
         Args:
             context: The images, and their maps or their number of queries.
@@ -93,7 +93,7 @@ class Evaluator:
     def table(
         self, plan: EvaluationPlan, context: PerturbationContext, computed: Mapping[int, Tensor] | None = None
     ) -> Tensor:
-        """Outputs ``(B * T, steps)``, or ``(B * T, steps, R)``, of all steps of a plan.
+        """Compute the outputs ``(B * T, steps)``, or ``(B * T, steps, R)``, of all steps of a plan.
 
         Args:
             plan: Which inputs.

@@ -25,7 +25,7 @@ CHUNK = 2**19
 
 @torch.no_grad()
 def neighbor_imputation(images: Tensor, visible: Tensor) -> Tensor:
-    """Replace every hidden pixel by the weighted mean of its neighbors, the hidden among them replaced likewise.
+    """Replace every hidden pixel by the weighted mean of its neighbors, visible and replaced ones.
 
     A neighbor that differs in ``k`` coordinates has weight ``1 / k``; those outside of the image are left out.
 

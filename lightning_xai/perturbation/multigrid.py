@@ -42,7 +42,7 @@ class Grid:
         self.damping = 1 if len(size) > 1 else 2 / 3
 
     def flat(self, values: Tensor) -> Tensor:
-        """``(n, C, *size)`` to ``(n, C, L)``."""
+        """Pad values ``(n, C, *size)`` with the border of zeros and flatten them to ``(n, C, L)``."""
         return F.pad(values, [1, 1] * len(self.size)).flatten(2)
 
     def square(self, values: Tensor) -> Tensor:
@@ -57,15 +57,15 @@ class Grid:
         return view
 
     def core(self, values: Tensor, shift: int = 0) -> Tensor:
-        """``(n, C, L)`` without the margins that no unknown lies in, shifted by ``shift`` points."""
+        """View ``(n, C, L)`` without the margins that no unknown lies in, shifted by ``shift`` points."""
         return values[..., self.margin + shift : values.shape[2] - self.margin + shift]
 
     def whole(self, core: Tensor) -> Tensor:
-        """Give a core its margins of zeros back."""
+        """Pad a core with its margins of zeros."""
         return F.pad(core, [self.margin, self.margin])
 
     def residual(self, right: Tensor, values: Tensor) -> Tensor:
-        """``right - A values``, which is 0 but at the unknowns."""
+        """The residual ``right - A values``, which is 0 but at the unknowns."""
         out = torch.zeros_like(right)
         torch.add(self.core(right), self.pull(values), out=self.core(out))
         return out
@@ -75,16 +75,16 @@ class Grid:
         raise NotImplementedError
 
     def links(self) -> Tensor:
-        """``(n, 3^D, *size)``: by how much each neighbor raises ``-A`` at each point."""
+        """The entries of ``-A``, ``(n, 3^D, *size)``: by how much each neighbor raises ``-A`` at each point."""
         raise NotImplementedError
 
     def masked(self, links: Tensor) -> Tensor:
-        """Cut the links to and from what is no unknown."""
+        """Set the links to and from points that are no unknowns to 0."""
         ends = torch.cat([self.inner(self.mask, step) for step in self.steps], dim=1)
         return ends.mul_(self.inner(self.mask)).mul_(links)
 
     def inverted(self) -> Tensor:
-        """``(n, N, N)``: the inverse of ``A`` with ones on the diagonal where nothing is unknown."""
+        """The inverse ``(n, N, N)`` of ``A`` with ones on the diagonal where nothing is unknown."""
         points = prod(self.size)
         unit = self.flat(torch.eye(points).to(self.mask).view(1, points, *self.size))
         matrix = -self.inner(self.whole(self.pull(unit.expand(len(self.mask), -1, -1)))).flatten(2)
@@ -93,7 +93,7 @@ class Grid:
 
 
 class Finest(Grid):
-    """The neighbor weights themselves, times the integer that makes all of them exact."""
+    """The finest grid: the neighbor weights themselves, times the integer that makes all of them exact."""
 
     def __init__(self, hidden: Tensor):
         super().__init__(hidden.shape[2:])
@@ -136,7 +136,7 @@ class Finest(Grid):
 
 
 class Coarse(Grid):
-    """Every other point of a finer grid, with the Galerkin operator of linear interpolation between them."""
+    """Every other point of a finer grid, with the Galerkin operator of linear interpolation between the two."""
 
     def __init__(self, finer: Grid):
         # For an even side the last point lies one beyond the grid: without it the border would act as if visible.
@@ -172,7 +172,7 @@ class Coarse(Grid):
         return total
 
     def prolong(self, values: Tensor) -> Tensor:
-        """``(n, C, *size)`` to ``(n, C, *finer.size)``: linear interpolation."""
+        """Interpolate values ``(n, C, *size)`` linearly to ``(n, C, *finer.size)``."""
         for axis, side in reversed(list(enumerate(self.finer.size, start=2))):
             even, odd = side - side // 2, side // 2
             finer = values.new_empty([*values.shape[:axis], side, *values.shape[axis + 1 :]])
@@ -182,7 +182,7 @@ class Coarse(Grid):
         return values
 
     def restrict(self, values: Tensor) -> Tensor:
-        """``(n, C, finer L)`` to ``(n, C, *size)``: the transpose of :meth:`prolong`."""
+        """Reduce values ``(n, C, finer L)`` to ``(n, C, *size)`` by the transpose of :meth:`prolong`."""
         values = self.finer.square(values)
         for axis, side in enumerate(self.size, start=2):
             # The border of zeros is point 0: the points to keep are the odd ones, each between two even ones.
@@ -230,7 +230,7 @@ def add_coarser(grid: Grid) -> None:
 
 
 def first_guess(grid: Grid, sums: Tensor, weights: Tensor) -> Tensor:
-    """``(n, C, *size)``: the mean ``sums / weights`` and, where nothing is visible near, that of the coarser grids."""
+    """First guess ``(n, C, *size)``: the mean ``sums / weights``, of coarser grids where nothing is visible near."""
     coarser = grid.coarser
     if coarser is None:
         axes = tuple(range(2, sums.ndim))

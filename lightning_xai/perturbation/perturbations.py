@@ -14,7 +14,7 @@ from lightning_xai.perturbation.context import AnyBaseline, PerturbationContext,
 
 
 class Perturbation(ABC):
-    """One way to perturb inputs; a level says how much."""
+    """A way to perturb images; a level says how much, or which of several perturbed images."""
 
     #: Whether the result depends on the query's map; if not, one input serves all queries of an image.
     per_query: ClassVar[bool]
@@ -22,11 +22,11 @@ class Perturbation(ABC):
     @property
     @abstractmethod
     def key(self) -> Hashable:
-        """What makes two perturbations the same."""
+        """A key that is equal for equal perturbations."""
 
     @abstractmethod
     def apply(self, context: PerturbationContext, index: Tensor, level: Tensor) -> Tensor:
-        """Perturbed inputs ``(n, C, *S)``.
+        """Compute perturbed inputs ``(n, C, *S)``.
 
         Args:
             context: The images and their maps.
@@ -40,7 +40,7 @@ Step = tuple[Perturbation, int]
 
 
 class Unperturbed(Perturbation):
-    """The image as it is."""
+    """The unperturbed image."""
 
     per_query = False
     key = "unperturbed"
@@ -69,7 +69,7 @@ class BaselineImage(Perturbation):
 
 @dataclass(frozen=True, eq=False)
 class Masked(Perturbation):
-    """The first ``level`` pixels of the ranking are shown and the others hidden; the reverse for negative levels."""
+    """The image with all but the first ``level`` pixels of the ranking hidden; a negative level hides these instead."""
 
     fill: AnyBaseline
     content: str = "own"
@@ -136,7 +136,7 @@ class FixedMasks(Perturbation):
         return "fixed masks", id(self.masks), key_of(self.fill)
 
     def steps(self, pixels: int) -> list[Step]:
-        """One step a mask."""
+        """The perturbed inputs of the set: one a mask."""
         return [(self, number) for number in range(self.count)]
 
     @override
@@ -182,11 +182,11 @@ class Noisy(Perturbation):
         return self
 
     def steps(self, pixels: int) -> list[Step]:
-        """One step a sample."""
+        """The perturbed inputs of the set: one a sample."""
         return [(self, sample) for sample in range(self.samples)]
 
     def fields(self, images: Tensor) -> Tensor:
-        """The noise of unit size, ``(samples, C or 1, *S)``."""
+        """The noise of all samples at unit size, ``(samples, C or 1, *S)``."""
         shape = (images.shape[1] if self.per_channel else 1, *images.shape[2:])
         generator = torch.Generator().manual_seed(self.seed)
         draw = torch.randn if self.law == "gaussian" else torch.rand
@@ -194,7 +194,7 @@ class Noisy(Perturbation):
         return (fields if self.law == "gaussian" else 2 * fields - 1).to(images)
 
     def size(self, images: Tensor) -> Tensor:
-        """What the noise is multiplied by, ``(B,)``."""
+        """The size of the noise for each image, ``(B,)``."""
         flat = images.flatten(1)
         return self.level * (flat.std(dim=1) if self.law == "gaussian" else flat.amax(dim=1) - flat.amin(dim=1))
 
@@ -204,7 +204,7 @@ class Noisy(Perturbation):
 
     @override
     def apply(self, context: PerturbationContext, index: Tensor, level: Tensor) -> Tensor:
-        """The level is the number of the sample."""
+        """Add the noise of the samples whose numbers are the levels."""
         fields, size = self.fields_and_size(context)
         inputs = context.images[index]
         return torch.addcmul(inputs, size[index].view(-1, *(1,) * (inputs.ndim - 1)), fields[level], out=inputs)

@@ -41,7 +41,7 @@ class Curve:
         named_baseline(self.fill)
 
     def steps(self, pixels: int) -> list[Step]:
-        """One step a fraction, for maps of so many pixels."""
+        """The perturbed inputs of the curve: one a fraction, for maps of so many pixels."""
         return [self._step(fraction, pixels) for fraction in self.fractions]
 
     def _step(self, fraction: float, pixels: int) -> Step:
@@ -70,7 +70,7 @@ class Blend:
     prescaled: bool = False
 
     def steps(self, pixels: int) -> list[Step]:
-        """The one step."""
+        """The one perturbed input of the set."""
         return [(SoftMasked(self.fill, self.prescaled), int(self.part == "map"))]
 
 

@@ -1,1 +1,1 @@
-"""Does an explainer care about the model and the image at all?"""
+"""Sanity checks: do the maps of an explainer depend on the model and on the image?"""

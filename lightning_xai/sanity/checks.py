@@ -26,7 +26,7 @@ Fit = Callable[[Explainer], None]
 
 @dataclass(frozen=True)
 class Check:
-    """One sanity check.
+    """The result of one sanity check.
 
     Attributes:
         name: What was changed.
@@ -63,7 +63,7 @@ class Probe:
     seed: int
 
     def explainer(self, target: Target) -> Explainer:
-        """An explainer of the target, trained around it if it learns.
+        """Make an explainer of the target, and train it around the target if it learns.
 
         Raises:
             ValueError: If it learns and there is no ``fit``.
@@ -81,7 +81,7 @@ class Probe:
         return explainer.to(self.targets.device).eval()
 
     def maps(self, explainer: Explainer, images: Tensor) -> Tensor:
-        """The maps of the queries, as ``(n, 1, *S)``; a segmenter's queries about no pixel are left out."""
+        """Compute the maps of the queries, as ``(n, 1, *S)``; a segmenter's queries about no pixel are left out."""
         with isolate_rng():
             torch.manual_seed(self.seed)
             chunks = [slice(first, first + self.batch_size) for first in range(0, len(images), self.batch_size)]

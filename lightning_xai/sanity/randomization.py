@@ -1,4 +1,4 @@
-"""Copies of a target whose model has lost what it learned: by new weights, or by permuted labels.
+"""Copy a target and take from its model what it learned: by new weights, or by permuted labels.
 
 Adebayo et al. 2018, "Sanity Checks for Saliency Maps" (arXiv 1810.03292). The target itself is never changed.
 """
@@ -83,7 +83,7 @@ def execution_order(target: Target, images: Tensor) -> list[str]:
 
 
 def cascade(target: Target, images: Tensor, stages: int) -> list[list[str]]:
-    """Cut the layers into cumulative stages: the head alone, then ever more below it, at last all.
+    """Divide the layers into cumulative stages: the head alone, then more and more layers below it, at last all.
 
     Args:
         target: The target.

@@ -1,4 +1,4 @@
-"""A model that must not change: its mode, its statistics, its sizes, and the pass that gives its logits."""
+"""The frozen model in a target: its mode, its statistics, its sizes, and the pass that gives its logits."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -19,7 +19,7 @@ from lightning_xai.targets.weights import load_model
 
 
 class FrozenModel(nn.Module):
-    """A model that is run, and never changed.
+    """A model that is run in eval mode and never changed.
 
     The model is kept out of the module tree: its weights are in no ``state_dict``, no optimizer and no DDP bucket, and
     ``train()`` does not reach it. It still follows ``.to(device)``. :meth:`release`, or leaving a ``with`` block,
@@ -116,13 +116,13 @@ class FrozenModel(nn.Module):
 
     @property
     def num_classes(self) -> int | None:
-        """Classes that the model tells apart; ``None`` where neither arguments, layers nor a pass have said."""
+        """Number of classes; ``None`` where neither arguments, layers nor a pass of the model state it."""
         count = self._stated_classes or self._logits
         return None if count is None else max(count, 2)
 
     @property
     def activation(self) -> str:
-        """``"softmax"`` or ``"sigmoid"``, which a segmenter with a single logit always has."""
+        """The activation, ``"softmax"`` or ``"sigmoid"``; always the latter for a segmenter with a single logit."""
         return "sigmoid" if self.dense and self._logits == 1 else self._activation
 
     @property

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class ImageShapeError(ValueError, RuntimeError):
-    """Images that a model does not take; also a ``RuntimeError``, which is what PyTorch raises for them."""
+    """The error for images that a model does not take; also a ``RuntimeError``, as PyTorch raises for them."""
 
 
 #: What a network raises when it does not take images of some shape.
@@ -87,7 +87,7 @@ class ModelCall:
         return key_of(shape, kind) in self.sizes
 
     def size_of(self, images: Tensor) -> tuple[int, ...]:
-        """The sides with which images ``(B, C, *S)`` reach the model."""
+        """The size of images ``(B, C, *S)`` when they reach the model, after padding."""
         return self.sizes.get(key_of(images.shape[1:], images.dtype), tuple(images.shape[2:]))
 
     def _run(self, model: Any, images: Tensor, normalize: Callable[[Tensor], Tensor], size: Sequence[int]) -> Tensor:

@@ -15,7 +15,7 @@ TargetOutput = Callable[[Any, Tensor, Query], Tensor]
 
 
 class Logit:
-    """Logit of each class; a segmenter's sum over the region."""
+    """Reads the logit of each class; a segmenter's sum over the region."""
 
     def __call__(self, target: Any, logits: Tensor, query: Query) -> Tensor:
         """``(B, T)`` of logits ``(B, K, *S)``."""
@@ -23,7 +23,7 @@ class Logit:
 
 
 class Probability:
-    """Probability of each class; a segmenter's mean over the region."""
+    """Reads the probability of each class; a segmenter's mean over the region."""
 
     def __call__(self, target: Any, logits: Tensor, query: Query) -> Tensor:
         """``(B, T)`` of logits ``(B, K, *S)``, in [0, 1]."""
@@ -31,7 +31,7 @@ class Probability:
 
 
 class LogProbability:
-    """Logarithm of the probability of each class; a segmenter's mean over the region."""
+    """Reads the logarithm of the probability of each class; a segmenter's mean over the region."""
 
     def __call__(self, target: Any, logits: Tensor, query: Query) -> Tensor:
         """``(B, T)`` of logits ``(B, K, *S)``, at most 0."""
@@ -40,7 +40,7 @@ class LogProbability:
 
 
 class Dice:
-    """Dice of the pixels predicted as each class against the region; no gradient; 0 of two empty regions."""
+    """Computes the Dice of the predicted pixels of each class against the region; no gradient; 0 if both are empty."""
 
     @torch.no_grad()
     def __call__(self, target: Any, logits: Tensor, query: Query) -> Tensor:

@@ -1,4 +1,4 @@
-"""Images whose sides a network cannot halve: padded for it, and its logits cropped."""
+"""Pad images whose sides a network cannot halve, and crop its logits to the images."""
 
 from collections.abc import Iterator, Sequence
 from math import prod

