@@ -58,11 +58,11 @@ class AttributionMaps(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the grid of this epoch."""
-        self._draw(trainer, "val", f"val_epoch{trainer.current_epoch:03d}.png")
+        self._draw(trainer, pl_module, "val", f"val_epoch{trainer.current_epoch:03d}.png")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the grid of the test."""
-        self._draw(trainer, "test", "test.png")
+        self._draw(trainer, pl_module, "test", "test.png")
 
     def _collect(self, trainer: Trainer, explainer: Any, found: Explanation, batch: Mapping[str, Any]) -> None:
         room = self.num_images - sum(len(part["images"]) for part in self._parts)
@@ -89,7 +89,7 @@ class AttributionMaps(Callback):
             }
         )
 
-    def _draw(self, trainer: Trainer, stage: str, name: str) -> None:
+    def _draw(self, trainer: Trainer, explainer: Any, stage: str, name: str) -> None:
         if not self._parts:
             return
         masks = [part["masks"] for part in self._parts]
@@ -99,9 +99,10 @@ class AttributionMaps(Callback):
             None if any(mask is None for mask in masks) else torch.cat(masks),
             titles=[title for part in self._parts for title in part["titles"]],
             labels=[label for part in self._parts for label in part["labels"]],
+            heading=explainer.title,
         )
         self._parts = []
-        save_png(Path(trainer.default_root_dir) / "maps" / name, grid)
+        save_png(Path(trainer.default_root_dir) / "maps" / name, grid, explainer.title)
         log_images(trainer, f"maps/{stage}", [grid])
 
 

@@ -55,6 +55,16 @@ class Explainer(lightning.LightningModule):
         """Whether there is anything to fit."""
         return any(parameter.requires_grad for parameter in self.parameters())
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the method chose by itself and a reader of its maps must know, such as the layer; by name."""
+        return {}
+
+    @property
+    def title(self) -> str:
+        """The method's name and its settings, for figures and pages."""
+        return ", ".join([type(self).__name__, *(f"{name} {value}" for name, value in self.settings.items())])
+
     def attribute(self, images: Tensor, query: Query) -> Tensor | Explanation:
         """Compute the maps; gradients are enabled, the query is complete.
 

@@ -60,13 +60,14 @@ def write_report(
         maps: The picture of the maps, which the callback wrote.
     """
     folder, settings = Path(cfg.run_dir), cfg["global"]
-    title = f"{type(explainer).__name__} of {cfg.name}"
+    title = f"{explainer.title} of {cfg.name}"
     pictures = draw(data, settings, found)
     for name, picture in pictures.items():
         save_png(folder / "global" / f"{name}.png", picture)
         log_images(trainer, f"global/{name}", [picture])
     with atomic_write(folder / "global.json") as file:
-        json.dump(numbers(found) | {"seed": cfg.seed, "settings": OmegaConf.to_container(settings)}, file, indent=2)
+        content = {"seed": cfg.seed, "explainer": explainer.title, "settings": OmegaConf.to_container(settings)}
+        json.dump(numbers(found) | content, file, indent=2)
     with atomic_write(folder / "global.html") as file:
         file.write(page.page(title, sections(settings, found, pictures | {"maps": maps})))
     print(f"\n{title}")
