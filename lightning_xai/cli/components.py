@@ -1,4 +1,4 @@
-"""The parts that a config describes: the data module, and the explainer around a target."""
+"""Build what a config describes: the data module, and the explainer around a target."""
 
 import json
 import logging
@@ -48,7 +48,7 @@ def open_data(cfg: DictConfig) -> ImageDataModule:
 
 
 def note_data_info(cfg: DictConfig, data: ImageDataModule) -> None:
-    """Put what the data module found into ``cfg.data_info``, where target and explainer read their sizes."""
+    """Record what the data module found in ``cfg.data_info``, where target and explainer read their sizes."""
     with open_dict(cfg):
         cfg.data_info = data.data_info()
 
@@ -61,7 +61,7 @@ def log_data(cfg: DictConfig, data: ImageDataModule) -> None:
 
 
 def build_explainer(cfg: DictConfig, target: Target) -> Explainer:
-    """The configured explainer around a target, with the queries that its steps ask."""
+    """Build the configured explainer around a target, with the queries of its steps."""
     explainer: Explainer = instantiate(cfg.explainer)(target)
     explainer.query_policy = QueryPolicy(cfg.ask, instantiate(cfg.region))
     # The loggers get them with the composed config, which names no secret.
