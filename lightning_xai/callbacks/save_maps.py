@@ -55,7 +55,7 @@ class SaveMaps(BasePredictionWriter):
         """Write the batch's maps.
 
         Raises:
-            ValueError: If two ids become the same file name, or NIfTI is asked for 2-D images.
+            ValueError: If two ids become the same file name, or 2-D images are to be written as NIfTI.
         """
         folder = Path(self.dirpath or Path(trainer.default_root_dir) / "predictions")
         for i, image_id in enumerate(batch["id"]):

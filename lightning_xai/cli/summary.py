@@ -1,4 +1,4 @@
-"""What a run says at its end: ``summary.json``, the printed table, and where things are."""
+"""The end of a run: ``summary.json``, the printed table, and the files that it left."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from lightning_xai.report.tables import format_table, summarize
 
 
 def finish(cfg: DictConfig, trainer: lightning.Trainer, checkpoint: str | None) -> dict[str, float]:
-    """Write ``summary.json``, print the table and where things are.
+    """Write ``summary.json``, and print its table and where the files are.
 
     Args:
         cfg: ``run_dir``, ``seed`` and the target's keys are read.
@@ -84,7 +84,7 @@ def report(
     if logged:
         values = ", ".join(f"{name} {value:.3f}" for name, value in logged.items())
         print(f"{next(iter(scored.results))} on the test images: {values}\n")
-    places = {"Pictures": folder / "maps", "Per image": folder / "per_image.csv", "Summary": folder / "summary.json"}
+    files = {"Figures": folder / "maps", "Per image": folder / "per_image.csv", "Summary": folder / "summary.json"}
     if checkpoint is not None:
-        places["Checkpoint"] = Path(checkpoint)
-    print("\n".join(f"{what:<12} {where}" for what, where in places.items()))
+        files["Checkpoint"] = Path(checkpoint)
+    print("\n".join(f"{what:<12} {where}" for what, where in files.items()))

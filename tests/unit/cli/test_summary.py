@@ -40,7 +40,7 @@ def test_the_summary_is_written_and_the_places_are_printed(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "PCIM on the test images: agreement 0.954" in lines
     assert lines[1].split() == ["explainer", "gap", "(high)"] and lines[2].split() == ["PCIM", "0.600"]
-    assert [line.split()[0] for line in lines[-4:]] == ["Pictures", "Per", "Summary", "Checkpoint"]
+    assert [line.split()[0] for line in lines[-4:]] == ["Figures", "Per", "Summary", "Checkpoint"]
 
 
 def test_without_a_checkpoint_none_is_shown(tmp_path, capsys):
