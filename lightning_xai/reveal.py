@@ -1,4 +1,4 @@
-"""How a score follows the pixels of an image as they go and come, in the order of a map."""
+"""Curves of a score while the pixels of an image are hidden or shown in the order of a map."""
 
 from collections.abc import Mapping, Sequence
 
@@ -60,7 +60,7 @@ def reveal_curve(
 def reveal_curves(
     score: Scorer, images: Tensor, ranking: Tensor, curves: Mapping[str, Curve], chunk_size: int = 64
 ) -> dict[str, Tensor]:
-    """Several curves of the same images in one queue of forward passes; see :func:`reveal_curve`.
+    """Compute several curves of the same images in one sequence of full forward passes; see :func:`reveal_curve`.
 
     Returns:
         ``{name: (B, T, len(fractions))}``.

@@ -28,7 +28,7 @@ from lightning_xai.perturbation.soft_masks import (
 )
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
-from lightning_xai.targets.checks import known_size
+from lightning_xai.targets.checks import required_size
 from lightning_xai.targets.weights import read_pickle
 
 log = logging.getLogger(__name__)
@@ -90,9 +90,9 @@ class AmortizedPCIM(PCIM):
         super().__init__(target, "faithful", refine_steps, baseline=baseline, tv=refine_tv, query_policy=query_policy)
         self.save_hyperparameters(plain_values(locals()))
         self.training_tv = tv
-        self.classes = classes or known_size(target, "num_classes")
+        self.classes = classes or required_size(target, "num_classes")
         if net is None:
-            net = MaskNet(mask_features(channels or known_size(target, "in_channels"), dims), self.classes)
+            net = MaskNet(mask_features(channels or required_size(target, "in_channels"), dims), self.classes)
         self.net = net
         self.any_class = any_class
         if init_from is not None:

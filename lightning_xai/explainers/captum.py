@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.explainers.query_policy import QueryPolicy
-from lightning_xai.perturbation.baselines import Fill, baseline_images
+from lightning_xai.perturbation.baselines import BaselineFunction, baseline_images
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
 from lightning_xai.targets.layers.find import named_layer
@@ -69,7 +69,7 @@ class CaptumExplainer(Explainer):
         target: Target,
         method: str = "IntegratedGradients",
         layer: str | None = None,
-        baseline: str | Tensor | Fill | None = None,
+        baseline: str | Tensor | BaselineFunction | None = None,
         patch: int | None = None,
         smooth: int = 0,
         noise: float = 0.15,

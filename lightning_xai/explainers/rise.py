@@ -7,10 +7,10 @@ from typing_extensions import override
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional.resize import resize
-from lightning_xai.perturbation.baselines import Fill
+from lightning_xai.perturbation.baselines import BaselineFunction
 from lightning_xai.perturbation.context import PerturbationContext
 from lightning_xai.perturbation.evaluator import Evaluator, output_of_inputs
-from lightning_xai.perturbation.perturbations import GivenMasks
+from lightning_xai.perturbation.perturbations import FixedMasks
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
 
@@ -49,7 +49,7 @@ class RISE(Explainer):
         masks: int = 1000,
         cells: int = 7,
         keep: float = 0.5,
-        baseline: str | Tensor | Fill = "zero",
+        baseline: str | Tensor | BaselineFunction = "zero",
         seed: int = 0,
         chunk_size: int = 64,
         output: str = "probability",
@@ -81,7 +81,7 @@ class RISE(Explainer):
 
         evaluator = Evaluator(output_of_inputs(self.target, self.output, query), self.chunk_size)
         context = PerturbationContext.of_queries(images, query.shape[1])
-        outputs = evaluator(context, {"masks": GivenMasks(masks_of, self.masks, self.baseline)})["masks"].to(images)
+        outputs = evaluator(context, {"masks": FixedMasks(masks_of, self.masks, self.baseline)})["masks"].to(images)
         maps = images.new_zeros(*query.shape, *size)
         for numbers in torch.split(torch.arange(self.masks), self.chunk_size):
             maps += torch.einsum("btn,n...->bt...", outputs[..., numbers.to(outputs.device)], masks(numbers)[:, 0])

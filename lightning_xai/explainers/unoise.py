@@ -19,7 +19,7 @@ from lightning_xai.networks.mask_net import UNet
 from lightning_xai.perturbation.soft_masks import blend, standardize, top_fraction
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
-from lightning_xai.targets.checks import known_size
+from lightning_xai.targets.checks import required_size
 from lightning_xai.targets.freezing import evaluating
 from lightning_xai.targets.padding import cropped, padded
 from lightning_xai.targets.sliding_window import by_window
@@ -97,9 +97,9 @@ class UNoise(Explainer):
         if not 0 <= min_scale <= max_scale:
             raise ValueError(f"min_scale is {min_scale}, max_scale {max_scale}; give 0 <= min_scale <= max_scale.")
         if net is None:
-            channels = channels or known_size(target, "in_channels")
+            channels = channels or required_size(target, "in_channels")
         if per_class:
-            classes = classes or known_size(target, "num_classes")
+            classes = classes or required_size(target, "num_classes")
         names = ("size", "min_scale", "max_scale", "noise_weight", "objective", "reference", "per_class")
         arguments = locals()
         self.save_hyperparameters({name: arguments[name] for name in (*names, "channels", "classes", "dims", "lr")})

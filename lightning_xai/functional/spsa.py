@@ -1,4 +1,4 @@
-"""A gradient of a function that can only be evaluated."""
+"""Gradients of functions that cannot be differentiated, estimated from their values."""
 
 from collections.abc import Callable
 

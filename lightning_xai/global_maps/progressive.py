@@ -1,4 +1,4 @@
-"""PEPPR: the same pixels of every aligned image go, and come back, and the model is judged at every step.
+"""PEPPR: the same pixels of every aligned image are hidden, or shown again, and the model is scored at every step.
 
 Engelmann, Storkey & Bernabeu, arXiv 2112.09591. Their code was not published: this is our reconstruction.
 """
@@ -22,7 +22,7 @@ from lightning_xai.global_maps.result import PEPPRResult
 from lightning_xai.perturbation.baselines import hide_pixels
 from lightning_xai.perturbation.context import PerturbationContext
 from lightning_xai.perturbation.evaluator import Evaluator, output_of_inputs
-from lightning_xai.perturbation.perturbations import GivenMasks
+from lightning_xai.perturbation.perturbations import FixedMasks
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
 
@@ -45,7 +45,7 @@ def peppr(
     retrain: Callable[[Hide], Target] | None = None,
     cache_dir: str | Path | None = None,
 ) -> PEPPRResult:
-    """Progressive erasing plus progressive restoration: the same pixels of every image go, or come, in one order.
+    """Progressive erasing plus progressive restoration: hide, or show, the same pixels of every image, in one order.
 
     The data are read once, and once more for every step: a fraction of pixels in one order. Steps that show the same
     pixels are one step, whichever curves they belong to.
@@ -58,14 +58,14 @@ def peppr(
             key.
         fractions: Fractions of pixels, from 0 to 1.
         fill: What hidden pixels show, one image for all images: ``"channel_mean"`` or ``"mean_image"`` of the data,
-            ``"noise"`` of the data's mean and deviation, ``"black"``; or ``"blur"``, each image's own.
+            ``"noise"`` of the data's mean and deviation, ``"black"``; or ``"blur"``, of each image.
         random_orders: Random orders for comparison.
         block_size: Side, in pixels, of the blocks that the random orders keep together. Holes of single pixels are
             noise that no model has seen, and hurt more than one large hole: fair is about the block size of the map.
         seed: Of the random orders and the noise.
         chunk_size: Largest number of inputs per forward pass.
         others: Further maps ``(*S)`` by name, for comparison: with one a label, :meth:`PEPPRResult.specificity` tells
-            whether each is about its own.
+            whether each is best for its label.
         retrain: ``hide -> target``: fits a new model on training images of which ``hide`` hides the pixels, before
             each step but the first. Needed to claim that pixels hold information, rather than that the model uses
             them.
@@ -75,7 +75,7 @@ def peppr(
         The curves; see :class:`PEPPRResult`.
 
     Raises:
-        ValueError: If the fill is unknown, the fractions do not reach from 0 to 1, maps do not fit, or there is no
+        ValueError: If the baseline is unknown, the fractions do not reach from 0 to 1, maps do not fit, or there is no
             label to score.
     """
     fractions = tuple(sorted(set(fractions)))
@@ -84,15 +84,19 @@ def peppr(
             f"fractions are {tuple(fractions)}, random_orders {random_orders}, block_size {block_size}; reach from "
             "0 to 1, with at least one order and blocks of at least one pixel."
         )
-    found = survey(batches)
-    if tuple(ranking.shape) != tuple(found.mean.shape[1:]):
-        raise ValueError(f"The ranking is {tuple(ranking.shape)}, but the images are {tuple(found.mean.shape[1:])}.")
+    statistics = survey(batches)
+    if tuple(ranking.shape) != tuple(statistics.mean.shape[1:]):
+        raise ValueError(
+            f"The ranking is {tuple(ranking.shape)}, but the images are {tuple(statistics.mean.shape[1:])}."
+        )
     if target.dense:
-        # A pass settles what a segmenter's single logit means, which belongs to the name of the cache.
-        target.finite_logits(found.mean.float().unsqueeze(0).to(ranking.device))
-    hiding = None if fill == "blur" else data_baseline(found, fill, seed).to(ranking.device)
+        # A pass settles what a segmenter's single logit means, which is part of the name of the cache.
+        target.finite_logits(statistics.mean.float().unsqueeze(0).to(ranking.device))
+    baseline = None if fill == "blur" else data_baseline(statistics, fill, seed).to(ranking.device)
     curves = curves_of(ranking, others or {}, fractions, random_orders, seed, block_size)
-    folder = None if cache_dir is None else Path(cache_dir) / cache_key(target, found, hiding, retrain is not None)
+    folder = (
+        None if cache_dir is None else Path(cache_dir) / cache_key(target, statistics, baseline, retrain is not None)
+    )
     outputs: dict[bytes, Tensor] = {}
     for shown in (mask for masks in curves.values() for mask in masks):
         step = shown.numpy().tobytes()
@@ -104,20 +108,20 @@ def peppr(
             continue
         visible, model = shown.to(ranking.device), target
         if retrain is not None and not shown.all():
-            model = retrain(partial(hide_everywhere, shown=visible, hiding=hiding))
-        outputs[step] = outputs_of_images(model, batches, visible, hiding, chunk_size)
+            model = retrain(partial(hide_everywhere, shown=visible, baseline=baseline))
+        outputs[step] = outputs_of_images(model, batches, visible, baseline, chunk_size)
         if file is not None:
             with atomic_write(file, "wb") as opened:
                 np.save(opened, outputs[step].numpy())
     values = {
         name: torch.stack([outputs[mask.numpy().tobytes()] for mask in masks], 2) for name, masks in curves.items()
     }
-    return judge(target, found, fractions, values)
+    return judge(target, statistics, fractions, values)
 
 
-def hide_everywhere(images: Tensor, shown: Tensor, hiding: Tensor | None) -> Tensor:
-    """Images ``(B, C, *S)`` that show the pixels ``shown (*S)``; the others show ``hiding``, ``None``: a blur."""
-    return hide_pixels(images, shown, "blur" if hiding is None else hiding)
+def hide_everywhere(images: Tensor, shown: Tensor, baseline: Tensor | None) -> Tensor:
+    """Hide all pixels of images ``(B, C, *S)`` but ``shown (*S)`` behind a baseline image, ``None``: a blur."""
+    return hide_pixels(images, shown, "blur" if baseline is None else baseline)
 
 
 @torch.no_grad()
@@ -125,10 +129,10 @@ def outputs_of_images(
     target: Target,
     batches: Iterable[dict[str, Any]],
     shown: Tensor,
-    hiding: Tensor | None,
+    baseline: Tensor | None,
     chunk_size: int,
 ) -> Tensor:
-    """What a model gives for all images of which some pixels are hidden.
+    """The outputs of a model for all images with some of their pixels hidden.
 
     Where a classifier's images are hidden wholly by one image, that is evaluated once, so that rounding cannot rank
     what is equal.
@@ -136,16 +140,16 @@ def outputs_of_images(
     Args:
         target: The model: a classifier's probabilities are read, or the Dice of each class of a segmenter.
         batches: See :func:`peppr`.
-        shown: The pixels that are shown, ``(*S)``, where the inputs are made.
-        hiding: What the others show, ``(1, C, *S)``; ``None``: a blur of each image.
+        shown: The pixels that are shown, ``(*S)``, where the inputs are computed.
+        baseline: What the others show, ``(1, C, *S)``; ``None``: a blur of each image.
         chunk_size: Largest number of inputs per forward pass.
 
     Returns:
         ``(N, K)`` float32 on the CPU; a Dice is NaN where the reference has none of the class.
     """
     same = None
-    if hiding is not None and not shown.any() and not target.dense:
-        same = target.predict(hiding).cpu()
+    if baseline is not None and not shown.any() and not target.dense:
+        same = target.predict(baseline).cpu()
     outputs = []
     for batch in batches:
         if same is not None:
@@ -155,14 +159,14 @@ def outputs_of_images(
         query = every_query(target, images, batch.get("mask"))
         output = target.output("dice" if target.dense else "probability")
         evaluator = Evaluator(output_of_inputs(target, output, query), chunk_size)
-        masks = GivenMasks(lambda index, _: shown.view(1, 1, *shown.shape), 1, "blur" if hiding is None else hiding)
-        found = evaluator(PerturbationContext.of_queries(images, query.shape[1]), {"shown": masks})["shown"][..., 0]
-        outputs.append(found.masked_fill(~query.defined(), float("nan")).cpu())
+        masks = FixedMasks(lambda index, _: shown.view(1, 1, *shown.shape), 1, "blur" if baseline is None else baseline)
+        values = evaluator(PerturbationContext.of_queries(images, query.shape[1]), {"shown": masks})["shown"][..., 0]
+        outputs.append(values.masked_fill(~query.defined(), float("nan")).cpu())
     return torch.cat(outputs).float()
 
 
 def every_query(target: Target, images: Tensor, masks: Any) -> Query:
-    """The query about every class, of a segmenter about the pixels that the masks ``(B, 1, *S)`` give to it.
+    """The query about every class; for a segmenter, about the pixels that the masks ``(B, 1, *S)`` label as it.
 
     Raises:
         ValueError: If there are no masks for a segmenter.
@@ -175,15 +179,24 @@ def every_query(target: Target, images: Tensor, masks: Any) -> Query:
     return Query(classes, reference_pixels(as_plain_tensor(masks).to(images.device), classes))
 
 
-def cache_key(target: Target, found: Survey, hiding: Tensor | None, retrained: bool) -> str:
-    """A name for all that decides a step's outputs besides its pixels."""
-    fill = b"blur" if hiding is None else hiding.cpu().numpy().tobytes()
-    parts = (target.fingerprint(), str(target.mean), str(target.std), target.activation, found.digest, str(retrained))
-    return hashlib.sha256("|".join(parts).encode() + fill).hexdigest()[:16]
+def cache_key(target: Target, statistics: Survey, baseline: Tensor | None, retrained: bool) -> str:
+    """A hash of all that determines the outputs of a step besides its pixels."""
+    content = b"blur" if baseline is None else baseline.cpu().numpy().tobytes()
+    parts = (
+        target.fingerprint(),
+        str(target.mean),
+        str(target.std),
+        target.activation,
+        statistics.digest,
+        str(retrained),
+    )
+    return hashlib.sha256("|".join(parts).encode() + content).hexdigest()[:16]
 
 
-def judge(target: Target, found: Survey, fractions: tuple[float, ...], values: Mapping[str, Tensor]) -> PEPPRResult:
-    """The result of the outputs ``(N, K, P)`` of every curve, for the labels that can be judged.
+def judge(
+    target: Target, statistics: Survey, fractions: tuple[float, ...], values: Mapping[str, Tensor]
+) -> PEPPRResult:
+    """Score the outputs ``(N, K, P)`` of every curve, for the labels that can be scored.
 
     Raises:
         ValueError: If there are no labels, or none of them can be judged.
@@ -195,9 +208,9 @@ def judge(target: Target, found: Survey, fractions: tuple[float, ...], values: M
         defined[[k for k in range(len(defined)) if k == target.background]] = False
         judged = [k for k in range(len(defined)) if k != target.background]
     else:
-        if found.truth is None:
+        if statistics.truth is None:
             raise ValueError("PEPPR judges a classifier by its AUC, but the batches have no label; give labeled data.")
-        truth = present_labels(found.truth, whole.shape[1])
+        truth = present_labels(statistics.truth, whole.shape[1])
         defined = truth.any(dim=0) & ~truth.all(dim=0)
         judged = list(range(len(defined)))
     if not defined.any():

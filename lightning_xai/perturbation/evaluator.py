@@ -1,6 +1,6 @@
 """The one loop that shows perturbed inputs to a model and collects its outputs.
 
-It serves metrics, curves, PEPPR and the explainers that look at nothing but outputs, and knows none of them. Every
+It serves metrics, curves, PEPPR and the explainers that need nothing but outputs, and depends on none of them. Every
 forward pass is filled to ``chunk_size``, whatever the number of images, queries and perturbation sets, and what two
 sets share (the unperturbed input, the baseline image) is evaluated once.
 """
@@ -25,7 +25,7 @@ class PerturbedBatch(NamedTuple):
     """Perturbed inputs ``(n, C, *S)`` of one forward pass, and the ``m`` queries about them.
 
     ``rows (m,)`` and ``columns (m,)`` say where the outputs go; ``input_index (m,)`` says which input each query is
-    about, ``None``: each about its own.
+    about; ``None``: query ``i`` is about input ``i``.
     """
 
     inputs: Tensor
@@ -59,7 +59,7 @@ class EvaluationPlan:
         return levels[level]
 
     def passes(self, queries: int = 1) -> int:
-        """Forward passes that an image with so many queries costs."""
+        """Number of forward passes that an image with so many queries costs."""
         return sum(len(levels) * (queries if one.per_query else 1) for one, levels in self.perturbations.values())
 
 
@@ -82,7 +82,7 @@ class Evaluator:
 
         Args:
             context: The images, and their maps or their number of queries.
-            sets: Which inputs.
+            sets: The perturbation sets, by name.
         """
         plan = EvaluationPlan(sets, context.maps[0, 0].numel())
         outputs = self.table(plan, context)
@@ -91,37 +91,37 @@ class Evaluator:
 
     @torch.no_grad()
     def table(
-        self, plan: EvaluationPlan, context: PerturbationContext, known: Mapping[int, Tensor] | None = None
+        self, plan: EvaluationPlan, context: PerturbationContext, computed: Mapping[int, Tensor] | None = None
     ) -> Tensor:
         """Outputs ``(B * T, steps)``, or ``(B * T, steps, R)``, of all steps of a plan.
 
         Args:
             plan: Which inputs.
             context: The images and their maps.
-            known: Outputs ``(B * T, ...)`` of columns that need no pass.
+            computed: Outputs ``(B * T, ...)`` of columns that need no pass.
         """
-        known = known or {}
+        computed = computed or {}
         chunks: list[PerturbedBatch] = []
         outputs: list[Tensor] = []
-        for chunk in self._chunks(plan, context, known):
+        for chunk in self._chunks(plan, context, computed):
             outputs.append(self.evaluate(chunk))
             chunks.append(chunk._replace(inputs=chunk.inputs[:0]))
-        values = torch.cat([*outputs, *known.values()])
+        values = torch.cat([*outputs, *computed.values()])
         table = values.new_empty(context.maps.shape[:2].numel(), plan.steps, *values.shape[1:])
         if chunks:
             rows, columns = torch.cat([chunk.rows for chunk in chunks]), torch.cat([chunk.columns for chunk in chunks])
             table[rows, columns] = values[: len(rows)]
-        for column, column_values in known.items():
+        for column, column_values in computed.items():
             table[:, column] = column_values
         return table
 
     def _chunks(
-        self, plan: EvaluationPlan, context: PerturbationContext, known: Mapping[int, Tensor]
+        self, plan: EvaluationPlan, context: PerturbationContext, computed: Mapping[int, Tensor]
     ) -> Iterator[PerturbedBatch]:
         parts: list[PerturbedBatch] = []
         room = self.chunk_size
         for perturbation, all_levels in plan.perturbations.values():
-            levels = {level: column for level, column in all_levels.items() if column not in known}
+            levels = {level: column for level, column in all_levels.items() if column not in computed}
             shared = self.per_image and context.queries > 1 and not perturbation.per_query
             total = len(levels) * len(context.images) * (1 if shared else context.queries)
             start = 0
@@ -138,7 +138,9 @@ class Evaluator:
 
 
 def output_of_inputs(target: Target, output: TargetOutput, query: Query) -> Callable[[PerturbedBatch], Tensor]:
-    """An ``evaluate`` for perturbations that are the same for all queries: one pass, then every query of each input.
+    """Make the ``evaluate`` of an :class:`Evaluator` whose perturbations are the same for all queries of an image.
+
+    Each input passes the model once, then the output is read for every query about it.
 
     Args:
         target: The target.
@@ -157,7 +159,15 @@ def output_of_inputs(target: Target, output: TargetOutput, query: Query) -> Call
 def perturb(
     perturbation: Perturbation, levels: Mapping[int, int], context: PerturbationContext, index: Tensor, shared: bool
 ) -> PerturbedBatch:
-    """The inputs ``index`` of a perturbation's own queue: its levels times the rows (``shared``: the images)."""
+    """Perturb some of the inputs of a perturbation.
+
+    Args:
+        perturbation: The perturbation.
+        levels: Its levels, and the column of each.
+        context: The images and their maps.
+        index: ``(n,)`` positions in the list of all its inputs: every level of it for every row (``shared``: image).
+        shared: Whether one input serves all queries of its image.
+    """
     queries, device = context.queries, context.images.device
     index = index.to(device)
     count = len(context.images) * (1 if shared else queries)
@@ -173,7 +183,7 @@ def perturb(
 
 
 def joined(parts: Sequence[PerturbedBatch]) -> PerturbedBatch:
-    """Several parts as one chunk."""
+    """Concatenate several parts into one chunk."""
     if len(parts) == 1:
         return parts[0]
     inputs, rows, columns = (torch.cat([part[field] for part in parts]) for field in range(3))  # type: ignore[misc]

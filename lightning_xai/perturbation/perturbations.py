@@ -1,4 +1,4 @@
-"""Ways to perturb an input: not at all, wholly hidden, hidden by rank, blended with the map or a mask, noisy."""
+"""Ways to perturb an input: not at all, all of it hidden, hidden by rank, blended by a map or a mask, noisy."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
@@ -52,7 +52,7 @@ class Unperturbed(Perturbation):
 
 @dataclass(frozen=True, eq=False)
 class BaselineImage(Perturbation):
-    """Every pixel hidden."""
+    """The baseline image: every pixel hidden."""
 
     fill: AnyBaseline
     per_query = False
@@ -94,7 +94,7 @@ class Masked(Perturbation):
 
 @dataclass(frozen=True, eq=False)
 class SoftMasked(Perturbation):
-    """The image times its map (level 1), or times what the map leaves (level 0)."""
+    """The image blended with its baseline image: by the map (level 1), or by one minus the map (level 0)."""
 
     fill: AnyBaseline
     prescaled: bool
@@ -115,8 +115,8 @@ class SoftMasked(Perturbation):
 
 
 @dataclass(frozen=True, eq=False)
-class GivenMasks(Perturbation):
-    """The image under masks that follow from no map: a perturbation, and at once the set of its masks.
+class FixedMasks(Perturbation):
+    """The image under masks that do not depend on the query; both the perturbation and the set of its inputs.
 
     Attributes:
         masks: ``(index (n,), level (n,))``, images and numbers of masks, -> masks ``(n or 1, 1, *S)``; boolean, or
@@ -133,7 +133,7 @@ class GivenMasks(Perturbation):
     @property
     @override
     def key(self) -> Hashable:
-        return "given", id(self.masks), key_of(self.fill)
+        return "fixed masks", id(self.masks), key_of(self.fill)
 
     def steps(self, pixels: int) -> list[Step]:
         """One step a mask."""
@@ -150,15 +150,15 @@ class GivenMasks(Perturbation):
 
 @dataclass(frozen=True)
 class Noisy(Perturbation):
-    """The image with noise on it: a perturbation, and at once the set of its samples.
+    """The image with noise added; both the perturbation and the set of its inputs.
 
-    The noise is one field a sample, the same for every image, so that no value depends on the batch around it.
+    The noise is one field a sample, the same for every image, so that no value depends on the rest of the batch.
 
     Attributes:
         samples: Number of noisy inputs.
         level: Size of the noise, as a fraction of the image's deviation (``"gaussian"``) or range (``"uniform"``).
         law: ``"gaussian"``, or ``"uniform"`` between -1 and 1.
-        per_channel: Whether each channel has noise of its own.
+        per_channel: Whether each channel has different noise.
         seed: Another seed gives other noise.
     """
 

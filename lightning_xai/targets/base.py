@@ -1,4 +1,4 @@
-"""What every target shares: how a frozen model is queried about images."""
+"""The base class of all targets: a frozen model, and the outputs of it that are explained."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -18,13 +18,13 @@ class Target(FrozenModel, ABC):
 
     #: ``"classification"`` or ``"segmentation"``.
     task: str
-    #: Where a batch holds what the target should give: ``"label"`` or ``"mask"``.
+    #: The entry of a batch that the target should predict: ``"label"`` or ``"mask"``.
     reference_key: str
     #: What can be read from the logits, by name.
     outputs: Mapping[str, TargetOutput] = {"score": Logit(), "probability": Probability()}
 
     def output(self, name: str) -> TargetOutput:
-        """One of :attr:`outputs`.
+        """Look up one of :attr:`outputs` by its name.
 
         Raises:
             ValueError: If there is none of that name.
@@ -47,7 +47,7 @@ class Target(FrozenModel, ABC):
         return Logit()(self, *self._logits_and_query(images, targets, pixels))
 
     def log_probability(self, images: Tensor, targets: Tensor, pixels: Tensor | None = None) -> Tensor:
-        """``log p`` of each class, ``(B, T)``; a segmenter gives its mean over the region."""
+        """Logarithm of the probability of each class, ``(B, T)``; a segmenter gives its mean over the region."""
         return LogProbability()(self, *self._logits_and_query(images, targets, pixels))
 
     def probability(self, images: Tensor, targets: Tensor, pixels: Tensor | None = None) -> Tensor:
@@ -55,7 +55,7 @@ class Target(FrozenModel, ABC):
         return Probability()(self, *self._logits_and_query(images, targets, pixels))
 
     def scorer(self, images: Tensor, targets: Tensor, pixels: Tensor | None = None) -> Scorer:
-        """A ``score(images, rows)`` for :func:`lightning_xai.reveal.reveal_curve`.
+        """Make the function ``score(images, rows)`` that :func:`lightning_xai.reveal.reveal_curve` takes.
 
         Args:
             images: ``(B, C, *S)``, whole: hiding pixels must not change a segmenter's default regions.
@@ -74,7 +74,7 @@ class Target(FrozenModel, ABC):
         return score
 
     def evidence(self, masks: Tensor, targets: Tensor) -> Tensor:
-        """The pixels that a mask gives to each query.
+        """The pixels that a reference mask marks as evidence for each query.
 
         Args:
             masks: ``(B, 1 or T, *S)``: above 0 = evidence. For a segmenter one channel of integers holds classes.
@@ -86,7 +86,7 @@ class Target(FrozenModel, ABC):
         return masks > 0
 
     def every_class(self, images: Tensor) -> Tensor:
-        """Every class, for each image: ``(B, K)``."""
+        """The indices of all classes, for each image: ``(B, K)``."""
         if self.num_classes is None:
             self.finite_logits(images[:1])
         return torch.arange(self.num_classes or 0, device=images.device).expand(len(images), -1)
@@ -94,13 +94,13 @@ class Target(FrozenModel, ABC):
     def query(
         self, images: Tensor, targets: Tensor | None = None, pixels: Tensor | None = None, logits: Tensor | None = None
     ) -> Query:
-        """Complete a query: what :meth:`Explainer.explain` is given, as class indices and regions.
+        """Complete a query: turn what :meth:`Explainer.explain` takes into class indices and regions.
 
         Args:
             images: ``(B, C, *S)``.
             targets: ``None`` (the default classes), ``(B,)`` or ``(B, T)`` class indices.
             pixels: ``None`` (a segmenter's predicted pixels) or boolean ``(B, T or 1, *S)``.
-            logits: ``(B, K)`` or ``(B, K, *S)`` of the images, where a pass has given them.
+            logits: ``(B, K)`` or ``(B, K, *S)`` of the images, if they were computed already.
 
         Raises:
             ValueError: If the query does not fit the images or the model.
@@ -118,13 +118,13 @@ class Target(FrozenModel, ABC):
         return targets
 
     def needs_logits(self, images: Tensor, targets: Tensor | None, pixels: Tensor | None) -> bool:
-        """Whether a query can only be completed after a pass."""
-        # Once for each shape before an explainer hooks into the model: a pass that fails would leave its mark there.
+        """Whether completing a query needs a forward pass."""
+        # Once for each shape before an explainer hooks into the model: a pass that fails would leave its hooks there.
         return targets is None or not self.knows(images)
 
     @abstractmethod
     def default_targets(self, images: Tensor, logits: Tensor | None) -> Tensor:
-        """The classes ``(B,)`` or ``(B, T)`` that are asked about when nobody says."""
+        """The classes ``(B,)`` or ``(B, T)`` of a query that names none."""
 
     def regions(self, images: Tensor, targets: Tensor, pixels: Tensor | None, logits: Tensor | None) -> Tensor | None:
         """The regions ``(B, T, *S)`` of a query to a segmenter; see :meth:`query`."""

@@ -1,4 +1,4 @@
-"""What a frozen model needs around it: its mode, its fingerprint, and the statistics that it was trained with."""
+"""Freeze a model, restore it, fingerprint its weights, and normalize its input."""
 
 import contextlib
 import hashlib
@@ -26,7 +26,7 @@ def freeze(model: Any) -> Any:
 
 
 class ModelState:
-    """The mode of every module and the gradient flag of every parameter, to be given back.
+    """Remembers the mode of every module and the gradient flag of every parameter, to restore them.
 
     Args:
         model: Anything; what is no ``nn.Module`` has neither.
@@ -38,13 +38,13 @@ class ModelState:
         self.flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()] if is_module else []
 
     def restore(self) -> None:
-        """Give every module its mode back, and every parameter its flag."""
+        """Restore the mode of every module and the gradient flag of every parameter."""
         self.restore_modes()
         for parameter, flag in self.flags:
             parameter.requires_grad_(flag)
 
     def restore_modes(self) -> None:
-        """Give every module its mode back."""
+        """Restore the mode of every module."""
         if self.modes:
             set_mode(*next(iter(self.modes.items())))
         for module, mode in self.modes.items():
@@ -61,7 +61,7 @@ def set_mode(model: nn.Module, training: bool) -> None:
 
 @contextlib.contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Keep a model in eval mode for a while; every part of it gets its own mode back."""
+    """Keep a model in eval mode inside a ``with`` block; then restore the mode of every module."""
     state = ModelState(model)
     if not any(state.modes.values()):
         yield
@@ -74,7 +74,7 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 def fingerprint(model: Any) -> str:
-    """SHA-256 of every parameter and buffer (names, shapes, bytes); of the name for a plain callable."""
+    """Hash a model: SHA-256 of every parameter and buffer (names, shapes, bytes), or of a plain callable's name."""
     digest = hashlib.sha256()
     if isinstance(model, nn.Module):
         for name, value in model.state_dict().items():
@@ -87,7 +87,7 @@ def fingerprint(model: Any) -> str:
 
 
 def normalize(images: Tensor, mean: Tensor | None, std: Tensor | None) -> Tensor:
-    """Images as the model takes them: minus mean, divided by standard deviation, channel by channel.
+    """Normalize images as the model takes them: subtract the mean, divide by the standard deviation, per channel.
 
     Args:
         images: ``(B, C, *S)``, natural units.
@@ -95,7 +95,7 @@ def normalize(images: Tensor, mean: Tensor | None, std: Tensor | None) -> Tensor
         std: ``(C,)``, or ``None``.
 
     Returns:
-        ``(B, C, *S)`` in memory of its own: a model may write into its input.
+        ``(B, C, *S)``, always a new tensor: a model may write into its input.
 
     Raises:
         ValueError: If the images have other channels than the statistics, or are no floating numbers.

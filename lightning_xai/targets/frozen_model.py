@@ -22,8 +22,8 @@ class FrozenModel(nn.Module):
     """A model that is run, and never changed.
 
     The model is kept out of the module tree: its weights are in no ``state_dict``, no optimizer and no DDP bucket, and
-    ``train()`` does not reach it. It still follows ``.to(device)``. :meth:`release`, or leaving a ``with`` block, gives
-    the model back as it was.
+    ``train()`` does not reach it. It still follows ``.to(device)``. :meth:`release`, or leaving a ``with`` block,
+    restores the model as it was.
 
     Args:
         model: ``(B, C, *S)`` -> logits, or a dict, tuple, list or object that holds them; an ``nn.Module``, or any
@@ -32,13 +32,13 @@ class FrozenModel(nn.Module):
         activation: ``"softmax"`` for exclusive classes, ``"sigmoid"`` for multi-label and for a single logit.
         mean: Per-channel mean that is subtracted from the images (natural units), or ``None``.
         std: Per-channel standard deviation that the images are divided by, or ``None``.
-        class_names: Names for tables and pictures.
+        class_names: Names for tables and figures.
         weights: A weights file (safetensors, state dict, TorchScript, ``torch.export``, or a checkpoint of our target
             training).
         allow_code: Whether the weights file may be code, which TorchScript and ``torch.export`` files are: loading them
             runs what they hold.
-        output: Which part of the model's answer holds the logits, where guessing is wrong: a key, an attribute, a
-            position, or a function of the answer; see :class:`lightning_xai.targets.model_output.OutputReader`.
+        output: Which part of what the model returns holds the logits, where guessing is wrong: a key, an attribute, a
+            position, or a function of the whole; see :class:`lightning_xai.targets.model_output.OutputReader`.
         num_classes: Classes that the model tells apart; by default as many as class names, as the example's logits
             have, or as the model's last layer gives.
         in_channels: Channels of the images; by default as many as ``mean`` has, the example, or the model's first
@@ -55,7 +55,7 @@ class FrozenModel(nn.Module):
     std: Tensor | None
     #: Largest sides of the images that go through the model at once; larger ones go window by window.
     window: Sequence[int] | int | None = None
-    #: Whether the model answers for every pixel.
+    #: Whether the model gives logits for every pixel.
     dense = False
 
     def __init__(
@@ -136,7 +136,7 @@ class FrozenModel(nn.Module):
         self._freezes = True
 
     def release(self) -> None:
-        """Give the model its modes and its parameters' gradient flags back; the target can still be asked."""
+        """Restore the model's modes and its parameters' gradient flags; the target can still be used."""
         self._freezes = False
         self._state.restore()
 
@@ -160,15 +160,15 @@ class FrozenModel(nn.Module):
         """Images ``(B, C, *S)`` as the model takes them: minus mean, divided by std, where the target has them.
 
         Returns:
-            ``(B, C, *S)`` in memory of its own, whatever the target has.
+            ``(B, C, *S)``, always a new tensor.
 
         Raises:
-            ValueError: If the channels are not those that the target was made for.
+            ValueError: If the channels are not as many as the target has statistics for.
         """
         return freezing.normalize(images, self.mean, self.std)
 
     def raw_logits(self, images: Tensor) -> Tensor:
-        """Run the frozen model once and leave its logits as they are: one logit stays one.
+        """Run the frozen model once and return its logits as they are: one logit stays one.
 
         Args:
             images: ``(B, C, *S)`` in natural units; they are never written into.
@@ -177,7 +177,7 @@ class FrozenModel(nn.Module):
             ``(B, K)`` for a classifier, ``(B, K, *S)`` for a segmenter.
 
         Raises:
-            ValueError: If the model does not take such images, or answers without logits.
+            ValueError: If the model does not take such images, or returns no logits.
         """
         if self._freezes and getattr(self.model, "training", False):
             # Whoever else holds the model may have called train() on it.
@@ -186,7 +186,7 @@ class FrozenModel(nn.Module):
             return self.call_model(self.model, images, self.normalize)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Run the frozen model once.
+        """Run the frozen model once and return its logits.
 
         Args:
             images: ``(B, C, *S)`` in natural units.
@@ -195,13 +195,13 @@ class FrozenModel(nn.Module):
             ``(B, K)`` for a classifier, ``(B, K, *S)`` for a segmenter; one logit becomes the pair (no, yes).
 
         Raises:
-            ValueError: If the model does not take such images, answers without logits, or with another number of them
+            ValueError: If the model does not take such images, returns no logits, or returns another number of them
                 than there are class names.
         """
         return self.as_pair(self.raw_logits(images))
 
     def as_pair(self, logits: Tensor) -> Tensor:
-        """One logit ``(B, 1, *S)`` as the pair (no, yes); more of them as they are.
+        """Turn one logit ``(B, 1, *S)`` into the pair (no, yes); return more of them as they are.
 
         Raises:
             ValueError: If they are not as many as the classes.
@@ -216,7 +216,7 @@ class FrozenModel(nn.Module):
         return torch.cat([-logits, logits], dim=1)
 
     def live_logits(self, images: Tensor) -> Tensor:
-        """The :meth:`logits` of the model in the mode that it is in, for an explainer that trains it along."""
+        """The :meth:`logits` of the model in the mode that it is in, for an explainer that trains the model too."""
         return self.as_pair(self.call_model(self.model, images, self.normalize))
 
     def finite_logits(self, images: Tensor) -> Tensor:
@@ -245,9 +245,9 @@ class FrozenModel(nn.Module):
         return self.mean.view(1, -1, *(1,) * (images.ndim - 2)).to(images).expand_as(images)
 
     def knows(self, images: Tensor) -> bool:
-        """Whether images of this kind and shape went through the model before: what it wants of them is known then."""
+        """Whether the model has run on images of this type and shape, so that the size that it needs is known."""
         return self.call_model.knows((*images.shape[1:2], *pass_sides(images.shape[2:], self.window)), images.dtype)
 
-    def seen_size(self, images: Tensor) -> tuple[int, ...]:
-        """Sides with which images ``(B, C, *S)`` that fit into the window reach the model: larger where it needs it."""
+    def input_size(self, images: Tensor) -> tuple[int, ...]:
+        """The size of images ``(B, C, *S)`` when they reach the model, after padding; they must fit into the window."""
         return self.call_model.size_of(images)

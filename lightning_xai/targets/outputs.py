@@ -1,4 +1,4 @@
-"""What is read from a target's logits: the scalar ``(B, T)`` that an explainer explains and a metric follows."""
+"""Outputs of a target, read from its logits: the scalar ``(B, T)`` that an explainer explains and a metric follows."""
 
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +40,7 @@ class LogProbability:
 
 
 class Dice:
-    """Dice of the pixels predicted as each class against the region; it has no gradient, and is 0 of two empty sets."""
+    """Dice of the pixels predicted as each class against the region; no gradient; 0 of two empty regions."""
 
     @torch.no_grad()
     def __call__(self, target: Any, logits: Tensor, query: Query) -> Tensor:

@@ -14,7 +14,7 @@ from lightning_xai.targets.sliding_window import by_window
 
 
 class SegmenterTarget(Target):
-    """A frozen segmenter ``(B, C, *S) -> (B, K, *S)``; a query is a class index and a pixel set.
+    """A frozen segmenter ``(B, C, *S) -> (B, K, *S)``; a query is a class index and a region.
 
     Images (or windows) whose sides the model does not take, such as a U-Net that cannot halve them, reach it with their
     last pixels repeated, and its logits are cropped; see :mod:`lightning_xai.targets.padding`.
@@ -50,7 +50,7 @@ class SegmenterTarget(Target):
 
     @override
     def logits(self, images: Tensor) -> Tensor:
-        """Images larger than the window go window by window."""
+        """Run the frozen model once, or window by window where the images are larger than the window."""
         return by_window(super().logits, images, self.window)
 
     def dice(self, images: Tensor, targets: Tensor, pixels: Tensor | None = None) -> Tensor:
@@ -75,7 +75,7 @@ class SegmenterTarget(Target):
 
     @override
     def needs_logits(self, images: Tensor, targets: Tensor | None, pixels: Tensor | None) -> bool:
-        """The default regions need a pass, the default classes do not."""
+        """Whether completing a query needs a forward pass: the default regions do, the default classes do not."""
         return pixels is None or super().needs_logits(images, torch.empty(0), pixels)
 
     @override

@@ -13,7 +13,7 @@ ENDS = (nn.Linear, nn.Bilinear, _ConvNd)
 
 
 def channels_of(model: Any) -> int | None:
-    """Channels of the first convolution; ``None`` if the model has none, or a linear layer comes before it.
+    """Input channels of the first convolution; ``None`` if the model has none, or a linear layer comes before it.
 
     Example:
         >>> channels_of(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1)))
@@ -28,7 +28,7 @@ def channels_of(model: Any) -> int | None:
 
 
 def likely_outputs(model: Any, classes: int | None = None) -> int | None:
-    """Outputs of the last linear layer or convolution, which are a network's logits as a rule.
+    """Number of outputs of the last linear layer or convolution, which are a network's logits as a rule.
 
     Args:
         model: The model.

@@ -164,7 +164,7 @@ class ActivationMap(Explainer):
         Raises:
             ValueError: If the layer has no positions.
         """
-        grid = to_grid(values, self.target.seen_size(images))
+        grid = to_grid(values, self.target.input_size(images))
         if grid is None:
             raise ValueError(
                 f"The layer gives {tuple(values.shape)} for images {tuple(images.shape)}: no positions to map; "

@@ -13,7 +13,7 @@ from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional.tensors import close, min_max
 from lightning_xai.perturbation.context import PerturbationContext
 from lightning_xai.perturbation.evaluator import Evaluator, output_of_inputs
-from lightning_xai.perturbation.perturbations import GivenMasks, Perturbation, Step
+from lightning_xai.perturbation.perturbations import FixedMasks, Perturbation, Step
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
 from lightning_xai.targets.layers.grid import to_image
@@ -69,7 +69,7 @@ class ScoreCAM(ChannelCAM, ObservedMap):
 
         evaluator = Evaluator(output_of_inputs(self.target, Logit(), query), self.chunk_size)
         context = PerturbationContext.of_queries(images, query.shape[1])
-        scores = evaluator(context, {"masks": GivenMasks(masks_of, features.shape[1])})["masks"]
+        scores = evaluator(context, {"masks": FixedMasks(masks_of, features.shape[1])})["masks"]
         weights = (-scores if self.negative else scores).softmax(dim=2)
         return torch.einsum("btd,bd...->bt...", weights.to(features.dtype), features)
 

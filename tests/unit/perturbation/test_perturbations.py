@@ -9,7 +9,7 @@ from lightning_xai import SegmenterTarget
 from lightning_xai.functional.tensors import min_max
 from lightning_xai.perturbation.context import PerturbationContext
 from lightning_xai.perturbation.evaluator import EvaluationPlan, Evaluator, output_of_inputs
-from lightning_xai.perturbation.perturbations import GivenMasks, Noisy
+from lightning_xai.perturbation.perturbations import FixedMasks, Noisy
 from lightning_xai.perturbation.sets import Blend, Curve
 from lightning_xai.targets.outputs import Probability
 from tests.helpers import segmenter
@@ -174,7 +174,7 @@ def test_given_masks_are_shown_once_for_all_queries(queries):
     readout, images = Asked(), torch.rand(2, 2, 4, 5)
     context = PerturbationContext.of_queries(images, queries)
     weights = torch.rand(5, 1, 4, 5)
-    found = Evaluator(readout, chunk_size=4)(context, {"given": GivenMasks(lambda index, level: weights[level], 5)})
+    found = Evaluator(readout, chunk_size=4)(context, {"given": FixedMasks(lambda index, level: weights[level], 5)})
     assert found["given"].shape == (2, queries, 5)
     assert readout.chunks == [(4, 4 * queries), (4, 4 * queries), (2, 2 * queries)]
     expected = (images.unsqueeze(1) * weights).flatten(2).mean(2)
@@ -186,7 +186,7 @@ def test_boolean_masks_hide_exactly_and_may_depend_on_the_image():
     readout, images = Asked(), torch.rand(2, 1, 4, 5)
     own = torch.rand(2, 1, 4, 5) < 0.5
     baseline = torch.rand(1, 1, 4, 5)
-    masks = GivenMasks(lambda index, level: own[index], 1, baseline)
+    masks = FixedMasks(lambda index, level: own[index], 1, baseline)
     Evaluator(readout)(PerturbationContext.of_queries(images, 1), {"given": masks})
     assert torch.equal(readout.pictures[0], torch.where(own, images, baseline))
 
@@ -195,7 +195,7 @@ def test_the_output_of_inputs_is_that_of_every_query():
     target, images = SegmenterTarget(segmenter()), torch.rand(2, 1, 8, 8)
     query = target.query(images, torch.tensor([[0, 1, 2], [2, 1, 0]]), torch.rand(2, 3, 8, 8) < 0.5)
     shown = torch.rand(4, 1, 8, 8)
-    masks = GivenMasks(lambda index, level: shown[level], 4)
+    masks = FixedMasks(lambda index, level: shown[level], 4)
     evaluator = Evaluator(output_of_inputs(target, Probability(), query), chunk_size=3)
     found = evaluator(PerturbationContext.of_queries(images, 3), {"given": masks})["given"]
     for number, mask in enumerate(shown):

@@ -61,7 +61,7 @@ def test_an_attribute_can_be_named():
 
 @pytest.mark.parametrize("output", ["student", 3, -3])
 def test_a_part_that_is_not_there_is_named_with_those_that_are(output):
-    with pytest.raises(ValueError, match=rf"output is {output!r}, but the model answers with a dict of 'a' \(Tensor\)"):
+    with pytest.raises(ValueError, match=rf"output is {output!r}, but the model returns a dict of 'a' \(Tensor\)"):
         target_of(lambda y: {"a": y, "b": y}, output).logits(IMAGES)
 
 
@@ -76,7 +76,7 @@ def test_a_part_that_is_not_there_is_named_with_those_that_are(output):
     ],
 )
 def test_an_answer_without_logits_is_described(after, words):
-    with pytest.raises(ValueError, match=rf"The model answers with {words}.*output="):
+    with pytest.raises(ValueError, match=rf"The model returns {words}.*output="):
         target_of(after).logits(IMAGES)
 
 
@@ -96,7 +96,7 @@ def test_impossible_outputs_are_refused(output):
 )
 def test_of_equal_parts_none_is_guessed(after, words):
     for wrap, net in ((ClassifierTarget, cnn), (SegmenterTarget, segmenter)):
-        with pytest.raises(ValueError, match=rf"The model answers with .*{words}.*output="):
+        with pytest.raises(ValueError, match=rf"The model returns .*{words}.*output="):
             target_of(after, wrap=wrap, net=net).logits(IMAGES)
 
 
