@@ -1,4 +1,4 @@
-"""Pictures of contributions: the two most probable classes side by side on one scale, and one minus the other."""
+"""Figures of contributions: the two most probable classes side by side on one scale, and one minus the other."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -29,7 +29,7 @@ class Explainer(lightning.LightningModule):
 
     Args:
         target: The frozen model that is explained.
-        query_policy: Which classes and pixels ``fit``, ``validate``, ``test`` and ``predict`` ask about; default: the
+        query_policy: Which classes and pixels ``fit``, ``validate``, ``test`` and ``predict`` explain; default: the
             model's own prediction.
 
     Raises:
@@ -151,7 +151,8 @@ class Explainer(lightning.LightningModule):
     def in_windows(self, attribute: Attribute, images: Tensor, query: Query) -> Tensor | Explanation:
         """Maps of images that the target takes at once, else of one window after the other.
 
-        Every window is asked about the pixels of the region that it shows, and averaged with the weights of the logits.
+        A window's query is about the pixels of the region that it shows; windows are averaged with the weights of the
+        logits.
         """
         if query.regions is None or fits(images.shape[2:], self.target.window):
             return attribute(images, query)
@@ -275,7 +276,7 @@ def maps_of(result: Tensor | Explanation) -> Tensor:
 
 
 def finished(result: Tensor | Explanation, query: Query, logits: Tensor | None) -> Explanation:
-    """What :meth:`Explainer.attribute` returned as a whole explanation: detached, and zero where nothing was asked."""
+    """What :meth:`Explainer.attribute` returned, made whole: detached, and zero where a query is about no pixel."""
     found = result if isinstance(result, Explanation) else Explanation(result, query)
     defined = query.defined()
 

@@ -2,7 +2,7 @@
 
 One core for classifiers and segmenters, 2-D and 3-D, convolutions and tokens: ``A`` are the feature maps of a layer,
 ``Y`` the score of a query, ``G = dY/dA``. Each method is one way to combine ``A`` with ``G``, or with what the model
-says when it is asked again.
+gives for changed inputs.
 """
 
 import logging
@@ -228,7 +228,7 @@ class ObservedMap(ActivationMap):
         Args:
             layers: The layers.
             images: ``(B, C, *S)``.
-            query: What is asked.
+            query: The query.
             logits: Of the pass that gave the features, with their gradient.
             features: What each layer gave.
         """
