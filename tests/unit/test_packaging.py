@@ -16,6 +16,8 @@ from packaging.utils import canonicalize_name
 
 import lightning_xai
 from lightning_xai import ClassifierTarget
+from lightning_xai.explainers import CAPE, RISE, CaptumExplainer, HiResCAM
+from lightning_xai.metrics import DeletionAUC
 
 REPO = Path(__file__).parents[2]
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
@@ -159,3 +161,21 @@ def test_the_metric_that_contributing_shows() -> None:
     half[:, :, :2] = 0
     expected = [target.predict(shown)[[0, 1], [0, 2]] for shown in (half, images)]
     torch.testing.assert_close(metric.per_image()[:, 0].float(), (expected[0] / expected[1]).detach())
+
+
+def test_the_target_that_contributing_shows() -> None:
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 3, 3, padding=1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(1)
+    )
+    target = contributing(2)["RegressorTarget"](network)
+    images, masked = torch.rand(2, 1, 6, 6), torch.rand(2, 1, 6, 6)
+    assert target.num_classes == 3 and target.query(images).targets.tolist() == [[0], [0]]
+    maps = HiResCAM(target, "0").explain(images, torch.tensor([[0, 2]] * 2))
+    torch.testing.assert_close(maps.sum((2, 3)), network(images)[:, [0, 2]].detach())
+    metric = DeletionAUC(steps=2, output="score")
+    metric.update(target=target, images=images, maps=masked, targets=torch.tensor([[1]] * 2))
+    assert metric.per_image().isfinite().all()
+    for explainer in (RISE(target, masks=8, output="score"), CaptumExplainer(target, "Saliency")):
+        assert explainer.explain(images).shape == (2, 1, 6, 6)
+    with pytest.raises(ValueError, match="CAPE explains classification, but a RegressorTarget does regression"):
+        CAPE(target)

@@ -138,7 +138,9 @@ def test_a_baseline_image_of_the_queried_class_is_a_warning_said_once(caplog):
             explainer.explanation(torch.rand(2, 1, 4, 4), torch.tensor([[0, 1]] * 2))
         PCIM(sure, steps=1).explanation(torch.rand(2, 1, 4, 4), torch.tensor([0, 0]))
     (record,) = caplog.records
-    assert record.getMessage().startswith("2 of 4 queries are about a class that the baseline image already has (p > 0.5)")
+    assert record.getMessage().startswith(
+        "2 of 4 queries are about a class that the baseline image already has (p > 0.5)"
+    )
 
 
 # ------------------------------------------------------------------ constraints, readouts, resolution
