@@ -5,18 +5,15 @@ from pathlib import Path
 
 import hydra
 import lightning
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lightning_xai.cli import run_folder, runs
+from lightning_xai.cli.components import open_data
 from lightning_xai.cli.earlier_run import start_from
 from lightning_xai.cli.errors import one_sentence
 from lightning_xai.cli.overrides import check_overrides
-from lightning_xai.cli.summary import finish
+from lightning_xai.cli.run_folder import prepare_folder, writing
 from lightning_xai.cli.target_cache import build_target
-from lightning_xai.cli.tasks import global_maps as global_task
-from lightning_xai.cli.tasks import sanity as sanity_task
-from lightning_xai.loggers import RunCSVLogger, finish_loggers
+from lightning_xai.cli.tasks import find_task
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -28,41 +25,15 @@ def main(cfg: DictConfig) -> dict[str, float]:
         cfg: The composed configuration; ``run_dir`` must be set when Hydra does not run the job.
 
     Returns:
-        ``target/...`` and ``test/...`` numbers; ``sanity/...`` and ``global/...`` ones of those tasks.
+        ``target/...`` numbers, and those of the task: ``test/...``, ``val/...``, ``sanity/...`` or ``global/...``.
     """
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
-    with run_folder.writing(cfg.run_dir):
-        return run(cfg)
-
-
-def run(cfg: DictConfig) -> dict[str, float]:
-    """The parts of a job, in order; see :func:`main`."""
-    resume = runs.prepare(cfg)
-    data = runs.open_data(cfg)
-    target, quality = build_target(cfg, data)
-    if cfg.task == "target":
-        return quality
-    if cfg.task == "sanity":
-        return quality | sanity_task.check_sanity(cfg, data, target)
-    explainer = runs.build_explainer(cfg, target)
-
-    loggers = [RunCSVLogger(cfg.run_dir), *instantiate(cfg.logger).values()]
-    trainer = instantiate(cfg.trainer, logger=loggers, callbacks=list(instantiate(cfg.callbacks).values()))
-    runs.log_config(cfg, trainer)
-    best = resume
-    if explainer.learned and (cfg.task == "explain" or (cfg.task == "global" and resume is None)):
-        trainer.fit(explainer, datamodule=explainer.fit_data(data), ckpt_path=resume, weights_only=True)
-        best = trainer.checkpoint_callback.best_model_path or None
-    if cfg.task == "predict":
-        trainer.predict(explainer, datamodule=data, ckpt_path=best, return_predictions=False, weights_only=True)
-        results = {}
-    elif cfg.task == "global":
-        results = global_task.explain_globally(cfg, data, explainer, loggers, best)
-    else:
-        trainer.test(explainer, datamodule=data, ckpt_path=best, verbose=False, weights_only=True)
-        results = finish(cfg, trainer, quality, best)
-    finish_loggers(loggers)
-    return quality | results
+    task = find_task(cfg.task)
+    with writing(cfg.run_dir):
+        prepare_folder(cfg)
+        data = open_data(cfg)
+        target, quality = build_target(cfg, data)
+        return quality | task(cfg, data, target)
 
 
 if __name__ == "__main__":

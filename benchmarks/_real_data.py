@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lightning_xai.cli.runs import note_data_info
+from lightning_xai.cli.components import note_data_info
 from lightning_xai.cli.target_cache import build_target
 from lightning_xai.data import ImageDataModule
 from lightning_xai.metrics import InsertionDeletionGap

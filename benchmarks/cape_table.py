@@ -13,7 +13,7 @@ import torch
 from _real_data import config_of, stop_without_data, target_and_data
 from hydra.utils import instantiate
 
-from lightning_xai.cli import runs
+from lightning_xai.cli.components import build_explainer
 from lightning_xai.data import ImageDataModule
 from lightning_xai.explainers import CAPE
 from lightning_xai.explainers.cape.contributions import compared
@@ -87,7 +87,7 @@ def main() -> None:
     for experiment in arguments.experiments:
         cfg = config_of(experiment, arguments.seed, *overrides)
         target, data = target_and_data(cfg)
-        cape = runs.build_explainer(cfg, target)
+        cape = build_explainer(cfg, target)
         assert isinstance(cape, CAPE)
         print(f"\n{experiment}")
         fit(cfg, cape, data)

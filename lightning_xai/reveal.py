@@ -1,4 +1,4 @@
-"""How a score follows the pixels of an image as they go and come, in the order of a map."""
+"""Curves of a score while the pixels of an image are hidden or shown in the order of a map."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,8 +6,9 @@ from torch import Tensor
 
 from lightning_xai.functional.ranking import order_of, ranks_of
 from lightning_xai.perturbation.context import AnyBaseline, PerturbationContext
-from lightning_xai.perturbation.evaluator import Scorer, evaluate_sets
+from lightning_xai.perturbation.evaluator import Evaluator
 from lightning_xai.perturbation.sets import Curve
+from lightning_xai.typing import Scorer
 
 
 def pixel_ranks(maps: Tensor) -> Tensor:
@@ -59,9 +60,10 @@ def reveal_curve(
 def reveal_curves(
     score: Scorer, images: Tensor, ranking: Tensor, curves: Mapping[str, Curve], chunk_size: int = 64
 ) -> dict[str, Tensor]:
-    """Several curves of the same images in one queue of forward passes; see :func:`reveal_curve`.
+    """Compute several curves of the same images in one sequence of full forward passes; see :func:`reveal_curve`.
 
     Returns:
         ``{name: (B, T, len(fractions))}``.
     """
-    return evaluate_sets(score, PerturbationContext(images, ranking), curves, chunk_size)
+    evaluator = Evaluator(lambda batch: score(batch.inputs, batch.rows), chunk_size, per_image=False)
+    return evaluator(PerturbationContext(images, ranking), curves)

@@ -1,4 +1,4 @@
-"""The two values that travel through the project: what is asked, and what was found."""
+"""The two values that travel through the project: a query about images, and its explanation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked about a batch of images; always complete, and constant: no gradient flows through it.
+    """The classes and regions that a batch of images is explained for; complete, and constant for the gradient.
 
     Attributes:
         targets: ``(B, T)`` int64 class indices.
@@ -30,11 +30,11 @@ class Query:
         return self.targets.shape
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> "Query":
-        """The query whose targets and regions are what ``change`` makes of them."""
+        """Apply ``change`` to targets and regions."""
         return Query(change(self.targets), None if self.regions is None else change(self.regions))
 
     def __getitem__(self, index: Any) -> "Query":
-        """The query about some of the images; with a second index, some of the queries about them."""
+        """Select the queries about some of the images; with a second index, some of the queries about them."""
         return self.changed(lambda values: values[index])
 
     def rows(self, index: Tensor | None = None) -> "Query":
@@ -47,7 +47,7 @@ class Query:
         return self.changed(lambda values: values.repeat(count, *(1,) * (values.ndim - 1)))
 
     def to(self, device: torch.device | str) -> "Query":
-        """The same on a device."""
+        """Move the query to a device."""
         return self.changed(lambda values: values.to(device))
 
     def defined(self) -> Tensor:
@@ -59,11 +59,11 @@ class Query:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The maps of a batch, and what the same pass of the target gave.
+    """The maps of a batch of images, and the logits and values of the same pass of the target.
 
     Attributes:
         maps: ``(B, T, *S)`` float32, detached, at image resolution, raw and signed where the method is signed.
-        query: What was asked.
+        query: The query that the maps explain.
         logits: ``(B, K)`` or ``(B, K, *S)`` of the whole images, from the pass that made the maps; what
             :meth:`~lightning_xai.explainers.base.Explainer.attribute` returns may leave them out.
         extras: Further values by name: ``(B, T)``, such as ``"p_baseline"``, the probability of the baseline image, or
@@ -78,7 +78,7 @@ class Explanation:
     alternatives: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> "Explanation":
-        """The same on a device; with it Lightning collects what ``predict`` returns."""
+        """Move the explanation to a device; with it Lightning collects what ``predict`` returns."""
         return Explanation(
             self.maps.to(device),
             self.query.to(device),

@@ -15,7 +15,7 @@ PER_IMAGE = ("images", "maps", "targets", "masks", "pixels")
 
 
 class MapOf(Explainer):
-    """The map is a function of images and targets; keeps the pictures and queries of every call."""
+    """The map is a function of images and targets; keeps the shapes of the queries of every call."""
 
     def __init__(self, target, function):
         super().__init__(target)
@@ -44,14 +44,14 @@ def weighted(weight):
 
 
 class Planted(nn.Module):
-    """Class k + 1 is told by channel k alone, the background by a constant: ``(B, C, *S) -> (B, C + 1, *S)``."""
+    """Class k + 1 shows in channel k alone, the background by a constant: ``(B, C, *S) -> (B, C + 1, *S)``."""
 
     def forward(self, images):
         return torch.cat([torch.full_like(images[:, :1], 0.5), images], dim=1)
 
 
 def linear_case(batch=4, queries=2, size=(4, 5), bias=15.0, normalized=True):
-    """A linear target that answers with its logits, positive ones."""
+    """A linear target whose outputs are its logits, positive ones."""
     torch.manual_seed(batch + 10 * queries + 100 * len(size))
     weight = torch.randn(3, 2 * torch.Size(size).numel())
     mean, std = (MEAN, STD) if normalized else (None, None)
@@ -63,7 +63,7 @@ def linear_case(batch=4, queries=2, size=(4, 5), bias=15.0, normalized=True):
     }
 
 
-def linear_answer(target, images, classes):
+def linear_output(target, images, classes):
     """Logits of a linear target in float64: images ``(n, C, *S)``, classes ``(n,)``."""
     layer, flat = target.model[1], images.double()
     if target.mean is not None:
@@ -112,15 +112,15 @@ def top(maps, count):
     return chosen.view(maps.shape)
 
 
-def overlap_and_total(target, image, asked, wanted):
-    """Of one picture ``(C, *S)``: twice the pixels of class and reference ``(*S)``, and the sum of both."""
-    found = target.logits(image.unsqueeze(0))[0].argmax(dim=0) == asked
-    return 2.0 * float((found & wanted).sum()), float(found.sum() + wanted.sum())
+def overlap_and_total(target, image, target_class, reference):
+    """Of one input ``(C, *S)``: twice the pixels of class and reference ``(*S)``, and the sum of both."""
+    predicted = target.logits(image.unsqueeze(0))[0].argmax(dim=0) == target_class
+    return 2.0 * float((predicted & reference).sum()), float(predicted.sum() + reference.sum())
 
 
-def dice_of(target, image, asked, wanted):
-    """Dice of one picture."""
-    common, total = overlap_and_total(target, image, asked, wanted)
+def dice_of(target, image, target_class, reference):
+    """Dice of one input."""
+    common, total = overlap_and_total(target, image, target_class, reference)
     return common / total
 
 
@@ -154,16 +154,16 @@ def assert_batches_do_not_matter(make, case, atol=1e-5):
 
 
 def assert_queries_do_not_matter(make, case, atol=1e-5):
-    """A query that is asked alone gets the value that it gets beside others."""
+    """A query has the same value alone and among others."""
     together = scored(make(), **case)
-    for place in range(together.shape[1]):
-        alone = {**case, "maps": case["maps"][:, place : place + 1], "targets": case["targets"][:, place]}
+    for index in range(together.shape[1]):
+        alone = {**case, "maps": case["maps"][:, index : index + 1], "targets": case["targets"][:, index]}
         values = scored(make(), **alone)[:, 0]
-        assert torch.allclose(values, together[:, place], atol=atol, equal_nan=True), place
+        assert torch.allclose(values, together[:, index], atol=atol, equal_nan=True), index
 
 
 def assert_depth_one_does_not_matter(make, case, atol=1e-6):
-    """A picture is a volume of one slice."""
+    """A 2-D image is a volume of one slice."""
     deep = {name: value.unsqueeze(2) if name in ("images", "maps", "masks") else value for name, value in case.items()}
     flat = scored(make(), **case)
     assert not flat.isnan().all(), "a case without a defined value tests nothing"

@@ -106,6 +106,12 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def without_validation(result: dict[str, float]) -> dict[str, float]:
+    """What a run returned, but for the numbers that only one that trains has."""
+    assert "val/loss" in result
+    return {name: value for name, value in result.items() if not name.startswith("val/")}
+
+
 @dataclass
 class Done:
     """What a command line left: its exit status and what it printed."""

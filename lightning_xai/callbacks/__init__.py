@@ -6,7 +6,6 @@ from lightning_xai.callbacks.faithfulness import Faithfulness
 from lightning_xai.callbacks.global_maps import SaveGlobalMaps
 from lightning_xai.callbacks.map_variety import MapVariety
 from lightning_xai.callbacks.save_maps import SaveMaps
-from lightning_xai.callbacks.visibility_curves import VisibilityCurves
 
 __all__ = [
     "AttributionMaps",
@@ -15,5 +14,4 @@ __all__ = [
     "MapVariety",
     "SaveGlobalMaps",
     "SaveMaps",
-    "VisibilityCurves",
 ]

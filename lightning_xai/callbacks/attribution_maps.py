@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_xai.loggers import log_images
 from lightning_xai.structures import Explanation
-from lightning_xai.targets.outputs import probability
+from lightning_xai.targets.outputs import Probability
 from lightning_xai.visualization.grid import map_grid, save_png
 
 # More queries than these (a segmenter with many classes) would make the grid too wide to read.
@@ -58,11 +58,11 @@ class AttributionMaps(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the grid of this epoch."""
-        self._draw(trainer, "val", f"val_epoch{trainer.current_epoch:03d}.png")
+        self._draw(trainer, pl_module, "val", f"val_epoch{trainer.current_epoch:03d}.png")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the grid of the test."""
-        self._draw(trainer, "test", "test.png")
+        self._draw(trainer, pl_module, "test", "test.png")
 
     def _collect(self, trainer: Trainer, explainer: Any, found: Explanation, batch: Mapping[str, Any]) -> None:
         room = self.num_images - sum(len(part["images"]) for part in self._parts)
@@ -72,7 +72,7 @@ class AttributionMaps(Callback):
         images = torch.as_tensor(batch["image"])[:count]
         target, logits = explainer.target, found.logits[:count]
         query = found.query[:count, :MAX_QUERIES]
-        asked, predicted = probability(target, logits, query), target.activate(logits)
+        asked, predicted = Probability()(target, logits, query), target.activate(logits)
         # NaN where there is no baseline image.
         blank = found.extras.get("p_baseline", torch.full_like(asked, float("nan")))
         names = target.class_names
@@ -89,7 +89,7 @@ class AttributionMaps(Callback):
             }
         )
 
-    def _draw(self, trainer: Trainer, stage: str, name: str) -> None:
+    def _draw(self, trainer: Trainer, explainer: Any, stage: str, name: str) -> None:
         if not self._parts:
             return
         masks = [part["masks"] for part in self._parts]
@@ -99,9 +99,10 @@ class AttributionMaps(Callback):
             None if any(mask is None for mask in masks) else torch.cat(masks),
             titles=[title for part in self._parts for title in part["titles"]],
             labels=[label for part in self._parts for label in part["labels"]],
+            heading=explainer.title,
         )
         self._parts = []
-        save_png(Path(trainer.default_root_dir) / "maps" / name, grid)
+        save_png(Path(trainer.default_root_dir) / "maps" / name, grid, explainer.title)
         log_images(trainer, f"maps/{stage}", [grid])
 
 

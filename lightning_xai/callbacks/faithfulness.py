@@ -1,24 +1,24 @@
 """Scores the maps of every finished batch, and those of the controls."""
 
 import copy
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.explainers.reference import BLIND, BlurredReference, RandomMap, Reversed
-from lightning_xai.functional.files import atomic_write
 from lightning_xai.functional.finite import naming_images
 from lightning_xai.functional.tensors import as_plain_tensor
-from lightning_xai.loggers.media import log_table
+from lightning_xai.loggers import log_images
+from lightning_xai.loggers.media import log_files, log_table
 from lightning_xai.metrics import MapMetric, MetricSuite, VisibilityCurve
 from lightning_xai.metrics.evaluation import SharedOutputs
 from lightning_xai.report.statistics import Rows
+from lightning_xai.report.tables import write_csv
+from lightning_xai.report.visibility import visibility_curves, write_visibility
 from lightning_xai.structures import Explanation
 from lightning_xai.targets import Target
 
@@ -30,7 +30,7 @@ class Faithfulness(lightning.Callback):
 
     On test it also scores controls on the same images and queries, and writes ``per_image.csv`` (the explainer) and
     ``controls.csv`` (the controls) into the run folder. A visibility curve brings its own: random, the explainer
-    reversed, and an oracle.
+    reversed, and an oracle. It is drawn into ``maps/visibility_<scope>.png``, its numbers are in ``visibility.csv``.
 
     Args:
         metrics: Metrics by name.
@@ -104,7 +104,14 @@ class Faithfulness(lightning.Callback):
             name: {metric: suite.members()[metric].reference_means() for metric in self.results[name]}
             for name, suite in self.suites.items()
         }
-        self._write(trainer, pl_module)
+        curves = visibility_curves(self.suites)
+        if trainer.is_global_zero:
+            self._write(trainer, pl_module)
+            if curves:
+                folder = Path(trainer.default_root_dir)
+                for scope, figure in write_visibility(folder, curves).items():
+                    log_images(trainer, f"test/visibility_{scope}", [figure])
+                log_files(trainer, [folder / "visibility.csv"])
 
     def _start(self, explainer: lightning.LightningModule, controls: dict[str, Explainer]) -> None:
         self.controls = controls
@@ -130,7 +137,6 @@ class Faithfulness(lightning.Callback):
                 values = maps[name] if name in maps else scored.reference_maps(found, batch)
                 suite.update(maps=values, explainer=scored, shared=shared, **context)
 
-    @rank_zero_only
     def _write(self, trainer: lightning.Trainer, explainer: Any) -> None:
         folder, names = Path(trainer.default_root_dir), explainer.target.class_names
         own, *controls = self.results
@@ -164,11 +170,3 @@ def long_rows(table: Mapping[str, Rows], names: Sequence[str] | None) -> list[tu
         for metric, rows in table.items()
         for image, target, value in rows
     ]
-
-
-def write_csv(path: Path, header: tuple[str, ...], rows: list[Any]) -> None:
-    """Write a whole table or nothing; an undefined value is an empty cell."""
-    with atomic_write(path) as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows([["" if cell != cell else cell for cell in row] for row in rows])

@@ -1,12 +1,15 @@
 """Predicted maps on disk, in the format of the input."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_xai.functional.files import atomic_write, safe_name, write_nifti
 from lightning_xai.visualization.grid import overlay, save_png
@@ -14,48 +17,59 @@ from lightning_xai.visualization.grid import overlay, save_png
 FORMATS = ("auto", "npy", "png", "nifti")
 
 
-class SaveMaps(Callback):
-    """Writes the maps of ``predict`` to disk, each rank those of its own images.
+class SaveMaps(BasePredictionWriter):
+    """Writes the maps of ``predict`` to disk batch by batch, each rank those of its own images.
 
     ``npy`` holds the raw maps ``(T, *S)`` as float32, ``png`` an overlay a query, ``nifti`` the raw maps of a
     volume, ``(X, Y, Z)`` or ``(X, Y, Z, T)``, with the image's affine.
 
     Args:
-        format: ``"npy"``, ``"png"``, ``"nifti"``, or ``"auto"``: NIfTI for volumes, npy and PNG for pictures.
+        format: ``"npy"``, ``"png"``, ``"nifti"``, or ``"auto"``: NIfTI for volumes, npy and PNG for 2-D images.
         dirpath: Folder; ``<run>/predictions`` if ``None``.
     """
 
     def __init__(self, format: str = "auto", dirpath: str | Path | None = None) -> None:
         if format not in FORMATS:
             raise ValueError(f"SaveMaps has format {format!r}; use one of {', '.join(FORMATS)}.")
+        super().__init__(write_interval="batch")
         self.format = format
         self.dirpath = dirpath
         self._names: dict[str, str] = {}
 
+    @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the names of an earlier run."""
         self._names = {}
 
-    def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    @override
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: Any,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
     ) -> None:
         """Write the batch's maps.
 
         Raises:
-            ValueError: If two ids become the same file name, or NIfTI is asked for pictures.
+            ValueError: If two ids become the same file name, or 2-D images are to be written as NIfTI.
         """
         folder = Path(self.dirpath or Path(trainer.default_root_dir) / "predictions")
         for i, image_id in enumerate(batch["id"]):
-            self._write(folder / self._file_name(image_id), batch["image"][i], outputs.maps[i], affine_of(batch, i))
+            stem, affine = folder / self._file_name(image_id), affine_of(batch, i)
+            self._write(stem, batch["image"][i], prediction.maps[i], affine, pl_module.title)
 
-    def _write(self, stem: Path, image: Tensor, maps: Tensor, affine: np.ndarray[Any, Any]) -> None:
+    def _write(self, stem: Path, image: Tensor, maps: Tensor, affine: np.ndarray[Any, Any], about: str) -> None:
         values = maps.detach().float().cpu().numpy()
         is_volume = values.ndim == 4
         formats = {self.format} if self.format != "auto" else {"nifti"} if is_volume else {"npy", "png"}
         if "nifti" in formats:
             if not is_volume:
                 raise ValueError(
-                    f"{stem.name} is a picture with maps of shape {values.shape[1:]}; "
+                    f"{stem.name} is a 2-D image with maps of shape {values.shape[1:]}; "
                     "NIfTI takes volumes, so use format npy or png."
                 )
             data = values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)
@@ -66,7 +80,7 @@ class SaveMaps(Callback):
         if "png" in formats:
             for query, value in enumerate(maps.detach().float().cpu()):
                 name = f"{stem}.png" if len(maps) == 1 else f"{stem}_{query}.png"
-                save_png(name, overlay(torch.as_tensor(image).cpu(), value))
+                save_png(name, overlay(torch.as_tensor(image).cpu(), value), about)
 
     def _file_name(self, image_id: str) -> str:
         name = safe_name(image_id)

@@ -1,4 +1,4 @@
-"""What a command line answers to bad input."""
+"""Bad input ends a run with one sentence instead of a traceback."""
 
 import functools
 import os
@@ -19,7 +19,7 @@ BAD_INPUT = (ValueError, FileNotFoundError, NotADirectoryError)
 
 
 def sentence_of(error: Exception) -> str | None:
-    """What the user reads of an error instead of its traceback.
+    """Turn an error of bad input into the sentence that the user reads instead of a traceback.
 
     Args:
         error: The error; one of an object that the config makes counts as its cause.
@@ -34,8 +34,8 @@ def sentence_of(error: Exception) -> str | None:
     return f"train.py: {cause}"
 
 
-def exits(function: Callable[P, T]) -> Callable[P, T]:
-    """Let a function end the program with the sentence of a bad-input error; other errors pass."""
+def exit_with_sentence(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a function so that bad input ends the program with one sentence; other errors pass."""
 
     @functools.wraps(function)
     def quiet(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -49,22 +49,24 @@ def exits(function: Callable[P, T]) -> Callable[P, T]:
     return quiet
 
 
-def one_sentence(job: Callable[[Any], dict[str, float]], failed: list[bool]) -> Callable[[Any], dict[str, float]]:
-    """What Hydra calls for each job: bad input ends it with one sentence, and a sweep goes on with its next job.
+def one_sentence(job: Callable[[Any], dict[str, float]], failed: list[bool]) -> Callable[[Any], float | None]:
+    """Wrap a job for Hydra: bad input ends it with one sentence, and a sweep goes on with its next job.
 
     Args:
         job: Runs one job; a ``"sanity/passed"`` of 0 in its result says that it failed.
         failed: Gets an entry a job: whether it failed.
 
     Returns:
-        The job; other errors pass.
+        The job for Hydra, whose result is what a sweeper optimizes: that of ``optimized_metric``, or ``None``. Errors
+        that are not of bad input pass.
     """
 
     @functools.wraps(job)
-    def quiet(cfg: Any) -> dict[str, float]:
+    def quiet(cfg: Any) -> float | None:
         failed.append(True)  # until it has ended well
         try:
             results = job(cfg)
+            optimized = optimized_value(results, cfg.optimized_metric)
         except SIGTERMException:  # Lightning's, which alone would end with status 0
             sys.exit(128 + signal.SIGTERM)
         except Exception as error:
@@ -73,8 +75,25 @@ def one_sentence(job: Callable[[Any], dict[str, float]], failed: list[bool]) -> 
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 sys.exit(sentence)
             print(f"{sentence} (job {HydraConfig.get().job.num} of the sweep)", file=sys.stderr)
-            return {}
+            return None
         failed[-1] = results.get("sanity/passed") == 0
-        return results
+        return optimized
 
     return quiet
+
+
+def optimized_value(results: dict[str, float], name: str | None) -> float | None:
+    """Look up the number that a sweeper optimizes.
+
+    Args:
+        results: All numbers of a job.
+        name: Which; ``None`` if none is optimized.
+
+    Raises:
+        ValueError: If there is none of this name.
+    """
+    if name is None:
+        return None
+    if name not in results:
+        raise ValueError(f"optimized_metric={name} is none of the numbers of this run: {', '.join(sorted(results))}.")
+    return float(results[name])

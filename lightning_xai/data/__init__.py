@@ -1,4 +1,4 @@
-"""Data modules: real images from a user's files as plain dict batches."""
+"""Data modules: images from a user's files as batches that are plain dicts."""
 
 from lightning_xai.data.items import Item
 from lightning_xai.data.module import ImageDataModule

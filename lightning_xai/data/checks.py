@@ -13,7 +13,7 @@ from lightning_xai.data.splits import label_counts
 
 
 def check_items(items: Sequence[Item], class_names: Sequence[str], where: str) -> None:
-    """Check ids, labels and classes, which needs no reading.
+    """Check ids, labels and classes of all images, without reading an image.
 
     Args:
         items: All images of a data set.
@@ -32,7 +32,7 @@ def check_items(items: Sequence[Item], class_names: Sequence[str], where: str) -
 
 
 def check_ids(items: Sequence[Item], where: str) -> None:
-    """Check that there are images, and that each has an id of its own.
+    """Check that there are images, and that each has a unique id.
 
     Args:
         items: All images of a data set.
@@ -45,21 +45,21 @@ def check_ids(items: Sequence[Item], where: str) -> None:
         raise ValueError(f"There is no image in {where}; check the path and the options of the data.")
     name, count = Counter(item.id for item in items).most_common(1)[0]
     if count > 1:
-        raise ValueError(f"{count} images of {where} have the id {name!r}; give each image an id of its own.")
+        raise ValueError(f"{count} images of {where} have the id {name!r}; give each image a different id.")
 
 
 def _check_label(item: Item, classes: int, where: str) -> None:
     label = item.label
     if isinstance(label, tuple):
-        right = len(label) == classes and set(label) <= {0, 1}
+        valid = len(label) == classes and set(label) <= {0, 1}
         expected = f"{classes} values of 0 or 1"
     elif label is None:
-        right = classes == 0
+        valid = classes == 0
         expected = "a label like the other images"
     else:
-        right = 0 <= label < classes
+        valid = 0 <= label < classes
         expected = f"a class from 0 to {classes - 1}"
-    if not right:
+    if not valid:
         raise ValueError(f"The label {label} of {item.name} in {where} is out of range; give it {expected}.")
 
 

@@ -1,4 +1,4 @@
-"""What a source layout hands to the base data module: one `Item` an image."""
+"""Images of a data set that are not read yet: one `Item` an image, and the files below a folder."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class Item:
         image: Path of the file, or the array itself.
         label: Class index, a tuple of 0/1 for several labels, or None for an unlabeled image.
         mask: Path or array of the reference mask, several paths that are united, or None.
-        split: "train", "val" or "test" where the source says so, else None.
+        split: "train", "val" or "test" where the source states it, else None.
         group: What must stay on one side of a split (patient, plate well), or None.
-        laterality: Side of the body ("L", "R") where the source says so, else None.
+        laterality: Side of the body ("L", "R") where the source states it, else None.
     """
 
     id: str
@@ -33,7 +33,7 @@ class Item:
 
     @property
     def name(self) -> str:
-        """How error messages call this image: its path, or its id when it is an array."""
+        """The name of the image in error messages: its path, or its id when it is an array."""
         return str(self.image) if isinstance(self.image, Path) else self.id
 
 
@@ -74,7 +74,7 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether a file or folder is none of the user's: hidden, or left by an archive or a file manager.
+    """Tell whether a file or folder is hidden, or was left by an archive or a file manager.
 
     Args:
         name: Its name.

@@ -1,4 +1,4 @@
-"""Reading items in threads, and serving data sets as batches."""
+"""Read items in threads, and load data sets in batches."""
 
 import os
 from collections import deque
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 def read_all(read: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[Item, Result | BadImageError]]:
-    """Read in threads, few at a time, so that a data set that is not cached never sits in memory whole.
+    """Read items in threads, few at a time, so that a data set that is not cached is never in memory as a whole.
 
     Args:
         read: Reads an item.
@@ -52,7 +52,7 @@ def read_all(read: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[
 def read_usable(
     read: Callable[[Item], Result], items: Sequence[Item], strict: bool, skipped: list[str]
 ) -> Iterator[tuple[Item, Result]]:
-    """Read what can be used.
+    """Read items, and skip those that cannot be used or stop at the first of them.
 
     Args:
         read: Reads an item.
@@ -66,24 +66,24 @@ def read_usable(
     Raises:
         BadImageError: An item cannot be used, and `strict` is set.
     """
-    for item, found in read_all(read, items):
-        if not isinstance(found, BadImageError):
-            yield item, found
+    for item, result in read_all(read, items):
+        if not isinstance(result, BadImageError):
+            yield item, result
         elif strict:
-            raise found
+            raise result
         else:
-            skipped.append(str(found))
+            skipped.append(str(result))
 
 
 def make_dataset(
     items: Sequence[Item], load: LoadItem, cached: list[dict[str, Any]] | None, augment: Sequence[Callable[..., Any]]
 ) -> Dataset:
-    """Make the samples of items, each time anew or from memory.
+    """Make a data set of items, whose samples are read each time or come from memory.
 
     Args:
         items: The items.
         load: Reads one.
-        cached: What it gave for each; None reads anew.
+        cached: What it returned for each; None reads each time.
         augment: Transforms after that.
 
     Returns:
@@ -94,7 +94,7 @@ def make_dataset(
         plain = EnsureTyped(
             ("image", "mask"), dtype=(torch.float32, torch.int64), track_meta=False, allow_missing_keys=True
         )
-        # Nested, the augmentation counts as random as a whole: the cache holds what `load` gives, and no more.
+        # Nested, the augmentation counts as random as a whole: the cache holds what `load` returns, and no more.
         steps.append(Compose([*augment, plain]))
     if cached is None:
         return Dataset(items, Compose(steps))
@@ -102,12 +102,12 @@ def make_dataset(
 
 
 def make_loader(dataset: Dataset, batch_size: int, shuffle: bool, workers: int, seed: int) -> DataLoader:
-    """Serve a data set as batches.
+    """Make the loader that gives a data set in batches.
 
     Args:
         dataset: Samples, or lists of patches.
         batch_size: Images a batch.
-        shuffle: Whether to mix them anew each time.
+        shuffle: Whether to shuffle them each epoch.
         workers: Processes that make the samples.
         seed: Of the order.
 
@@ -122,13 +122,13 @@ def make_loader(dataset: Dataset, batch_size: int, shuffle: bool, workers: int, 
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         collate_fn=collate,
-        # Without a generator of its own, MONAI's loader would reset the global one.
+        # Without a generator, MONAI's loader would reset the global one.
         generator=torch.Generator().manual_seed(seed),
     )
 
 
 def choose_workers(light: bool) -> int:
-    """Choose the number of worker processes: none where they would cost more than they bring.
+    """Choose the number of worker processes: none where they would cost more time than they save.
 
     Args:
         light: Whether making a sample costs less than sending it between processes.
@@ -141,5 +141,5 @@ def choose_workers(light: bool) -> int:
 
 
 def collate(samples: list[Any]) -> Any:
-    """A batch of samples, or of lists of patches."""
+    """Combine samples, or lists of patches, into a batch."""
     return default_collate([part for each in samples for part in (each if isinstance(each, list) else [each])])

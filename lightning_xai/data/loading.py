@@ -1,4 +1,4 @@
-"""The first transform of every pipeline: from an `Item` to a sample of tensors."""
+"""The first transform of every pipeline: it reads an `Item` into a sample of tensors."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,7 +54,7 @@ def resize_mask(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
 
 
 def resize_affine(affine: np.ndarray, old: tuple[int, ...], new: tuple[int, ...]) -> np.ndarray:
-    """Voxel-to-world matrix of a resized volume, whose corners stay where they are.
+    """Compute the voxel-to-world matrix of a resized volume, whose corners stay where they are.
 
     Args:
         affine: (4, 4), of the volume as it was.
@@ -166,8 +166,8 @@ class LoadItem(Transform):
             return image, mask, affine
         sample: dict[str, Any] = {"image": MetaTensor(image, affine=torch.from_numpy(affine))}
         sample |= {"label": item.label, "laterality": item.laterality}
-        drawn = torch.zeros(1, *image.shape[1:], dtype=torch.int64) if mask is None else mask
-        sample["mask"] = MetaTensor(drawn, affine=torch.from_numpy(affine))
+        mask_or_empty = torch.zeros(1, *image.shape[1:], dtype=torch.int64) if mask is None else mask
+        sample["mask"] = MetaTensor(mask_or_empty, affine=torch.from_numpy(affine))
         sample = self.prepare(sample)
         if mask is not None:
             mask = sample["mask"].as_tensor().long()

@@ -1,4 +1,4 @@
-"""Masks: reading them as whole numbers, and what their values mean."""
+"""Read masks as whole numbers, and decide what their values mean."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -77,12 +77,12 @@ def _is_whole(array: np.ndarray) -> bool:
 
 
 def _has_shape_in_alpha(path: Path) -> bool:
-    """Tell whether a picture is more transparent in some places than in others."""
+    """Tell whether an image file is more transparent in some places than in others."""
     try:
-        with Image.open(path) as picture:
-            if not picture.has_transparency_data:
+        with Image.open(path) as image:
+            if not image.has_transparency_data:
                 return False
-            low, high = picture.convert("RGBA").getchannel("A").getextrema()
+            low, high = image.convert("RGBA").getchannel("A").getextrema()
     except OSError:  # no format of Pillow's
         return False
     return low != high
@@ -90,7 +90,7 @@ def _has_shape_in_alpha(path: Path) -> bool:
 
 @dataclass
 class MaskValues:
-    """How often each value occurs in the masks of a data set, and in which mask it was seen first.
+    """Counts how often each value occurs in the masks of a data set, and remembers the first mask that has it.
 
     Example:
         >>> values = MaskValues()
@@ -147,16 +147,16 @@ def _value_counts(mask: np.ndarray) -> list[tuple[int, int]]:
     if mask.max() > np.iinfo(np.uint16).max:
         values, numbers = np.unique(mask.astype(np.int64), return_counts=True)
         return list(zip(values.tolist(), numbers.tolist(), strict=True))
-    found = np.zeros(int(mask.max()) + 1, np.int64)
+    counts = np.zeros(int(mask.max()) + 1, np.int64)
     for start in range(0, len(mask), 1 << 22):  # counting needs eight bytes a pixel
-        found += np.bincount(mask[start : start + (1 << 22)].astype(np.uint16), minlength=len(found))
-    values = np.flatnonzero(found)
-    return list(zip(values.tolist(), found[values].tolist(), strict=True))
+        counts += np.bincount(mask[start : start + (1 << 22)].astype(np.uint16), minlength=len(counts))
+    values = np.flatnonzero(counts)
+    return list(zip(values.tolist(), counts[values].tolist(), strict=True))
 
 
 @dataclass(frozen=True)
 class MaskRule:
-    """What the values of masks mean.
+    """A rule that turns the values of masks into class indices.
 
     Attributes:
         threshold: Values above it are 1 and all others 0; None keeps the values, which are class indices.
@@ -175,7 +175,7 @@ class MaskRule:
 CLASS_INDICES = MaskRule()
 
 
-def mask_rule(found: MaskValues, classes: Sequence[str] | None, where: str) -> MaskRule:
+def mask_rule(mask_values: MaskValues, classes: Sequence[str] | None, where: str) -> MaskRule:
     """Decide what the values of the masks of a data set mean.
 
     * More than two classes: values are class indices, and stay.
@@ -188,7 +188,7 @@ def mask_rule(found: MaskValues, classes: Sequence[str] | None, where: str) -> M
     edges.
 
     Args:
-        found: The values of all masks.
+        mask_values: The values of all masks.
         classes: Names of the values, background first; None for masks of evidence.
         where: What messages call the data set.
 
@@ -199,7 +199,7 @@ def mask_rule(found: MaskValues, classes: Sequence[str] | None, where: str) -> M
         ValueError: The values have no clear meaning: a label to ignore, such as 255 next to 0 and 1, three or four
             brightnesses for two classes, or no background.
     """
-    values = sorted(found.counts)
+    values = sorted(mask_values.counts)
     if not values or (classes is not None and len(classes) > 2):
         return MaskRule()
     low, high = values[0], values[-1]
@@ -208,8 +208,8 @@ def mask_rule(found: MaskValues, classes: Sequence[str] | None, where: str) -> M
         return above_zero
     if len(values) == 2:
         return MaskRule((low + high) / 2)
-    _check_values(found, values, classes, where)
-    if high > LARGEST_LABEL and not _between(found, values) and _is_soft(found, high):
+    _check_values(mask_values, values, classes, where)
+    if high > LARGEST_LABEL and not _between(mask_values, values) and _is_soft(mask_values, high):
         middle = (low + high) / 2
         thing = "evidence" if classes is None else repr(classes[1])
         return MaskRule(
@@ -223,24 +223,24 @@ def mask_rule(found: MaskValues, classes: Sequence[str] | None, where: str) -> M
     return MaskRule(0.0, f"The masks of {where} hold the values {listed}: all above 0 are {classes[1]!r}.")
 
 
-def _check_values(found: MaskValues, values: list[int], classes: Sequence[str] | None, where: str) -> None:
-    """Refuse three values or more that could mean several things."""
-    if found.lossy:
+def _check_values(mask_values: MaskValues, values: list[int], classes: Sequence[str] | None, where: str) -> None:
+    """Raise an error for three values or more that could mean several things."""
+    if mask_values.lossy:
         return
     small = [value for value in values if value <= LARGEST_LABEL]
     large = values[len(small) :]
     if len(small) > 1 and len(large) == 1 and large[0] > 2 * small[-1]:
         raise ValueError(
-            f"The masks of {where} hold {large[0]} (such as {found.first[large[0]]}) next to the small values "
+            f"The masks of {where} hold {large[0]} (such as {mask_values.first[large[0]]}) next to the small values "
             f"{_listed(small)}: pixels to be ignored are not supported, so give these pixels a class, and where some "
             f"masks are drawn with 1 and others with {large[0]}, draw all alike."
         )
-    middle = _between(found, values)
+    middle = _between(mask_values, values)
     if classes is not None and large and middle:
         raise ValueError(
             f"The masks of {where} hold the {len(values)} values {_listed(values)} (such as "
-            f"{found.first[middle[0]]}), but data.mask_classes names 2 ({', '.join(classes)}); save class indices "
-            "0, 1, 2, ... and name them all, or two values alone."
+            f"{mask_values.first[middle[0]]}), but data.mask_classes names 2 ({', '.join(classes)}); save class "
+            "indices 0, 1, 2, ... and name them all, or two values alone."
         )
     if values[0] > 0 and not large:
         raise ValueError(
@@ -249,20 +249,20 @@ def _check_values(found: MaskValues, values: list[int], classes: Sequence[str] |
         )
 
 
-def _between(found: MaskValues, values: list[int]) -> list[int]:
+def _between(mask_values: MaskValues, values: list[int]) -> list[int]:
     """Return the one or two brightnesses between dark and bright that are drawn on purpose: edges have more."""
-    if found.lossy or len(values) > 4:
+    if mask_values.lossy or len(values) > 4:
         return []
     return [value for value in values if 0.1 * values[-1] <= value <= 0.9 * values[-1]]
 
 
-def _is_soft(found: MaskValues, high: int) -> bool:
+def _is_soft(mask_values: MaskValues, high: int) -> bool:
     """Tell brightnesses from numbers of objects: of a drawn shape most pixels are about as bright as the brightest."""
-    if found.lossy:
+    if mask_values.lossy:
         return True
-    drawn = sum(count for value, count in found.counts.items() if value > 0)
-    bright = sum(count for value, count in found.counts.items() if value >= 0.9 * high)
-    return bright > drawn * (0.05 if high in _WHITE else 0.25)
+    shape = sum(count for value, count in mask_values.counts.items() if value > 0)
+    bright = sum(count for value, count in mask_values.counts.items() if value >= 0.9 * high)
+    return bright > shape * (0.05 if high in _WHITE else 0.25)
 
 
 def _listed(values: Sequence[int]) -> str:

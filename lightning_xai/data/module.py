@@ -1,4 +1,4 @@
-"""The data module that every source layout shares: splits, checks, statistics, caching and loaders."""
+"""The base class of all data modules: splits, checks, statistics, caching and loaders."""
 
 import logging
 import math
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class ImageDataModule(LightningDataModule, ABC):
-    """Images with labels, and maybe masks, as batches of `image`, `label`, `mask`, `id`, and `affine` of volumes.
+    """Loads images with labels, and maybe masks, as batches of `image`, `label`, `mask`, `id`, and `affine` of volumes.
 
     A subclass sets `where` (its source, for messages) and writes `items`, which also sets `class_names`; it sets
     `multilabel` where labels are tuples. Images are float32 in natural units, not normalized.
@@ -36,7 +36,7 @@ class ImageDataModule(LightningDataModule, ABC):
         size: Side, or spatial size, in pixels that every image is resized to; None keeps the sizes, which must agree;
             "auto" keeps them where they agree, and else resizes all to their rounded median (see `common_size`).
         batch_size: Images a batch.
-        splits: Shares of train, val and test where the source gives no split; they sum to 1.
+        splits: Fractions of train, val and test where the source gives no split; they sum to 1.
         seed: Seed of the splits, of the order of training images and of the augmentation.
         cache: Whether to keep all images in memory after the first reading.
         num_workers: Worker processes a loader; None chooses for the cores at hand.
@@ -94,8 +94,8 @@ class ImageDataModule(LightningDataModule, ABC):
         normalize: Literal["image"] | None = None,
     ) -> None:
         super().__init__()
-        given: Options = {"size": size, "splits": splits, "mask_classes": mask_classes, "on_bad_image": on_bad_image}
-        check_options(given | {"normalize": normalize})
+        options: Options = {"size": size, "splits": splits, "mask_classes": mask_classes, "on_bad_image": on_bad_image}
+        check_options(options | {"normalize": normalize})
         self.size: int | tuple[int, ...] | Literal["auto"] | None
         self.size = size if size is None or isinstance(size, int | str) else tuple(size)
         self.batch_size = batch_size
@@ -142,10 +142,10 @@ class ImageDataModule(LightningDataModule, ABC):
         return class_counts(self.split_items, self.class_names)
 
     def data_info(self) -> dict[str, Any]:
-        """Return what others need to know about the data, as plain values.
+        """Return what target, explainer and run need to know about the data, as plain values.
 
         Returns:
-            channels, dims, size (*S, in pixels), classes (their number) and class_names of what the target tells apart,
+            channels, dims, size (*S, in pixels), classes (their number) and class_names that the target predicts,
             activation ("softmax", or "sigmoid" for several labels), mean, std, has_masks, and a fingerprint of ids,
             labels, splits and file sizes. After `setup("predict")` alone there are no class names of images, and mean
             and std are None.
@@ -165,7 +165,7 @@ class ImageDataModule(LightningDataModule, ABC):
         }
 
     def setup(self, stage: str | None = None) -> None:
-        """Find, read and check all images; once.
+        """Find, read and check all images, at the first call only.
 
         Args:
             stage: "predict", if that comes first, takes every image of the source and needs no label, split or mask,
@@ -207,7 +207,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """Check every image, and keep none: each is explained once."""
         items = self.predict_items()
         check_ids(items, self.where)
-        if self.mask_classes is None:  # a classifier is asked about no pixels: nothing here needs a mask
+        if self.mask_classes is None:  # a query to a classifier has no region: nothing here needs a mask
             items = [replace(item, mask=None) for item in items]
         items = items[: self.limit]
         self.class_names, self.mean, self.std = [], None, None
@@ -217,7 +217,7 @@ class ImageDataModule(LightningDataModule, ABC):
         log.info("Images to explain: %d of %s", len(self.split_items["predict"]), self.where)
 
     def _set_up_splits(self) -> None:
-        """Split and read all images, and report what they are."""
+        """Split and read all images, and log the splits."""
         items = self.items()
         check_items(items, self.class_names, self.where)
         items = assign_splits(items, self.num_classes, self.splits, self.seed)
@@ -260,7 +260,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self._datasets |= self._plain | {"train": train}
 
     def _transform(self, items: Sequence[Item]) -> LoadItem:
-        """What turns items into samples, with what has to be known of all of them: masks and size."""
+        """The transform from items to samples; what masks mean, and the size, depend on all items."""
         self.has_masks = any(item.mask is not None for item in items)
         rule = survey_masks(items, self.mask_classes, self.where)
         size = None if self.size == "auto" else self.size

@@ -1,4 +1,4 @@
-"""What every data module takes besides its source."""
+"""The options that every data module takes besides its source."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypedDict
@@ -9,7 +9,7 @@ Size = int | Sequence[int] | Literal["auto"] | None
 
 
 class Options(TypedDict, total=False):
-    """The options; explained in `ImageDataModule`."""
+    """The options of every data module; explained in `ImageDataModule`."""
 
     size: Size
     batch_size: int
@@ -27,7 +27,7 @@ class Options(TypedDict, total=False):
 
 
 def check_options(options: Options) -> None:
-    """Check the values of the options that have few right ones.
+    """Check the options that allow few values.
 
     Args:
         options: The options.

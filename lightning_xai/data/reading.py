@@ -1,4 +1,4 @@
-"""Reading images of any supported format into channel-first arrays, through MONAI readers."""
+"""Read images of any supported format into channel-first arrays, with MONAI readers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from monai.data.utils import is_supported_format
 from monai.utils.enums import MetaKeys
 from PIL import Image
 
-# An axis of an array, "none" for an array without a channel axis (a gray volume), or None where nobody said.
+# An axis of an array, "none" for an array without a channel axis (a gray volume), or None where it is not stated.
 ChannelAxis = int | Literal["none"] | None
 
 
@@ -30,7 +30,7 @@ class TiffImage(NamedTuple):
 class TiffReader(ImageReader):
     """Reads one TIFF file of any depth and number of channels, which Pillow cannot.
 
-    The channel axis is taken from the file (ImageJ, OME and RGB files say it); where the file does not say,
+    The channel axis is taken from the file (ImageJ, OME and RGB files state it); where it is not stated,
     the metadata have no `original_channel_dim`.
     """
 
@@ -46,8 +46,8 @@ class TiffReader(ImageReader):
                 return TiffImage(series.asarray(), series.axes)
             except ValueError:
                 # LZW and some others need the package imagecodecs; Pillow decodes plain pages of them by itself.
-                with Image.open(str(data)) as picture:
-                    array = np.asarray(picture)
+                with Image.open(str(data)) as image:
+                    array = np.asarray(image)
                 if (array.shape, array.dtype) != (series.shape, series.dtype):
                     raise
                 return TiffImage(array, series.axes)
@@ -139,7 +139,7 @@ def _nifti_axes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ChannelAxis]:
 
 
 def _check_shape(shape: tuple[int, ...], name: str) -> None:
-    """Refuse an array that is no image."""
+    """Raise an error for an array that is no image."""
     if 0 in shape or not 2 <= len(shape) <= 4:
         raise BadImageError(f"The image {name} has shape {shape}; images have 2 or 3 axes and maybe channels.")
 
@@ -148,8 +148,8 @@ def _guess_channel_axis(shape: tuple[int, ...], name: str) -> int:
     """Return the one axis at either end that is much smaller than all others."""
 
     def is_small(axis: int) -> bool:
-        others = min(size for i, size in enumerate(shape) if i != axis % len(shape))
-        return 3 * shape[axis] <= others or (shape[axis] <= 4 and shape[axis] < others)
+        smallest = min(size for i, size in enumerate(shape) if i != axis % len(shape))
+        return 3 * shape[axis] <= smallest or (shape[axis] <= 4 and shape[axis] < smallest)
 
     candidates = [axis for axis in (0, -1) if is_small(axis)]
     if len(candidates) != 1:
@@ -184,7 +184,7 @@ def read_image(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name
     Args:
         source: Path of a PNG, JPEG, BMP, TIFF, npy or NIfTI file, or an array of shape (*S), (C, *S) or (*S, C).
         channel_axis: Channel axis of arrays, npy, TIFF and NIfTI files, "none" for a volume without channels; None
-            takes what the file says, and else the axis at either end that is much smaller than the others.
+            takes what the file states, and else the axis at either end that is much smaller than the others.
         name: What error messages call the image; None takes the path.
 
     Returns:
@@ -210,7 +210,7 @@ def read_image(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name
     values = _to_float(values, name)
     if values.ndim == 2:
         return values[None]
-    # PNG and JPEG always say where their channels are; everything else may be overruled.
+    # PNG and JPEG always state where their channels are; everything else may be overruled.
     axis = declared if channel_axis is None or isinstance(reader, PILReader) else channel_axis
     if axis is None:
         axis = _guess_channel_axis(values.shape, name)
@@ -218,7 +218,7 @@ def read_image(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name
 
 
 def read_size(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name: str | None = None) -> tuple[int, ...]:
-    """Read the spatial size that `read_image` would give, from the head of the file: pixels are not decoded.
+    """Read the spatial size that an image of `read_image` has, from the head of the file: pixels are not decoded.
 
     Args:
         source: Path or array, as in `read_image`.
@@ -247,7 +247,7 @@ def read_size(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name:
 
 
 def _read_shape(path: Path) -> tuple[tuple[int, ...], ChannelAxis]:
-    """Return the shape of a stored array, of a picture without its channels, and the channel axis it declares."""
+    """Return the shape of a stored array (of PNG and JPEG without channels), and the channel axis it declares."""
     reader = next(reader for reader in _IMAGE_READERS if reader.verify_suffix(str(path)))
     if isinstance(reader, TiffReader):
         with tifffile.TiffFile(str(path)) as file:
@@ -256,12 +256,12 @@ def _read_shape(path: Path) -> tuple[tuple[int, ...], ChannelAxis]:
         return tuple(np.load(path, mmap_mode="r").shape), None
     if isinstance(reader, NibabelReader):
         return _nifti_axes(tuple(nibabel.load(path).shape))  # type: ignore[attr-defined]
-    with Image.open(path) as picture:
-        return (picture.height, picture.width), None
+    with Image.open(path) as image:
+        return (image.height, image.width), None
 
 
 def read_affine(source: Path | np.ndarray) -> np.ndarray:
-    """Read where a volume lies in the world.
+    """Read the affine of a volume, which says where it lies in the world.
 
     Args:
         source: Path of a readable image file, or an array.

@@ -1,4 +1,4 @@
-"""Masks and other files that lie next to the images they belong to."""
+"""Find masks and other files that lie next to the images they belong to."""
 
 import re
 from collections import defaultdict
@@ -21,19 +21,19 @@ _MASK_NAMES = (
     re.compile(rf"(?P<image>.+?){_GAP}(?:{_MASK}){_NUMBER}", re.I),
     re.compile(rf"(?:{_MASK}){_GAP}(?P<image>.+)", re.I),
 )
-#: Names of what is drawn for people: x_overlay, x_thumb_2, x_mask_color.
+#: Names of images that are made for people to look at: x_overlay, x_thumb_2, x_mask_color.
 _SIDE_NAME = re.compile(rf"(?P<image>.+?){_GAP}(?:{_SIDE}|(?:{_MASK}){_GAP}[a-z]+){_NUMBER}", re.I)
-#: Images whose name says so: x_image, x_img; and image_x.
+#: Names that mark a file as an image: x_image, x_img; and image_x.
 _IMAGE = "|".join((*sorted(IMAGE_WORDS, key=len, reverse=True), "original", "orig", "raw"))
 _IMAGE_NAMES = (re.compile(rf"(?P<image>.+?){_GAP}(?:{_IMAGE})", re.I), re.compile(rf"(?:{_IMAGE}){_GAP}(.+)", re.I))
 
 
 @dataclass(frozen=True)
 class SideFiles:
-    """What the image files of a folder are.
+    """The image files of a folder, sorted into images, masks and the rest.
 
     Attributes:
-        images: The images, in the given order.
+        images: The images, in the order of the files.
         masks: The masks of an image that has some.
         left_out: Files that are neither: overlays, thumbnails, masks whose image is missing.
     """
@@ -44,7 +44,7 @@ class SideFiles:
 
 
 def sort_files(paths: Sequence[Path], folder: Path) -> SideFiles:
-    """Tell images from the masks and the side files that lie next to them.
+    """Sort image files into images, masks, and side files such as overlays.
 
     A file is the mask of an image if its name is that of the image and a word such as mask, seg or label, with a number
     where there are several (`x_mask_1.png`, `mask_x.png`), or if it has the name of the image in a folder of such a
@@ -79,39 +79,39 @@ def sort_files(paths: Sequence[Path], folder: Path) -> SideFiles:
 
 
 def _parts(path: Path, folder: Path) -> tuple[str, str, bool]:
-    """Place without folders named images or masks, name without suffix, and whether such a folder says mask."""
+    """Folder without parts named images or masks, name without suffix, and whether a folder is named masks."""
     *parents, name = path.relative_to(folder).parts
     words = [parent.lower() for parent in parents]
-    place = "/".join(word for word in words if word not in IMAGE_WORDS | MASK_WORDS)
-    return place, without_suffix(Path(name)).lower(), any(word in MASK_WORDS for word in words)
+    folders = "/".join(word for word in words if word not in IMAGE_WORDS | MASK_WORDS)
+    return folders, without_suffix(Path(name)).lower(), any(word in MASK_WORDS for word in words)
 
 
 def _index(files: dict[Path, tuple[str, str, bool]]) -> dict[tuple[str, str], Path]:
-    """Images by place and name; those called x_image also as x."""
+    """Images by folder and name; those named x_image also as x."""
     images: dict[tuple[str, str], Path] = {}
-    for path, (place, stem, in_masks) in files.items():
+    for path, (folder, stem, in_masks) in files.items():
         if not in_masks:
-            images.setdefault((place, stem), path)
-    for (place, stem), path in list(images.items()):
+            images.setdefault((folder, stem), path)
+    for (folder, stem), path in list(images.items()):
         for pattern in _IMAGE_NAMES:
-            if found := pattern.fullmatch(stem):
-                images.setdefault((place, found[1]), path)
+            if match := pattern.fullmatch(stem):
+                images.setdefault((folder, match[1]), path)
     return images
 
 
 def _owner(name: tuple[str, str, bool], path: Path, images: dict[tuple[str, str], Path]) -> tuple[Path | None, bool]:
     """The image that a file belongs to, or None; and whether its name says mask."""
-    place, stem, says_mask = name
+    folder, stem, says_mask = name
     named = [stem] if says_mask else []
     for pattern in _MASK_NAMES:
-        if found := pattern.fullmatch(stem):
+        if match := pattern.fullmatch(stem):
             says_mask = True
             # The number is that of the mask (x_mask_1), or that of the image (case_mask_1 next to case_1).
-            named += [found["image"], found["image"] + (found.groupdict().get("number") or "")]
-    for other in named:
-        if (image := images.get((place, other), path)) != path:
+            named += [match["image"], match["image"] + (match.groupdict().get("number") or "")]
+    for image_name in named:
+        if (image := images.get((folder, image_name), path)) != path:
             return image, True
-    if not says_mask and (found := _SIDE_NAME.fullmatch(stem)):
-        image = images.get((place, found["image"]), path)
+    if not says_mask and (match := _SIDE_NAME.fullmatch(stem)):
+        image = images.get((folder, match["image"]), path)
         return (None if image == path else image), False
     return None, says_mask

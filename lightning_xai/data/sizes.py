@@ -1,4 +1,4 @@
-"""One size for images of different sizes."""
+"""Choose one size for images of different sizes."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-#: Larger pictures are of no use to the usual networks, and would fill the memory.
+#: Larger images are of no use to the usual networks, and would fill the memory.
 LARGEST_SIDE = 1024
 
 
@@ -34,7 +34,7 @@ def common_size(sizes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
 
 
 def describe_sizes(sizes: Sequence[tuple[int, ...]], chosen: tuple[int, ...]) -> str:
-    """Say in a sentence what sizes there are and what they become.
+    """Describe in a sentence the sizes of images, and the size that they are resized to.
 
     Args:
         sizes: Spatial size of each image.

@@ -1,4 +1,4 @@
-"""Splits that keep groups together and classes in proportion."""
+"""Split images into train, val and test, with groups kept together and classes in proportion."""
 
 import logging
 import zlib
@@ -17,7 +17,7 @@ _ALIASES = {"training": "train", "valid": "val", "validation": "val", "dev": "va
 
 
 def split_name(text: str) -> str | None:
-    """Return "train", "val" or "test" for a name of a split, or None when it is no such name.
+    """Return "train", "val" or "test" for a usual name of a split, or None for any other text.
 
     Args:
         text: A folder name or a cell of a table.
@@ -106,45 +106,45 @@ def mixed_order(items: Sequence[Item]) -> list[int]:
 
 
 def assign_splits(items: Sequence[Item], num_classes: int, fractions: Sequence[float], seed: int) -> list[Item]:
-    """Return the items, each with its split: the given one, or one made by group.
+    """Return the items, each with its split: that of the source, or one chosen by group.
 
-    Without given splits every group goes to one split; classes are spread in proportion as far as groups allow. Where
-    val or test is missing from given splits, it is carved out of train in the same way.
+    Without splits in the source every group goes to one split; classes are spread in proportion as far as groups allow.
+    Where val or test is missing from the source's, it is carved out of train in the same way.
 
     Args:
-        items: Items; an item without a group is a group of its own.
+        items: Items; an item without a group is a group by itself.
         num_classes: Number of classes.
-        fractions: Shares of train, val and test; they sum to 1.
+        fractions: Fractions of train, val and test; they sum to 1.
         seed: Which of the equally good splits to make; the order of the items does not matter.
 
     Returns:
         The items in the same order.
 
     Raises:
-        ValueError: A given split is unknown, absent for some items only, has no train, or divides a group; or there are
-            fewer groups than splits.
+        ValueError: A split of the source is unknown, absent for some items only, has no train, or divides a group; or
+            there are fewer groups than splits.
     """
-    share = dict(zip(SPLITS, fractions, strict=True))
-    given = [_given_split(item) for item in items]
-    if all(split is None for split in given):
-        given = ["train"] * len(items)
-    elif None in given:
-        item = items[given.index(None)]
+    fraction_of = dict(zip(SPLITS, fractions, strict=True))
+    assigned = [_stated_split(item) for item in items]
+    if all(split is None for split in assigned):
+        assigned = ["train"] * len(items)
+    elif None in assigned:
+        item = items[assigned.index(None)]
         raise ValueError(f"Image {item.id} has no split where others have one; fill it in for every image.")
-    _check_groups(items, given)
-    pool = [i for i, split in enumerate(given) if split == "train"]
+    _check_groups(items, assigned)
+    pool = [i for i, split in enumerate(assigned) if split == "train"]
     if not pool:
         raise ValueError("The given splits have no training image; name at least one split train.")
-    missing = [split for split in SPLITS if split not in given]
+    missing = [split for split in SPLITS if split not in assigned]
     if missing:
-        targets = {split: share[split] for split in ("train", *missing)}
-        made = _divide([items[i] for i in pool], num_classes, targets, seed)
-        for i, split in zip(pool, made, strict=True):
-            given[i] = split
-    return [replace(item, split=split) for item, split in zip(items, given, strict=True)]
+        fractions_of_pool = {split: fraction_of[split] for split in ("train", *missing)}
+        divided = _divide([items[i] for i in pool], num_classes, fractions_of_pool, seed)
+        for i, split in zip(pool, divided, strict=True):
+            assigned[i] = split
+    return [replace(item, split=split) for item, split in zip(items, assigned, strict=True)]
 
 
-def _given_split(item: Item) -> str | None:
+def _stated_split(item: Item) -> str | None:
     if item.split is None:
         return None
     name = split_name(item.split)
@@ -153,25 +153,25 @@ def _given_split(item: Item) -> str | None:
     return name
 
 
-def _check_groups(items: Sequence[Item], given: Sequence[str | None]) -> None:
-    seen: dict[str, str | None] = {}
-    for item, split in zip(items, given, strict=True):
-        if item.group is not None and seen.setdefault(item.group, split) != split:
+def _check_groups(items: Sequence[Item], splits: Sequence[str | None]) -> None:
+    split_of: dict[str, str | None] = {}
+    for item, split in zip(items, splits, strict=True):
+        if item.group is not None and split_of.setdefault(item.group, split) != split:
             raise ValueError(
-                f"Group {item.group!r} is in two splits, {seen[item.group]} and {split} (image {item.id}); "
+                f"Group {item.group!r} is in two splits, {split_of[item.group]} and {split} (image {item.id}); "
                 "move all its images to one."
             )
 
 
-def _divide(items: Sequence[Item], num_classes: int, shares: dict[str, float], seed: int) -> list[str]:
+def _divide(items: Sequence[Item], num_classes: int, fraction_of: dict[str, float], seed: int) -> list[str]:
     """Greedily give each group, the large ones first, to the split that lacks its classes most."""
     members: dict[tuple[bool, str], list[int]] = defaultdict(list)
     for i, item in enumerate(items):
         members[(False, item.id) if item.group is None else (True, item.group)].append(i)
-    if len(members) < len(shares):
+    if len(members) < len(fraction_of):
         raise ValueError(
-            f"There are {len(members)} groups for the {len(shares)} splits {', '.join(shares)}, so one would end up "
-            "empty; add groups, or give the splits yourself."
+            f"There are {len(members)} groups for the {len(fraction_of)} splits {', '.join(fraction_of)}, so one would "
+            "end up empty; add groups, or give the splits yourself."
         )
     # One more column counts images, so that splits keep their size where labels say nothing.
     counts = np.hstack([label_counts(items, num_classes), np.ones((len(items), 1), np.int64)])
@@ -179,8 +179,8 @@ def _divide(items: Sequence[Item], num_classes: int, shares: dict[str, float], s
     sums = np.array([counts[members[group]].sum(0) for group in groups], float)
     weights = 1 / np.maximum(sums.sum(0), 1) ** 2  # rare classes count as much as common ones
 
-    names = list(shares)
-    fractions = np.array([shares[name] for name in names])
+    names = list(fraction_of)
+    fractions = np.array([fraction_of[name] for name in names])
     lacking = fractions[:, None] / fractions.sum() * sums.sum(0)
     shuffled = np.random.default_rng(seed).permutation(len(groups))
     order = shuffled[np.argsort(-sums[shuffled, -1], kind="stable")]
@@ -198,7 +198,7 @@ def _divide(items: Sequence[Item], num_classes: int, shares: dict[str, float], s
 
 
 def limit_splits(items: Sequence[Item], num_classes: int, limit: int, seed: int) -> list[Item]:
-    """Keep at most so many images of each split, with the classes in proportion.
+    """Limit the number of images of each split, with the classes in proportion.
 
     Args:
         items: Items with their split.
@@ -215,8 +215,8 @@ def limit_splits(items: Sequence[Item], num_classes: int, limit: int, seed: int)
         strata[items[i].split, tuple(counts)].append(i)
     ranked: dict[str | None, list[tuple[float, int]]] = defaultdict(list)
     for (split, _), indices in sorted(strata.items()):
-        # Evenly spaced places in the queue of the split: its first n images hold every class in proportion.
-        places = (np.arange(len(indices)) + 0.5) / len(indices)
-        ranked[split] += zip(places.tolist(), rng.permutation(indices).tolist(), strict=True)
+        # Evenly spaced positions in the queue of the split: its first n images hold every class in proportion.
+        positions = (np.arange(len(indices)) + 0.5) / len(indices)
+        ranked[split] += zip(positions.tolist(), rng.permutation(indices).tolist(), strict=True)
     kept = {i for queue in ranked.values() for _, i in sorted(queue)[:limit]}
     return [item for i, item in enumerate(items) if i in kept]

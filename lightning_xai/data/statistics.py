@@ -1,10 +1,10 @@
-"""Mean and standard deviation of each channel, and how intensities differ, streamed image by image."""
+"""Mean and standard deviation of each channel, and how intensities differ, computed image by image."""
 
 import torch
 
 
 class ChannelStatistics:
-    """Adds up images one by one and keeps three numbers a channel.
+    """Computes mean and standard deviation of each channel from images that are added one by one.
 
     Example:
         >>> statistics = ChannelStatistics()
@@ -44,9 +44,9 @@ class ChannelStatistics:
 
 
 class IntensityRange:
-    """Remembers mean and deviation of images, and says where their units seem to differ from file to file."""
+    """Warns where mean and deviation of images differ so much that their units seem to differ from file to file."""
 
-    #: How many times larger intensities must be in one file than in another before it is said.
+    #: How many times larger intensities must be in one file than in another for a warning.
     FACTOR = 10.0
 
     def __init__(self) -> None:
@@ -77,13 +77,13 @@ class IntensityRange:
         spread = sorted(self._images)
         low, high, typical = spread[(len(spread) - 1) // 20], spread[-1], spread[len(spread) // 2][0]
         if high[0] > self.FACTOR * low[0]:
-            said = f"standard deviation {low[0]:.3g} in {low[2]}, {high[0]:.3g} in {high[2]}"
+            difference = f"standard deviation {low[0]:.3g} in {low[2]}, {high[0]:.3g} in {high[2]}"
         else:
             low, high = (choose(self._images, key=lambda image: image[1]) for choose in (min, max))
             if high[1] - low[1] <= self.FACTOR * typical:
                 return None
-            said = f"mean {low[1]:.3g} in {low[2]}, {high[1]:.3g} in {high[2]}, standard deviation {typical:.3g}"
+            difference = f"mean {low[1]:.3g} in {low[2]}, {high[1]:.3g} in {high[2]}, standard deviation {typical:.3g}"
         return (
-            f"Intensities of training images lie more than tenfold apart ({said}), so that some look flat to the "
+            f"Intensities of training images lie more than tenfold apart ({difference}), so that some look flat to the "
             "target; if their units differ from file to file, set data.normalize=image."
         )

@@ -1,4 +1,4 @@
-"""What must be known of all images before the first is used: what their masks mean, and the size they get."""
+"""Read all images once before the first is used, to decide what their masks mean and the size they get."""
 
 import logging
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def survey_masks(items: Sequence[Item], classes: Sequence[str] | None, where: str) -> MaskRule:
-    """Decide what the values of the masks mean, which one mask alone may not say, and log it where it is not plain.
+    """Decide from all masks of a data set what their values mean, and log it where that is not plain.
 
     Args:
         items: The images.
@@ -34,12 +34,12 @@ def survey_masks(items: Sequence[Item], classes: Sequence[str] | None, where: st
             values.add_source(item.mask, f"that of {item.id}")
         return values
 
-    found = MaskValues()
+    all_values = MaskValues()
     if classes is None or len(classes) == 2:  # else values are class indices, whatever they are
         for _, values in read_all(values_of, items):
             assert isinstance(values, MaskValues)
-            found.merge(values)
-    rule = mask_rule(found, classes, where)
+            all_values.merge(values)
+    rule = mask_rule(all_values, classes, where)
     if rule.note is not None:
         log.warning(rule.note)
     return rule

@@ -1,4 +1,4 @@
-"""Transforms that align images, so that a pixel's place means the same in all of them, or plant a shortcut."""
+"""Transforms that align images, so that a position means the same in all of them, or plant a shortcut."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -14,15 +14,15 @@ class MirrorSided(MapTransform):
     """Mirrors images of one side of the body, such as right eyes, so that all look like the other side.
 
     A transform for `data.prepare`. It is its own inverse: with a map as the image and the image's laterality it turns
-    the map, so that it can be drawn over the image as it was.
+    the map, so that it can be shown over the image as it was.
 
     Args:
         keys: What is mirrored where the sample has it, such as image and mask.
         side: The laterality that is mirrored, as the data set writes it.
-        spatial_axis: The axis that is mirrored, counted from the first spatial one; 1 is left-right of a picture.
+        spatial_axis: The axis that is mirrored, counted from the first spatial one; 1 is left-right of a 2-D image.
 
     Raises:
-        ValueError: When called with a sample that does not say its side.
+        ValueError: When called with a sample without a side.
 
     Example:
         >>> import torch

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_xai.explainers.pcim import EXPLORATION, PCIM, PRESETS, SOFTNESS
+from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional.finite import check_weights
 from lightning_xai.networks.mask_net import MaskNet, mask_features
 from lightning_xai.perturbation.soft_masks import (
@@ -27,6 +28,7 @@ from lightning_xai.perturbation.soft_masks import (
 )
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
+from lightning_xai.targets.checks import required_size
 from lightning_xai.targets.weights import read_pickle
 
 log = logging.getLogger(__name__)
@@ -50,8 +52,8 @@ class AmortizedPCIM(PCIM):
         net: ``(images (B, C, *S), targets (B, T)) -> (B, T, *S)``; default: a
             :class:`~lightning_xai.networks.mask_net.MaskNet` over a small MONAI U-Net.
         refine_steps: PCIM steps per image that start from the prediction.
-        classes: Number of classes; default: the target's class names.
-        channels: Image channels; default: the target's statistics.
+        classes: Number of classes; default: the target's.
+        channels: Image channels; default: the target's.
         dims: 2 or 3 spatial dimensions of the default network.
         lr: AdamW's highest learning rate (cosine schedule).
         weight_decay: AdamW's.
@@ -62,9 +64,10 @@ class AmortizedPCIM(PCIM):
         any_class: Fraction of training queries about a class drawn at random.
         init_from: A checkpoint to start from: what fits is taken over, mixed with fresh weights if it explains
             another target. With another number of classes every new class starts as the mean of the old ones.
+        query_policy: See :class:`Explainer`.
 
     Raises:
-        ValueError: If classes or channels are unknown.
+        ValueError: If the target does not know its classes or channels.
     """
 
     def __init__(
@@ -82,18 +85,15 @@ class AmortizedPCIM(PCIM):
         refine_tv: float = PRESETS["faithful"].tv,
         any_class: float = 0.25,
         init_from: str | Path | None = None,
+        query_policy: QueryPolicy | None = None,
     ) -> None:
-        super().__init__(target, preset="faithful", steps=refine_steps, baseline=baseline, tv=refine_tv)
+        super().__init__(target, "faithful", refine_steps, baseline=baseline, tv=refine_tv, query_policy=query_policy)
         self.save_hyperparameters(plain_values(locals()))
         self.training_tv = tv
-        classes = classes or (len(target.class_names) if target.class_names else None)
-        channels = channels or (len(target.mean) if target.mean is not None else None)
-        if classes is None or channels is None:
-            raise ValueError(
-                "AmortizedPCIM lacks its size: give classes= and channels=, or a target with class_names, mean and std."
-            )
-        self.classes = classes
-        self.net = net if net is not None else MaskNet(mask_features(channels, dims), classes)
+        self.classes = classes or required_size(target, "num_classes")
+        if net is None:
+            net = MaskNet(mask_features(channels or required_size(target, "in_channels"), dims), self.classes)
+        self.net = net
         self.any_class = any_class
         if init_from is not None:
             start_from(self, init_from)

@@ -29,30 +29,41 @@ class Explainer(lightning.LightningModule):
 
     Args:
         target: The frozen model that is explained.
+        query_policy: Which classes and pixels ``fit``, ``validate``, ``test`` and ``predict`` ask about; default: the
+            model's own prediction.
 
     Raises:
-        ValueError: If the method is not made for this kind of target.
+        ValueError: If the method is not made for the task of the target.
     """
 
-    #: The kind of target that the method is made for.
-    explains: type[Target] = Target  # type: ignore[type-abstract]
+    #: The task of the targets that the method is made for; ``None``: any.
+    explains: str | None = None
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, query_policy: QueryPolicy | None = None) -> None:
         super().__init__()
-        if not isinstance(target, self.explains):
+        if self.explains not in (None, target.task):
             raise ValueError(
-                f"{type(self).__name__} explains a {self.explains.__name__}, not a {type(target).__name__}; "
+                f"{type(self).__name__} explains {self.explains}, but a {type(target).__name__} does {target.task}; "
                 "choose another explainer."
             )
         self.target = target
-        #: What the steps ask about.
-        self.query_policy = QueryPolicy()
+        self.query_policy = query_policy or QueryPolicy()
         self.loss_watch = LossWatch()
 
     @property
     def learned(self) -> bool:
         """Whether there is anything to fit."""
         return any(parameter.requires_grad for parameter in self.parameters())
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the method chose by itself and a reader of its maps must know, such as the layer; by name."""
+        return {}
+
+    @property
+    def title(self) -> str:
+        """The method's name and its settings, for figures and pages."""
+        return ", ".join([type(self).__name__, *(f"{name} {value}" for name, value in self.settings.items())])
 
     def attribute(self, images: Tensor, query: Query) -> Tensor | Explanation:
         """Compute the maps; gradients are enabled, the query is complete.

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_xai.explainers.base import Explainer
-from lightning_xai.perturbation.baselines import Fill, baseline_images
+from lightning_xai.explainers.query_policy import QueryPolicy
+from lightning_xai.perturbation.baselines import BaselineFunction, baseline_images
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
 from lightning_xai.targets.layers.find import named_layer
 from lightning_xai.targets.layers.grid import to_image
 from lightning_xai.targets.layers.hooks import hook_guard
-from lightning_xai.targets.outputs import Output, named_output
+from lightning_xai.targets.outputs import TargetOutput
 
 #: Methods that draw random numbers.
 RANDOM = ("GradientShap", "KernelShap", "Lime", "ShapleyValueSampling")
@@ -50,6 +51,7 @@ class CaptumExplainer(Explainer):
         chunk_size: Images per pass.
         output: What is explained: the target's ``"score"`` (logits), its ``"probability"``, or a segmenter's ``"dice"``
             with the pixel set, which only methods that hide parts of the image can explain.
+        query_policy: See :class:`Explainer`.
         options: Passed on to Captum's ``attribute``, such as ``n_steps`` or ``show_progress``.
 
     Raises:
@@ -67,15 +69,16 @@ class CaptumExplainer(Explainer):
         target: Target,
         method: str = "IntegratedGradients",
         layer: str | None = None,
-        baseline: str | Tensor | Fill | None = None,
+        baseline: str | Tensor | BaselineFunction | None = None,
         patch: int | None = None,
         smooth: int = 0,
         noise: float = 0.15,
         chunk_size: int = 64,
         output: str = "score",
+        query_policy: QueryPolicy | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(target)
+        super().__init__(target, query_policy)
         if not hasattr(captum.attr, method):
             raise ValueError(
                 f"captum.attr has no {method!r}; give the name of one of its classes, such as 'IntegratedGradients'."
@@ -91,7 +94,7 @@ class CaptumExplainer(Explainer):
         self.smooth = smooth
         self.noise = noise
         self.chunk_size = chunk_size
-        self.output = named_output(target, output)
+        self.output = target.output(output)
         self.options = options
 
     @override
@@ -183,7 +186,7 @@ class Score(nn.Module):
         output: What is read from its logits.
     """
 
-    def __init__(self, target: Target, output: Output) -> None:
+    def __init__(self, target: Target, output: TargetOutput) -> None:
         super().__init__()
         # Plain tuples hide the target from nn.Module's bookkeeping; its model is shown as it is.
         self._hidden = (target, output)

@@ -10,7 +10,9 @@ from tqdm.auto import tqdm
 from typing_extensions import override
 
 from lightning_xai.explainers.base import Explainer
+from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional.resize import resize
+from lightning_xai.functional.spsa import spsa_gradient
 from lightning_xai.perturbation.soft_masks import (
     Baseline,
     area_fraction,
@@ -33,8 +35,6 @@ SOFTNESS = 0.1
 EXPLORATION = 1.0
 #: Steps after which an image is asked whether it has settled, and the gain or move below which it has.
 WINDOW, SETTLED = 60, 1e-3
-#: Antithetic pairs of a ``spsa`` step, and how far they reach.
-SPSA_PAIRS, SPSA_RADIUS = 4, 0.1
 CONSTRAINTS = ("unit", "nonneg", "softmax", "signed")
 READOUTS = ("alpha", "alpha_x", "alpha_delta")
 
@@ -102,9 +102,10 @@ class PCIM(Explainer):
         gradient: ``"backprop"``, or ``"spsa"`` for targets that cannot be differentiated (forward passes only).
         grid: Side of a coarser alpha grid, upsampled linearly; ``None``: full resolution (``spsa``: 16).
         optimizer: A first-order ``torch.optim`` class, called with ``lr``.
+        query_policy: See :class:`Explainer`.
 
     Raises:
-        ValueError: If a name is unknown, or ``backprop`` is asked of a target without gradients.
+        ValueError: If a name is unknown, or ``backprop`` is wanted of a target without gradients.
 
     Example:
         >>> from lightning_xai import ClassifierTarget
@@ -128,8 +129,9 @@ class PCIM(Explainer):
         gradient: str = "backprop",
         grid: int | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+        query_policy: QueryPolicy | None = None,
     ) -> None:
-        super().__init__(target)
+        super().__init__(target, query_policy)
         if preset not in PRESETS:
             raise ValueError(f"Unknown preset {preset!r}; use one of {', '.join(PRESETS)}.")
         given = PRESETS[preset]
@@ -232,24 +234,11 @@ class PCIM(Explainer):
     ) -> tuple[Tensor, Tensor]:
         """Gradient of each row's loss to its alpha, and the losses."""
         if self.gradient == "spsa":
-            return self._spsa(raw, images, baseline, query, step)
+            return spsa_gradient(lambda values: self.objective(values, images, baseline, query, step), raw, step)
         raw = raw.detach().requires_grad_(True)
         losses = self.objective(raw, images, baseline, query, step)
         (gradient,) = torch.autograd.grad(losses.sum(), raw)
         return gradient, losses.detach()
-
-    @torch.no_grad()
-    def _spsa(self, raw: Tensor, images: Tensor, baseline: Tensor, query: Query, step: int) -> tuple[Tensor, Tensor]:
-        """Antithetic random directions, the same for every row, so that B images equal B single runs."""
-        generator = torch.Generator().manual_seed(step)
-        gradient, losses = torch.zeros_like(raw), raw.new_zeros(len(raw))
-        for _ in range(SPSA_PAIRS):
-            signs = torch.randint(0, 2, raw.shape[1:], generator=generator).to(raw) * 2 - 1
-            up = self.objective(raw + SPSA_RADIUS * signs, images, baseline, query, step)
-            down = self.objective(raw - SPSA_RADIUS * signs, images, baseline, query, step)
-            gradient += ((up - down) / (2 * SPSA_RADIUS * SPSA_PAIRS)).view(-1, *(1,) * (raw.ndim - 1)) * signs
-            losses += (up + down) / (2 * SPSA_PAIRS)
-        return gradient, losses
 
     def read(self, alpha: Tensor, rows: Tensor, fills: list[Tensor], start: Tensor) -> Tensor:
         """Maps ``(R, *S)`` of optimized weights."""

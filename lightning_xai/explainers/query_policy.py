@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
-from lightning_xai.targets.regions import PixelSet, RegionContext, predicted
+from lightning_xai.targets.regions import Region, RegionContext, predicted
 
 CLASSES = ("prediction", "label", "all")
 
@@ -29,7 +29,7 @@ class QueryPolicy:
     """
 
     classes: str = "prediction"
-    region: PixelSet = predicted
+    region: Region = predicted
 
     def __post_init__(self) -> None:
         if self.classes not in CLASSES:

@@ -9,10 +9,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_xai.explainers.base import Attribute, Explainer, maps_of
+from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional.priors import center_bump
 from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.structures import Explanation, Query
-from lightning_xai.targets import SegmenterTarget, Target
+from lightning_xai.targets import Target
 
 
 class RandomMap(Explainer):
@@ -21,10 +22,11 @@ class RandomMap(Explainer):
     Args:
         target: The target; only its queries are used.
         seed: Another seed gives another map.
+        query_policy: See :class:`Explainer`.
     """
 
-    def __init__(self, target: Target, seed: int = 0) -> None:
-        super().__init__(target)
+    def __init__(self, target: Target, seed: int = 0, query_policy: QueryPolicy | None = None) -> None:
+        super().__init__(target, query_policy)
         self.seed = seed
 
     @override
@@ -82,7 +84,7 @@ class Reversed(Explainer):
     """
 
     def __init__(self, explainer: Explainer) -> None:
-        super().__init__(explainer.target)
+        super().__init__(explainer.target, explainer.query_policy)
         self.explainer = explainer
 
     @override
@@ -102,7 +104,7 @@ class BlurredReference(Explainer):
     takes the query's pixel set.
     """
 
-    explains = SegmenterTarget
+    explains = "segmentation"
 
     @override
     def attribute(self, images: Tensor, query: Query) -> Tensor:

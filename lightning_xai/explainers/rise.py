@@ -5,12 +5,14 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_xai.explainers.base import Explainer
+from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional.resize import resize
-from lightning_xai.perturbation.baselines import Fill, baseline_images
-from lightning_xai.perturbation.soft_masks import blend
+from lightning_xai.perturbation.baselines import BaselineFunction
+from lightning_xai.perturbation.context import PerturbationContext
+from lightning_xai.perturbation.evaluator import Evaluator, output_of_inputs
+from lightning_xai.perturbation.perturbations import FixedMasks
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
-from lightning_xai.targets.outputs import named_output
 
 
 class RISE(Explainer):
@@ -28,7 +30,8 @@ class RISE(Explainer):
         seed: Another seed draws other masks.
         chunk_size: Images per pass.
         output: What weighs a mask: the target's ``"probability"`` (of a segmenter, its mean over the pixel set), its
-            ``"score"`` (logits), or a segmenter's ``"dice"`` with the pixel set.
+            ``"score"`` (logits), or a segmenter's ``"dice"`` with the region.
+        query_policy: See :class:`Explainer`.
 
     Raises:
         ValueError: If there are no masks or cells, ``keep`` is no probability, or the output is unknown.
@@ -46,12 +49,13 @@ class RISE(Explainer):
         masks: int = 1000,
         cells: int = 7,
         keep: float = 0.5,
-        baseline: str | Tensor | Fill = "zero",
+        baseline: str | Tensor | BaselineFunction = "zero",
         seed: int = 0,
         chunk_size: int = 64,
         output: str = "probability",
+        query_policy: QueryPolicy | None = None,
     ) -> None:
-        super().__init__(target)
+        super().__init__(target, query_policy)
         if masks < 1 or cells < 1 or not 0 < keep < 1:
             raise ValueError(f"masks is {masks}, cells {cells}, keep {keep}; give at least 1, 1, and between 0 and 1.")
         self.masks = masks
@@ -60,22 +64,27 @@ class RISE(Explainer):
         self.baseline = baseline
         self.seed = seed
         self.chunk_size = chunk_size
-        self.output = named_output(target, output)
+        self.output = target.output(output)
 
     @torch.no_grad()
     @override
     def attribute(self, images: Tensor, query: Query) -> Tensor:
-        fills, size = baseline_images(images, self.baseline), images.shape[2:]
+        size = images.shape[2:]
         grids, shifts, side = random_grids(self.masks, size, self.cells, self.keep, self.seed)
+
+        def masks(numbers: Tensor) -> Tensor:
+            return enlarged(grids[numbers], shifts[numbers], side, size).to(images)
+
+        def masks_of(_: Tensor, numbers: Tensor) -> Tensor:
+            distinct, position = torch.unique(numbers.cpu(), return_inverse=True)
+            return masks(distinct)[position]
+
+        evaluator = Evaluator(output_of_inputs(self.target, self.output, query), self.chunk_size)
+        context = PerturbationContext.of_queries(images, query.shape[1])
+        outputs = evaluator(context, {"masks": FixedMasks(masks_of, self.masks, self.baseline)})["masks"].to(images)
         maps = images.new_zeros(*query.shape, *size)
-        for part in torch.split(torch.arange(self.masks), self.chunk_size):
-            count = len(part)
-            masks = enlarged(grids[part], shifts[part], side, size).to(images)
-            for row, (image, fill) in enumerate(zip(images, fills, strict=True)):
-                shown = blend(image.expand(count, *image.shape), fill.expand(count, *fill.shape), masks)
-                asked = query[row : row + 1].repeat(count)
-                outputs = self.output(self.target, self.target.logits(shown), asked)
-                maps[row] += torch.einsum("nt,n...->t...", outputs.to(masks), masks[:, 0])
+        for numbers in torch.split(torch.arange(self.masks), self.chunk_size):
+            maps += torch.einsum("btn,n...->bt...", outputs[..., numbers.to(outputs.device)], masks(numbers)[:, 0])
         return maps / (self.masks * self.keep)
 
 

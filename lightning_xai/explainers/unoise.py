@@ -13,11 +13,13 @@ from typing_extensions import override
 from lightning_xai.explainers.amortized_pcim import stratified
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.explainers.pcim import SOFTNESS
+from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional.segmentation import class_labels, gather_classes
 from lightning_xai.networks.mask_net import UNet
 from lightning_xai.perturbation.soft_masks import blend, standardize, top_fraction
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
+from lightning_xai.targets.checks import required_size
 from lightning_xai.targets.freezing import evaluating
 from lightning_xai.targets.padding import cropped, padded
 from lightning_xai.targets.sliding_window import by_window
@@ -50,19 +52,20 @@ class UNoise(Explainer):
             ``"prediction"`` on the whole image, which needs no labels.
         per_class: One mask for each class instead of one for all; a step asks about one class an image.
         net: ``(B, C, *S) -> (B, 1, *S)``, or ``(B, classes, *S)``; default: the U-Net of that size.
-        channels: Image channels; default: the target's statistics.
-        classes: Number of classes; default: the target's class names.
+        channels: Image channels; default: the target's.
+        classes: Number of classes; default: the target's.
         dims: 2 or 3 spatial dimensions of the default network.
         lr: Adam's learning rate.
         init_from: Weights of a segmenter of the same U-Net to start from; its last layer is turned round, so that the
             object starts as important.
+        query_policy: See :class:`Explainer`.
 
     Raises:
-        ValueError: If an option is unknown, or channels or classes are.
+        ValueError: If an option is unknown, or the target does not know its channels or classes.
 
     Example:
         >>> from lightning_xai.targets import SegmenterTarget
-        >>> explainer = UNoise(SegmenterTarget(nn.Conv2d(1, 2, 1)), channels=1)
+        >>> explainer = UNoise(SegmenterTarget(nn.Conv2d(1, 2, 1)))
         >>> explainer.mask(torch.rand(2, 1, 8, 8)).shape
         torch.Size([2, 1, 8, 8])
     """
@@ -83,8 +86,9 @@ class UNoise(Explainer):
         dims: int = 2,
         lr: float = 3e-3,
         init_from: str | Path | None = None,
+        query_policy: QueryPolicy | None = None,
     ) -> None:
-        super().__init__(target)
+        super().__init__(target, query_policy)
         if size not in SIZES or objective not in OBJECTIVES or reference not in REFERENCES:
             raise ValueError(
                 f"size is {size!r}, objective {objective!r}, reference {reference!r}; "
@@ -92,10 +96,10 @@ class UNoise(Explainer):
             )
         if not 0 <= min_scale <= max_scale:
             raise ValueError(f"min_scale is {min_scale}, max_scale {max_scale}; give 0 <= min_scale <= max_scale.")
-        channels = channels or (len(target.mean) if target.mean is not None else None)
-        classes = classes or (len(target.class_names) if target.class_names else None)
-        if (channels is None and net is None) or (classes is None and per_class):
-            raise ValueError("UNoise lacks its size: give channels= and, with per_class, classes=.")
+        if net is None:
+            channels = channels or required_size(target, "in_channels")
+        if per_class:
+            classes = classes or required_size(target, "num_classes")
         names = ("size", "min_scale", "max_scale", "noise_weight", "objective", "reference", "per_class")
         arguments = locals()
         self.save_hyperparameters({name: arguments[name] for name in (*names, "channels", "classes", "dims", "lr")})

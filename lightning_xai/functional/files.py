@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Write files in one step, so that an interrupted run leaves no half-written file."""
 
 import gzip
 import os
@@ -17,7 +17,7 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file next to ``path`` and move it into place when everything was written.
 
     Args:
-        path: The final file; its folder is made.
+        path: The final file; its folder is created.
         mode: ``"w"`` or ``"wb"``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def write_nifti(path: Path, values: NDArray[Any], affine: NDArray[Any]) -> None:
 
 
 def safe_name(text: str) -> str:
-    """A text as a file name: anything but letters, digits, dot, dash and underscore becomes an underscore.
+    """Turn a text into a file name: anything but letters, digits, dot, dash and underscore becomes an underscore.
 
     Args:
         text: Any text.

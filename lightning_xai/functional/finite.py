@@ -1,4 +1,4 @@
-"""Stops what has become NaN or infinite, before a table of NaN looks like a result."""
+"""Stop a run whose loss, weights or outputs are NaN or infinite, before a table of NaN looks like a result."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ def check_outputs(outputs: Tensor) -> None:
     """Refuse a target's outputs ``(B, ...)`` for whole images that are NaN or infinite.
 
     Raises:
-        NotFiniteOutputError: If there are any; it knows the rows.
+        NotFiniteOutputError: If there are any; its ``rows`` say which.
     """
     bad = ~outputs.detach().flatten(1).isfinite().all(dim=1)
     if bad.any():
@@ -80,7 +80,7 @@ def check_loss(module: LightningModule, loss: Tensor, batch: Mapping[str, Any], 
     """Refuse a loss that is NaN or infinite.
 
     Args:
-        module: What the loss is of.
+        module: The module whose loss it is.
         loss: A scalar.
         batch: Its ``"id"`` names the images.
         stage: ``"validation"`` or ``"test"``.
@@ -93,7 +93,7 @@ def check_loss(module: LightningModule, loss: Tensor, batch: Mapping[str, Any], 
 
 
 class LossWatch:
-    """Stops a training whose loss is NaN or infinite; called in every step.
+    """Stops a training run whose loss is NaN or infinite; called in every step.
 
     On a CUDA device the loss of a step is looked at in the next one, when it has arrived by itself: the host does not
     wait. Where a GradScaler skips the steps that overflow float16, up to :data:`TOLERATED` such losses in a row pass.
@@ -112,7 +112,7 @@ class LossWatch:
         """Look at the loss of this step, on a CUDA device at that of the step before.
 
         Args:
-            module: What is trained.
+            module: The module that is trained.
             loss: A scalar.
             batch: Its ``"id"`` names the images.
 
@@ -137,7 +137,7 @@ class LossWatch:
 
 
 def sent(loss: Tensor) -> tuple[Tensor, Any]:
-    """The loss, on its way to the host if it is on a CUDA device, and the event of its arrival."""
+    """Start to copy a loss to the host if it is on a CUDA device; the copy, and the event of its arrival."""
     if loss.device.type != "cuda":
         return loss, None
     arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]

@@ -17,25 +17,25 @@ LARGEST = 2**19
 #: Fewer columns than these do not repay what batching them costs.
 FEWEST = 8
 
-Slopes = tuple[Tensor, ...]
-Use = Callable[[Slopes], tuple[Tensor, ...]]
+Gradients = tuple[Tensor, ...]
+Use = Callable[[Gradients], tuple[Tensor, ...]]
 
 
 def from_gradients(model: nn.Module, scores: Tensor, inputs: Sequence[Tensor], use: Use) -> list[Tensor]:
-    """Make something of the gradients of every column of scores.
+    """Apply a function to the gradients of each column of scores.
 
     Several columns share a backward pass, as many as :func:`columns_at_once` says; where they are few, or the model or
     ``use`` cannot be batched by ``torch.vmap``, each column has a pass of its own. Gradients are alive for the columns
     of one pass only.
 
     Args:
-        model: What gave the scores.
+        model: The model that computed the scores.
         scores: ``(B, T)``, with a graph; it is kept.
         inputs: Tensors that the scores depend on.
         use: From the gradients of one column's sum, each of its input's shape, to tensors ``(B, ...)``.
 
     Returns:
-        For each tensor that ``use`` gives ``(B, T, ...)``.
+        One tensor ``(B, T, ...)`` for each that ``use`` returns.
     """
     size = columns_at_once(model, scores)
     if min(size, scores.shape[1]) >= FEWEST:
@@ -51,10 +51,10 @@ def columns_at_once(model: nn.Module, scores: Tensor) -> int:
 
     So many that the largest gradient between scores and inputs has at most :data:`LARGEST` elements. One if Python code
     takes part in the backward pass (custom autograd functions, backward hooks of modules): it is made for plain
-    tensors, and to ask a batched one for its ``.data`` ends the process.
+    tensors, and reading the ``.data`` of a batched one ends the process.
 
     Args:
-        model: What gave the scores.
+        model: The model that computed the scores.
         scores: With a graph.
     """
     if any(module._backward_hooks or module._backward_pre_hooks for module in model.modules()):
@@ -69,11 +69,11 @@ def columns_at_once(model: nn.Module, scores: Tensor) -> int:
 
 def _nodes(scores: Tensor) -> Iterator[Node]:
     """Every node of the graph of a tensor."""
-    found, ahead = set(), [scores.grad_fn]
+    visited, ahead = set(), [scores.grad_fn]
     while ahead:
         node = ahead.pop()
-        if node is not None and node not in found:
-            found.add(node)
+        if node is not None and node not in visited:
+            visited.add(node)
             ahead.extend(parent for parent, _ in node.next_functions)
             yield node
 
@@ -90,13 +90,13 @@ def _seeds(scores: Tensor, size: int) -> Iterator[Tensor]:
 
 
 def _alone(scores: Tensor, inputs: Sequence[Tensor], use: Use, seed: Tensor) -> list[Tensor]:
-    """What ``use`` gives for one column, ``(1, B, ...)`` each."""
+    """What ``use`` returns for one column, ``(1, B, ...)`` each."""
     gradients = torch.autograd.grad(scores, inputs, seed, retain_graph=True)
     return [value.unsqueeze(0) for value in use(gradients)]
 
 
 def _together(scores: Tensor, inputs: Sequence[Tensor], use: Use, seeds: Tensor) -> list[Tensor]:
-    """What ``use`` gives for several columns, ``(n, B, ...)`` each."""
+    """What ``use`` returns for several columns, ``(n, B, ...)`` each."""
     with warnings.catch_warnings():
         # Operators that vmap takes one after the other are no concern of the user's.
         warnings.filterwarnings("ignore", "There is a performance drop")

@@ -1,4 +1,4 @@
-"""Maps that know nothing of the image."""
+"""Maps that do not depend on the image."""
 
 from collections.abc import Sequence
 

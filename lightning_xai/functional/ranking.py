@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def order_of(maps: Tensor) -> Tensor:
-    """Pixels of maps ``(B, T, *S)`` from the highest to the lowest, ``(B, T, N)``; equal ones keep their scan order."""
+    """Pixel indices of maps ``(B, T, *S)``, highest value first, ``(B, T, N)``; equal pixels keep their scan order."""
     return maps.flatten(2).argsort(dim=2, descending=True, stable=True)
 
 
@@ -16,7 +16,7 @@ def ranks_of(order: Tensor) -> Tensor:
 
 
 def average_ranks(values: Tensor) -> Tensor:
-    """Average ranks along the last axis, float64; all NaN where there is one."""
+    """Ranks along the last axis, equal values sharing their average rank, float64; all NaN where a value is NaN."""
     ordered, order = values.sort(dim=-1)
     last_index = values.shape[-1] - 1
     index = torch.arange(last_index + 1, device=values.device).expand_as(values)

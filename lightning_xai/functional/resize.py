@@ -28,7 +28,7 @@ def spread(maps: Tensor, size: Sequence[int]) -> Tensor:
 def spread_weights(before: int, after: int) -> Tensor:
     """``(after, before)``: how the mass of each region is spread over the pixels; columns sum to 1."""
     few, many = sorted((before, after))
-    place = ((torch.arange(many, dtype=torch.float64) + 0.5) * few / many - 0.5).clamp(0, few - 1)
-    linear = (1 - (place[:, None] - torch.arange(few)).abs()).clamp(min=0)
-    # More regions than pixels: each region is shared out between the pixels nearest to it.
+    position = ((torch.arange(many, dtype=torch.float64) + 0.5) * few / many - 0.5).clamp(0, few - 1)
+    linear = (1 - (position[:, None] - torch.arange(few)).abs()).clamp(min=0)
+    # More regions than pixels: each region is distributed over the pixels nearest to it.
     return linear / linear.sum(dim=0) if after >= before else linear.T

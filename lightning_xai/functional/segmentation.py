@@ -1,17 +1,17 @@
-"""Pixel sets: which pixels a query to a segmenter is about. All are constants: no gradient flows through them."""
+"""Regions: which pixels a query to a segmenter is about. All are constants: no gradient flows through them."""
 
 import torch
 from torch import Tensor
 
 
 def gather_classes(values: Tensor, targets: Tensor) -> Tensor:
-    """The asked classes ``(B, T)`` of values ``(B, K, *S)``: ``(B, T, *S)``."""
+    """Select the classes ``targets (B, T)`` from values ``(B, K, *S)``: ``(B, T, *S)``."""
     index = targets.view(*targets.shape, *(1,) * (values.ndim - 2))
     return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
 
 
 def predicted_pixels(logits: Tensor, targets: Tensor, activation: str = "softmax") -> Tensor:
-    """The pixels that the segmenter gives to each asked class.
+    """The pixels that a segmenter predicts as each target class.
 
     Args:
         logits: ``(B, K, *S)``.
@@ -39,16 +39,16 @@ def class_labels(logits: Tensor) -> Tensor:
         >>> class_labels(torch.tensor([[[0.0, 2.0, 1.0], [1.0, 2.0, 0.0]]])).tolist()
         [[1, 0, 0]]
     """
-    first, *others = logits.detach().unbind(dim=1)
+    first, *rest = logits.detach().unbind(dim=1)
     best, labels = first.clone(), torch.zeros_like(first, dtype=torch.long)
-    for label, values in enumerate(others, start=1):
+    for label, values in enumerate(rest, start=1):
         labels.masked_fill_(values > best, label)
         torch.maximum(best, values, out=best)
     return labels
 
 
 def reference_pixels(mask: Tensor, targets: Tensor) -> Tensor:
-    """The pixels that a reference mask gives to each asked class.
+    """The pixels that a reference mask labels as each target class.
 
     Args:
         mask: ``(B, 1, *S)`` class indices.
@@ -64,29 +64,29 @@ def reference_pixels(mask: Tensor, targets: Tensor) -> Tensor:
     return mask.detach() == targets.view(*targets.shape, *(1,) * (mask.ndim - 2))
 
 
-def over_region(values: Tensor, sets: Tensor | None, mean: bool) -> Tensor:
-    """Sum or mean over each query's pixel set; a classifier has none, and its answers pass as they are.
+def over_region(values: Tensor, regions: Tensor | None, mean: bool) -> Tensor:
+    """Sum or mean over each query's region; a classifier has none, and its values pass as they are.
 
     Args:
         values: ``(B, T, *S)``, or ``(B, T)`` of a classifier.
-        sets: Boolean ``(B, T or 1, *S)``, or ``None``.
-        mean: Divide by the size of the set; an empty one gives 0.
+        regions: Boolean ``(B, T or 1, *S)``, or ``None``.
+        mean: Divide by the size of the region; an empty one gives 0.
 
     Returns:
         ``(B, T)``.
     """
-    if sets is None:
+    if regions is None:
         return values
-    total = (values * sets).flatten(2).sum(dim=2)
-    return total / sets.flatten(2).sum(dim=2).clamp(min=1) if mean else total
+    total = (values * regions).flatten(2).sum(dim=2)
+    return total / regions.flatten(2).sum(dim=2).clamp(min=1) if mean else total
 
 
-def overlap_and_total(found: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Twice the pixels that both sets hold, and the sum of their sizes; Dice is the first by the second.
+def overlap_and_total(predicted: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """Twice the number of pixels in both regions, and the sum of their sizes; Dice is the first over the second.
 
     Args:
-        found: Boolean ``(..., N)``.
-        wanted: Boolean ``(..., N)``.
+        predicted: Boolean ``(..., N)``.
+        reference: Boolean ``(..., N)``.
 
     Returns:
         Two counts ``(...)``.
@@ -95,9 +95,9 @@ def overlap_and_total(found: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         >>> [int(count) for count in overlap_and_total(torch.tensor([True, True]), torch.tensor([True, False]))]
         [2, 3]
     """
-    return 2 * (found & wanted).sum(dim=-1), found.sum(dim=-1) + wanted.sum(dim=-1)
+    return 2 * (predicted & reference).sum(dim=-1), predicted.sum(dim=-1) + reference.sum(dim=-1)
 
 
 def image_pixels(images: Tensor) -> Tensor:
-    """Every pixel: boolean ``(B, 1, *S)`` for images ``(B, C, *S)``."""
+    """The region that holds every pixel: boolean ``(B, 1, *S)`` for images ``(B, C, *S)``."""
     return torch.ones_like(images[:, :1], dtype=torch.bool)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """Maps ``(B, T, *S)`` brought to [0, 1] each, float32; a constant map becomes 0.
+    """Rescale each map of ``(B, T, *S)`` to [0, 1], float32; a constant map becomes 0.
 
     Example:
         >>> min_max(torch.tensor([[[1.0, 2.0, 3.0]]])).tolist()
@@ -18,13 +18,13 @@ def min_max(maps: Tensor) -> Tensor:
 
 
 def without_metadata(values: Tensor) -> Tensor:
-    """The tensor itself of one that carries metadata, as MONAI's do."""
+    """The plain tensor inside one that carries metadata, as MONAI's do."""
     plain: Tensor = values.as_tensor() if hasattr(values, "as_tensor") else values
     return plain
 
 
 def close(values: Tensor, expected: Tensor) -> bool:
-    """Whether two computations of the same agree up to rounding."""
+    """Whether two computations of the same values agree up to rounding."""
     return values.shape == expected.shape and torch.allclose(
         values.float(), expected.float(), rtol=1e-3, atol=1e-4 * float(1 + expected.abs().max())
     )

@@ -1,4 +1,4 @@
-"""Does the model work sensibly in general? Maps of all aligned images in one, and PEPPR, the proof that it is faithful.
+"""Global maps: the maps of many aligned images aggregated into one, and PEPPR, which tests whether it is faithful.
 
 Engelmann, Storkey & Bernabeu, arXiv 2112.09591. The code of both was not published: how maps are aggregated, and how
 PEPPR is computed, is our reconstruction from the paper's text.

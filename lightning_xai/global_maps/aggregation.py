@@ -1,4 +1,4 @@
-"""Aggregation of maps as functions: which maps enter, on what scale, and how a sample of them is reduced."""
+"""Functions that aggregate maps: which maps count, on what scale, and how a sample of them is reduced."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from lightning_xai.functional.ranking import average_ranks
 
 NORMALIZATIONS = ("mass", "max", "none", "rank")
 SUBSETS = ("label", "true_positive", "all")
-#: The key of a free place in a sample; keys of images are smaller.
+#: The key of a free slot in a sample; keys of images are smaller.
 FREE = torch.iinfo(torch.int64).max
 #: Pixels that are sorted at once.
 BLOCK = 4096
 
 
 def normalize_maps(maps: Tensor, how: str = "mass") -> tuple[Tensor, Tensor]:
-    """Positive parts of maps on a common scale, and which of the maps have any.
+    """Bring the positive parts of maps to a common scale, and tell which maps have any.
 
     Args:
         maps: ``(n, *S)``.
@@ -72,14 +72,14 @@ def spearman(first: Tensor, second: Tensor) -> float | None:
 
 
 def present_labels(labels: Tensor, classes: int) -> Tensor:
-    """Class indices ``(B,)`` or multi-hot labels ``(B, L)`` as booleans ``(B, L)``.
+    """Turn class indices ``(B,)`` or multi-hot labels ``(B, L)`` into booleans ``(B, L)``.
 
     Raises:
         ValueError: If the labels are not of so many classes.
     """
     if labels.ndim == 2 and labels.shape[1] == classes:
         return labels.bool()
-    # One column is a yes-or-no label, as targets of one logit have it.
+    # One column is a binary label, as targets of one logit have it.
     flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if flat.ndim != 1 or (len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < classes):
         raise ValueError(
@@ -94,9 +94,9 @@ def entering(present: Tensor, predicted: Tensor | None, targets: Tensor, subset:
 
     Args:
         present: ``(B, L)`` bool, the labels of the images.
-        predicted: ``(B, L)`` bool, those that the model gives them; needed for ``"true_positive"`` alone.
+        predicted: ``(B, L)`` bool, those that the model predicts; needed for ``"true_positive"`` alone.
         targets: ``(B, T)``, the class that each map is about.
-        subset: ``"label"``: maps of a label that the image has; ``"true_positive"``: and that the model gives it;
+        subset: ``"label"``: maps of a label that the image has; ``"true_positive"``: and that the model predicts;
             ``"all"``: every map.
 
     Raises:
@@ -106,20 +106,22 @@ def entering(present: Tensor, predicted: Tensor | None, targets: Tensor, subset:
         return torch.ones_like(targets, dtype=torch.bool)
     if subset == "true_positive":
         if predicted is None:
-            raise ValueError("subset is 'true_positive', which needs what the model says; give predictions to update.")
+            raise ValueError(
+                "subset is 'true_positive', which needs the model's predictions; give predictions to update."
+            )
         present = present & predicted
     return present.gather(1, targets)
 
 
 def image_keys(ids: Sequence[str]) -> Tensor:
-    """A 64-bit hash of every id, ``(n,)``: who is equal, which half an image is in, and who is sampled."""
+    """A 64-bit hash of every id, ``(n,)``: it tells images apart, and decides on their half and on the sample."""
     digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids)
-    # Without its lowest value's neighbor FREE: no image may look like a free place.
+    # Without its lowest value's neighbor FREE: no image may look like a free slot.
     return torch.tensor([min(int.from_bytes(digest, "big", signed=True), FREE - 1) for digest in digests])
 
 
 def first_appearances(keys: Tensor) -> Tensor:
-    """Whether each row of ``(n, d)`` is the first of its kind, ``(n,)``.
+    """Whether each row of ``(n, d)`` is the first of equal ones, ``(n,)``.
 
     Example:
         >>> first_appearances(torch.tensor([[3], [1], [3]])).tolist()
@@ -137,7 +139,7 @@ def smallest_keys(keys: Tensor, maps: Tensor, capacity: int) -> tuple[Tensor, Te
     """The maps with the smallest distinct keys, in their order: a fair sample of the images.
 
     Args:
-        keys: ``(n,)`` int64, :data:`FREE` = nothing there.
+        keys: ``(n,)`` int64, :data:`FREE` = a free slot.
         maps: ``(n, *S)``.
         capacity: How many to keep.
     """
@@ -147,7 +149,7 @@ def smallest_keys(keys: Tensor, maps: Tensor, capacity: int) -> tuple[Tensor, Te
 
 
 def check_targets(targets: Tensor, classes: int) -> None:
-    """Refuse maps about a class that has no label."""
+    """Raise an error for maps about a class that has no label."""
     if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < classes:
         raise ValueError(
             f"Maps are about classes {int(targets.min())} to {int(targets.max())}, but there are {classes} labels."
@@ -155,7 +157,7 @@ def check_targets(targets: Tensor, classes: int) -> None:
 
 
 def reduce_sample(maps: Tensor, reduction: str, trim: float, quantile: float) -> Tensor:
-    """One map of several ``(n, *S)``, float64; see :class:`~lightning_xai.global_maps.GlobalMaps`.
+    """Reduce several maps ``(n, *S)`` to one, float64; see :class:`~lightning_xai.global_maps.GlobalMaps`.
 
     Example:
         >>> reduce_sample(torch.tensor([[0.0], [1.0], [2.0], [90.0]]), "trimmed_mean", trim=0.25, quantile=0.5)
@@ -167,20 +169,20 @@ def reduce_sample(maps: Tensor, reduction: str, trim: float, quantile: float) ->
 
 
 def reduce_rows(values: Tensor, reduction: str, trim: float, quantile: float) -> Tensor:
-    """One row ``(N,)`` of several ``(n, N)``; see :func:`reduce_sample`."""
+    """Reduce several rows ``(n, N)`` to one ``(N,)``; see :func:`reduce_sample`."""
     ordered = values.double().sort(dim=0).values
     if reduction == "trimmed_mean":
         cut = int(trim * len(values))
         return ordered[cut : len(values) - cut].mean(dim=0)
-    place = (0.5 if reduction == "median" else quantile) * (len(values) - 1)
-    low = int(place)
-    return torch.lerp(ordered[low], ordered[min(low + 1, len(values) - 1)], place - low)
+    position = (0.5 if reduction == "median" else quantile) * (len(values) - 1)
+    low = int(position)
+    return torch.lerp(ordered[low], ordered[min(low + 1, len(values) - 1)], position - low)
 
 
 def agreed(value: Any) -> Any:
-    """What the first rank that knows it says, ``None`` if none does. Every rank must call."""
+    """The value of the first rank that has one, ``None`` if none has. Every rank must call."""
     if not (dist.is_available() and dist.is_initialized()):
         return value
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
-    return next((known for known in values if known is not None), None)
+    return next((rank_value for rank_value in values if rank_value is not None), None)

@@ -1,4 +1,4 @@
-"""Which labels a model reads off the wrong place, and which images show it most."""
+"""Find labels whose maps lie outside of where the evidence can be, and the images that contribute most to it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ BINS = 256
 
 @dataclass(frozen=True)
 class Bias:
-    """Where a label's map lies.
+    """How much of a label's map lies outside of where the evidence can be.
 
     Attributes:
         label: Name of the label.
         outside: Fraction of the map's mass outside of the region.
         chance: Fraction of the pixels outside of it: what a constant map has there.
-        images: The images that contribute most to it: id, and fraction of their own map's mass outside.
+        images: The images that contribute most to it: id, and fraction of their map's mass outside.
     """
 
     label: str
@@ -40,7 +40,7 @@ class Bias:
 def find_bias(
     result: GlobalMapsResult, region: Tensor, inside: Sequence[tuple[str, int, float]] = (), top: int = 10
 ) -> list[Bias]:
-    """How much of every label's map lies outside of where the evidence should be.
+    """Measure how much of every label's map lies outside of where the evidence should be.
 
     Args:
         result: The maps.
@@ -82,7 +82,7 @@ def find_bias(
 
 
 def foreground(mean_image: Tensor) -> Tensor:
-    """The bright part of a mean image by Otsu's threshold, its largest connected piece, bool ``(*S)``.
+    """The largest connected component of the pixels above Otsu's threshold of a mean image, bool ``(*S)``.
 
     Otsu 1979, A threshold selection method from gray-level histograms.
 
@@ -113,7 +113,7 @@ def foreground(mean_image: Tensor) -> Tensor:
 
 
 def read_region(path: str | Path, size: tuple[int, ...]) -> Tensor:
-    """A mask file as a region: bool ``size``, resized to the nearest pixel, true above 0.
+    """Read a mask file as a region: bool ``size``, resized to the nearest pixel, true above 0.
 
     Raises:
         ValueError: If the file is not of as many dimensions.

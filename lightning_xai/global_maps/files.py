@@ -1,4 +1,4 @@
-"""Global maps on disk: arrays, a picture, and volumes as NIfTI."""
+"""Write global maps to disk: arrays, a figure, and volumes as NIfTI."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,12 @@ from lightning_xai.visualization.grid import save_png
 
 
 def write_maps(
-    folder: Path, result: GlobalMapsResult, affine: NDArray[Any], normalization: str, region: Tensor | None = None
+    folder: Path,
+    result: GlobalMapsResult,
+    affine: NDArray[Any],
+    normalization: str,
+    region: Tensor | None = None,
+    about: str = "",
 ) -> NDArray[np.uint8]:
     """Write ``maps.npz`` and ``maps.png``, and of volumes ``maps.nii.gz``: the overall map, then those of the labels.
 
@@ -26,18 +31,21 @@ def write_maps(
         folder: Where to.
         result: The maps; there must be one.
         affine: Voxel-to-world matrix ``(4, 4)`` of volumes.
-        normalization: That of the maps, for the unit of the picture.
-        region: Bool ``(*S)``, outlined in the picture.
+        normalization: That of the maps, for the unit of the figure.
+        region: Bool ``(*S)``, outlined in the figure.
+        about: The explainer of the maps, kept in the figure's file.
 
     Returns:
-        The picture.
+        The figure.
     """
-    found, overall = result.found(), result.overall
+    label_wise, overall = result.found(), result.overall
     assert overall is not None
-    errors = {name: error for name, error in zip(result.labels, result.standard_error, strict=True) if name in found}
+    errors = {
+        name: error for name, error in zip(result.labels, result.standard_error, strict=True) if name in label_wise
+    }
     arrays: dict[str, Any] = {
-        "labels": np.array(list(found)),
-        "label_wise": np.stack([as_array(values) for values in found.values()]),
+        "labels": np.array(list(label_wise)),
+        "label_wise": np.stack([as_array(values) for values in label_wise.values()]),
         "overall": as_array(overall),
         "standard_error": np.stack([as_array(overall * 0 if error is None else error) for error in errors.values()]),
         "all_labels": np.array(result.labels),
@@ -48,16 +56,16 @@ def write_maps(
         arrays["mean_image"] = as_array(result.mean_image)
     with atomic_write(folder / "maps.npz", "wb") as file:
         np.savez_compressed(file, **arrays)
-    picture = maps_picture(result, normalization, region)
-    save_png(folder / "maps.png", picture)
+    figure = maps_figure(result, normalization, region)
+    save_png(folder / "maps.png", figure, about)
     if overall.ndim == 3:
         data = np.stack([arrays["overall"], *arrays["label_wise"]], axis=-1)
         write_nifti(folder / "maps.nii.gz", data, affine)
-    return picture
+    return figure
 
 
-def maps_picture(result: GlobalMapsResult, normalization: str, region: Tensor | None = None) -> NDArray[np.uint8]:
-    """The overall map and those of the labels over the mean image."""
+def maps_figure(result: GlobalMapsResult, normalization: str, region: Tensor | None = None) -> NDArray[np.uint8]:
+    """Draw the overall map and those of the labels over the mean image."""
     assert result.overall is not None
     count = dict(zip(result.labels, result.count, strict=True))
     maps = {"overall": result.overall}

@@ -1,4 +1,4 @@
-"""What the numbers of global maps and PEPPR say, in plain words."""
+"""Sentences that say in plain words what the numbers of global maps and PEPPR mean."""
 
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ ORDERS = {"most important first": "area_erase", "random": "area_random", "least 
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything that ``task=global`` found out.
+    """All results of ``task=global``.
 
     Attributes:
         maps: The global maps.
@@ -26,7 +26,7 @@ class Findings:
         intervals: 95 % intervals of the numbers of ``peppr.summary()``.
         region: Bool ``(*S)``, where evidence can be.
         biases: How much of each label's map lies outside.
-        retrained: Whether each step of PEPPR had a model of its own.
+        retrained: Whether a new model was trained for each step of PEPPR.
     """
 
     maps: GlobalMapsResult
@@ -37,30 +37,30 @@ class Findings:
     retrained: bool = False
 
 
-def reading(found: Findings) -> list[str]:
-    """Sentences for the top of the page, the caveats included."""
+def sentences(findings: Findings) -> list[str]:
+    """The sentences at the top of the page, the caveats included."""
     return [
-        model(found),
-        faithful(found),
-        enough(found),
-        against_center(found),
-        *stable(found),
-        *own(found),
-        *biased(found),
+        model(findings),
+        faithful(findings),
+        enough(findings),
+        against_center(findings),
+        *stable(findings),
+        *specific(findings),
+        *biased(findings),
     ]
 
 
-def model(found: Findings) -> str:
+def model(findings: Findings) -> str:
     """How good the model is on whole images."""
-    full, interval = found.peppr.summary()["full"], span(found.intervals["full"])
-    name = SCORES[found.peppr.metric]
+    full, interval = findings.peppr.summary()["full"], span(findings.intervals["full"])
+    name = SCORES[findings.peppr.metric]
     weak = f" This is a weak model: below {WEAK} its maps say little." if full < WEAK else ""
-    return f"On the {len(found.peppr.truth)} judged images the model's {name} is {full:.3f} {interval}.{weak}"
+    return f"On the {len(findings.peppr.truth)} judged images the model's {name} is {full:.3f} {interval}.{weak}"
 
 
-def faithful(found: Findings) -> str:
+def faithful(findings: Findings) -> str:
     """Whether the map ranks pixels better than chance."""
-    numbers, intervals = found.peppr.summary(), found.intervals
+    numbers, intervals = findings.peppr.summary(), findings.intervals
     first, last = intervals["random_minus_erase"][0] > 0, intervals["reversed_minus_random"][0] > 0
     areas = ", ".join(f"{name} {numbers[key]:.3f}" for name, key in ORDERS.items())
     verdict = {
@@ -75,44 +75,44 @@ def faithful(found: Findings) -> str:
     return f"{verdict} (area under the erasing curve: {areas})."
 
 
-def enough(found: Findings) -> str:
-    """What fraction of the pixels suffices, and of what that is evidence."""
-    fraction, (low, high) = found.peppr.summary()["sufficient"], found.intervals["sufficient"]
-    size = f"{100 * fraction:.0f} % of the image suffices for 99 % of the {SCORES[found.peppr.metric]}"
+def enough(findings: Findings) -> str:
+    """What fraction of the pixels suffices, and what that shows."""
+    fraction, (low, high) = findings.peppr.summary()["sufficient"], findings.intervals["sufficient"]
+    size = f"{100 * fraction:.0f} % of the image suffices for 99 % of the {SCORES[findings.peppr.metric]}"
     claim = (
         "A new model was trained for every step, so this is about the information in the pixels."
-        if found.retrained
+        if findings.retrained
         else "This is about what this model uses; whether other pixels hold the same information takes "
         "global.retrain=true."
     )
     return f"The most important {size} (95 % interval {100 * low:.0f} to {100 * high:.0f} %). {claim}"
 
 
-def against_center(found: Findings) -> str:
-    """Whether the map beats the distance to the center, which knows nothing of the model."""
-    numbers = found.peppr.summary()
-    own, center = numbers["difference"], numbers["difference_center"]
-    verdict = "The map beats" if own > center else "The map does not beat"
-    return f"{verdict} the distance to the center: restored minus erased area {own:.3f} against {center:.3f}."
+def against_center(findings: Findings) -> str:
+    """Whether the map beats the distance to the center, which does not depend on the model."""
+    numbers = findings.peppr.summary()
+    area, center = numbers["difference"], numbers["difference_center"]
+    verdict = "The map beats" if area > center else "The map does not beat"
+    return f"{verdict} the distance to the center: restored minus erased area {area:.3f} against {center:.3f}."
 
 
-def stable(found: Findings) -> list[str]:
+def stable(findings: Findings) -> list[str]:
     """Whether another sample of images would give the same map."""
-    value, images = found.maps.overall_stability, found.maps.images
+    value, images = findings.maps.overall_stability, findings.maps.images
     if value is None:
         return [f"{images} images are too few to say whether other images would give the same map."]
     verdict = "the same map" if value >= STABLE else "another map, so take more images before reading details"
     lines = [f"Two halves of the {images} images give {verdict}: their rank correlation is {value:.2f}."]
-    skipped = sum(found.maps.skipped)
+    skipped = sum(findings.maps.skipped)
     if skipped:
         lines.append(f"{skipped} maps were all zero, or not finite, and left out.")
     return lines
 
 
-def own(found: Findings) -> list[str]:
+def specific(findings: Findings) -> list[str]:
     """Whether each label's map is best for its own label."""
-    matrix, names = found.peppr.specificity(), found.maps.labels
-    labels = [names[k] for k in found.peppr.labels]
+    matrix, names = findings.peppr.specificity(), findings.maps.labels
+    labels = [names[k] for k in findings.peppr.labels]
     rows = [name for name in labels if name in matrix]
     if len(rows) < 3:  # of two exclusive classes what speaks for one speaks against the other
         return []
@@ -120,9 +120,9 @@ def own(found: Findings) -> list[str]:
     return [f"For {len(best)} of {len(rows)} labels no other label's map does better than its own."]
 
 
-def biased(found: Findings) -> list[str]:
-    """Which labels are read off the wrong place."""
-    wrong = [bias for bias in found.biases if bias.found]
+def biased(findings: Findings) -> list[str]:
+    """Which labels have maps outside of where the evidence can be."""
+    wrong = [bias for bias in findings.biases if bias.found]
     if not wrong:
         return ["No label's map lies mostly outside of the region where evidence can be."]
     return [
@@ -133,5 +133,5 @@ def biased(found: Findings) -> list[str]:
 
 
 def span(interval: tuple[float, float]) -> str:
-    """An interval as text."""
+    """Format an interval as text."""
     return f"[{interval[0]:.3f}, {interval[1]:.3f}]"

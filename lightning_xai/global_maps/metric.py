@@ -1,4 +1,4 @@
-"""The accumulator of global maps: one map a label, and one of all labels, of any number of aligned images."""
+"""The metric that accumulates global maps: one map a label, and one of all labels, of any number of aligned images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ TOTALS = ("sums", "squares", "count", "skipped", "image_sum", "image_count", "sa
 
 @dataclass
 class GlobalMapsResult:
-    """Global maps; ``None`` stands where there is no image to take one from.
+    """The global maps of a data set; ``None`` where no image has given one.
 
     Attributes:
         labels: Names of the ``L`` labels.
         label_wise: A map ``(*S)`` for each label, float64.
         overall: ``(*S)``, float64.
-        count: Maps that each label's is made of.
+        count: Number of maps that each label's is computed from.
         skipped: Maps of each label that were left out because they are all zero, or not finite.
         standard_error: ``(*S)`` for each label: of the mean map, whatever the reduction.
         stability: For each label the rank correlation of the mean maps of two halves of the images.
@@ -47,13 +47,13 @@ class GlobalMapsResult:
     images: int
 
     def found(self) -> dict[str, Tensor]:
-        """The label-wise maps that there are, by name."""
+        """The label-wise maps that are not ``None``, by name."""
         pairs = zip(self.labels, self.label_wise, strict=True)
         return {name: values for name, values in pairs if values is not None}
 
 
 class GlobalMaps(Metric):
-    """What a model looks at in general: maps of aligned images, reduced to one a label, and one of all labels.
+    """Aggregates maps of aligned images into one map a label, and one of all labels: where a model looks in general.
 
     Streaming: its memory does not grow with the number of images. The mean is exact in any order of the images and on
     any number of ranks. The other reductions read a sample, the ``capacity`` images of each label whose ids have the
@@ -66,7 +66,7 @@ class GlobalMaps(Metric):
     Args:
         labels: Number of labels, or their names.
         normalization: Of every map's positive part: ``"mass"`` (sums to 1), ``"max"``, ``"rank"`` or ``"none"``.
-        subset: Which maps a label's is made of: those of images with the ``"label"``, of its ``"true_positive"``
+        subset: Which maps a label's is computed from: those of images with the ``"label"``, of its ``"true_positive"``
             images, or of ``"all"`` images.
         reduction: ``"mean"``, ``"median"``, ``"trimmed_mean"`` or ``"quantile"``.
         overall: The overall map is the mean of the ``"labels"``' maps with mass 1, or is reduced from all ``"pairs"``
@@ -95,7 +95,7 @@ class GlobalMaps(Metric):
     image_count: Tensor
     sample: Tensor
     sample_keys: Tensor
-    seen: list[Tensor]
+    added_keys: list[Tensor]
 
     def __init__(
         self,
@@ -111,9 +111,9 @@ class GlobalMaps(Metric):
     ) -> None:
         super().__init__(**kwargs)
         chosen = (normalization, subset, reduction, overall)
-        for value, known in zip(chosen, (NORMALIZATIONS, SUBSETS, REDUCTIONS, OVERALLS), strict=True):
-            if value not in known:
-                raise ValueError(f"GlobalMaps was given {value!r}; use one of {', '.join(known)}.")
+        for value, choices in zip(chosen, (NORMALIZATIONS, SUBSETS, REDUCTIONS, OVERALLS), strict=True):
+            if value not in choices:
+                raise ValueError(f"GlobalMaps was given {value!r}; use one of {', '.join(choices)}.")
         if not (0 <= trim < 0.5 and 0 <= quantile <= 1 and capacity >= 1):
             raise ValueError(
                 f"GlobalMaps has trim {trim}, quantile {quantile}, capacity {capacity}; give a trim below 0.5, a "
@@ -124,7 +124,7 @@ class GlobalMaps(Metric):
         self.trim, self.quantile, self.capacity = trim, quantile, capacity
         count = len(self.labels)
         kept = 0 if reduction == "mean" else capacity
-        # The size of maps and images is known from the first batch on; until then they have none.
+        # The size of maps and images is set by the first batch; until then they have none.
         self.add_state("sums", torch.zeros(2, count, 0, dtype=torch.float64), "sum")  # of two halves of the images
         self.add_state("squares", torch.zeros(count, 0, dtype=torch.float64), "sum")
         self.add_state("count", torch.zeros(2, count, dtype=torch.int64), "sum")
@@ -133,8 +133,8 @@ class GlobalMaps(Metric):
         self.add_state("image_count", torch.zeros((), dtype=torch.int64), "sum")
         self.add_state("sample", torch.zeros(count, kept, 0), None)
         self.add_state("sample_keys", torch.full((count, kept), FREE), None)
-        self.add_state("seen", [], "cat")
-        # A sampler repeats the first images of a data set: the first of each rank waits until all ranks are known.
+        self.add_state("added_keys", [], "cat")
+        # A sampler repeats the first images of a data set: the first of each rank waits until the ranks are synced.
         for name in Part._fields:
             self.add_state(f"held_{name}", [], "cat")
 
@@ -156,7 +156,7 @@ class GlobalMaps(Metric):
             images: ``(B, C, *S)``, for the mean image.
             targets: ``(B,)`` or ``(B, T)``, the class that each map is about; ``None``: the image's only label, or
                 all labels in order.
-            predictions: Labels that the model gives, in the form of ``labels``; for ``subset="true_positive"``.
+            predictions: Labels that the model predicts, in the form of ``labels``; for ``subset="true_positive"``.
             ids: One unique id an image; numbered when left out.
 
         Raises:
@@ -173,16 +173,16 @@ class GlobalMaps(Metric):
         row_keys = keys.unsqueeze(1).expand_as(enters)[enters]
         part = Part(values, queries[enters], alive, row_keys, images.float(), keys)
         self._size(maps.shape[2:], images.shape[1])
-        if not self.seen:
+        if not self.added_keys:
             self._hold(part.only(keys[:1]))
-            self.seen.append(keys[:1])
-        fresh = torch.isin(keys, dim_zero_cat(self.seen), invert=True)
+            self.added_keys.append(keys[:1])
+        fresh = torch.isin(keys, dim_zero_cat(self.added_keys), invert=True)
         fresh &= aggregation.first_appearances(keys.unsqueeze(1))
         fold(self._totals(), part if fresh.all() else part.only(keys[fresh]))
-        self.seen.append(keys[fresh])
+        self.added_keys.append(keys[fresh])
 
     def compute(self) -> GlobalMapsResult:
-        """The maps of all images so far; see :class:`GlobalMapsResult`.
+        """Compute the global maps of all images so far; see :class:`GlobalMapsResult`.
 
         Raises:
             ValueError: If two ranks were given the same images, other than the first of each.
@@ -192,16 +192,16 @@ class GlobalMaps(Metric):
             totals["sample"], totals["sample_keys"] = merged(totals["sample"], totals["sample_keys"])
         if self.image_sum.ndim > 1:  # there are images
             held = Part(*(dim_zero_cat(getattr(self, f"held_{name}")) for name in Part._fields))
-            fold(totals, once(held, dim_zero_cat(self.seen)))
+            fold(totals, once(held, dim_zero_cat(self.added_keys)))
         return self._result(totals)
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Gather the state of all ranks; a rank without images takes part with zeros."""
-        shape = aggregation.agreed(tuple(self.image_sum.shape) if self.seen else None)
-        if shape is not None and not self.seen:
+        shape = aggregation.agreed(tuple(self.image_sum.shape) if self.added_keys else None)
+        if shape is not None and not self.added_keys:
             self._size(torch.Size(shape[1:]), shape[0])
             nothing = torch.zeros(0, dtype=torch.int64, device=self.device)
-            self.seen.append(nothing)
+            self.added_keys.append(nothing)
             empty = (self.sums.new_zeros(0, *shape[1:]).float(), nothing, nothing.bool(), nothing)
             self._hold(Part(*empty, self.image_sum.new_zeros(0, *shape).float(), nothing))
         super().sync(*args, **kwargs)
@@ -234,14 +234,14 @@ class GlobalMaps(Metric):
         if ids is not None:
             return ids
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        start = sum(len(keys) for keys in self.seen)
+        start = sum(len(keys) for keys in self.added_keys)
         return [f"{rank}-{number}" for number in range(start, start + count)]
 
     def _size(self, size: torch.Size, channels: int) -> None:
-        """Give the totals the size of maps and images, or check that it is still the same."""
+        """Set the size of the totals to that of maps and images, or check that it is still the same."""
         if tuple(self.image_sum.shape) == (channels, *size):
             return
-        if self.seen:
+        if self.added_keys:
             raise ValueError(
                 f"Images (C, *S) were {tuple(self.image_sum.shape)} and are now {(channels, *size)}; aligned images "
                 "have one size, so resize them all."
@@ -259,7 +259,7 @@ class GlobalMaps(Metric):
         return {name: getattr(self, name) for name in TOTALS}
 
     def _result(self, totals: Mapping[str, Tensor]) -> GlobalMapsResult:
-        """What the totals say."""
+        """The result of the totals."""
         count = totals["count"].sum(dim=0)
         halves = [means(*half) for half in zip(totals["sums"], totals["count"], strict=True)]
         images, image_sum = int(totals["image_count"]), totals["image_sum"]

@@ -1,4 +1,4 @@
-"""What PEPPR hides: pixel orders without ties, the masks of their steps, and what hidden pixels show."""
+"""Which pixels PEPPR hides: orders without ties, the masks of their steps, and the baseline image."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ PEPPR_BASELINES = ("channel_mean", "mean_image", "noise", "blur", "black")
 
 @dataclass(frozen=True)
 class Survey:
-    """What one pass over the data finds.
+    """Statistics of a data set, computed in one pass.
 
     Attributes:
         mean: ``(C, *S)`` float64, the mean image.
@@ -33,7 +33,7 @@ class Survey:
 
 
 def survey(batches: Iterable[dict[str, Any]]) -> Survey:
-    """Read the data once.
+    """Compute the statistics of a data set in one pass.
 
     Raises:
         ValueError: If there is no batch, or the images have several sizes.
@@ -57,29 +57,29 @@ def survey(batches: Iterable[dict[str, Any]]) -> Survey:
     return Survey(total / count, square / count, torch.cat(truth) if truth else None, digest.hexdigest())
 
 
-def data_baseline(found: Survey, fill: str, seed: int) -> Tensor:
-    """One input ``(1, C, *S)`` that hides pixels of all images alike.
+def data_baseline(statistics: Survey, fill: str, seed: int) -> Tensor:
+    """The baseline image ``(1, C, *S)`` that is the same for all images of a data set.
 
     See :func:`lightning_xai.global_maps.peppr`.
 
     Raises:
-        ValueError: If the fill is unknown.
+        ValueError: If the baseline is unknown.
     """
-    mean = found.mean.unsqueeze(0)
+    mean = statistics.mean.unsqueeze(0)
     axes = tuple(range(2, mean.ndim))
     level = mean.mean(dim=axes, keepdim=True)
     if fill == "mean_image":
-        shown = mean
+        baseline = mean
     elif fill == "black":
-        shown = torch.zeros_like(mean)
+        baseline = torch.zeros_like(mean)
     elif fill == "channel_mean":
-        shown = level.expand_as(mean)
+        baseline = level.expand_as(mean)
     elif fill == "noise":
-        variance = found.square.unsqueeze(0).mean(dim=axes, keepdim=True) - level.square()
-        shown = level + variance.clamp(min=0).sqrt() * noise_field(mean.shape[1:], seed)
+        variance = statistics.square.unsqueeze(0).mean(dim=axes, keepdim=True) - level.square()
+        baseline = level + variance.clamp(min=0).sqrt() * noise_field(mean.shape[1:], seed)
     else:
         raise ValueError(f"Unknown fill {fill!r}; use one of {', '.join(PEPPR_BASELINES)}.")
-    return shown.float().contiguous()
+    return baseline.float().contiguous()
 
 
 def tie_keys(size: Sequence[int], orders: int, seed: int, block_size: int = 1) -> Tensor:
@@ -92,10 +92,10 @@ def tie_keys(size: Sequence[int], orders: int, seed: int, block_size: int = 1) -
         block_size: Side of the blocks of pixels that follow each other.
     """
     generator = torch.Generator().manual_seed(seed)
-    places = torch.meshgrid(*(torch.arange(side) // block_size for side in size), indexing="ij")
+    coordinates = torch.meshgrid(*(torch.arange(side) // block_size for side in size), indexing="ij")
     block = torch.zeros(*size, dtype=torch.int64)
-    for place in places:
-        block = block * (int(place.max()) + 1) + place
+    for coordinate in coordinates:
+        block = block * (int(coordinate.max()) + 1) + coordinate
     keys = []
     for _ in range(orders):
         pixels = torch.randperm(block.numel(), generator=generator)
@@ -122,13 +122,13 @@ def pixel_ranks(ranking: Tensor, key: Tensor) -> Tensor:
 
 
 def closeness(size: Sequence[int]) -> Tensor:
-    """Minus the distance to the center, ``(*size)``, in pixels."""
+    """A map that is highest in the center: minus the distance to it, ``(*size)``, in pixels."""
     axes = [torch.arange(side, dtype=torch.float64) - (side - 1) / 2 for side in size]
     return -torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(dim=0).sqrt()
 
 
 def shown_pixels(ranks: Tensor, fractions: Sequence[float], curve: str) -> list[Tensor]:
-    """Which pixels each step shows, bool ``(*S)``.
+    """The masks of the pixels that each step of a curve shows, bool ``(*S)``.
 
     Args:
         ranks: From :func:`pixel_ranks`.
@@ -150,7 +150,7 @@ def shown_pixels(ranks: Tensor, fractions: Sequence[float], curve: str) -> list[
 
 def curves_of(
     ranking: Tensor,
-    others: Mapping[str, Tensor],
+    other_maps: Mapping[str, Tensor],
     fractions: Sequence[float],
     random_orders: int,
     seed: int,
@@ -162,12 +162,12 @@ def curves_of(
         ValueError: If a ranking holds NaN, or has another size than the first.
     """
     keys = tie_keys(ranking.shape, random_orders, seed, block_size)
-    own = pixel_ranks(ranking, keys[0])
-    curves = {name: shown_pixels(own, fractions, name) for name in ("erase", "restore", "erase_reversed")}
+    ranks_of_map = pixel_ranks(ranking, keys[0])
+    curves = {name: shown_pixels(ranks_of_map, fractions, name) for name in ("erase", "restore", "erase_reversed")}
     for number, key in enumerate(keys):
         ranks = pixel_ranks(torch.zeros(ranking.shape), key)
         curves[f"erase_random_{number}"] = shown_pixels(ranks, fractions, "erase")
-    for name, values in {"center": closeness(ranking.shape), **others}.items():
+    for name, values in {"center": closeness(ranking.shape), **other_maps}.items():
         if values.shape != ranking.shape:
             raise ValueError(
                 f"Map {name!r} is {tuple(values.shape)}, the ranking {tuple(ranking.shape)}; give maps of one size."

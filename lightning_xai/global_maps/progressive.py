@@ -1,4 +1,4 @@
-"""PEPPR: the same pixels of every aligned image go, and come back, and the model is judged at every step.
+"""PEPPR: the same pixels of every aligned image are hidden, or shown again, and the model is scored at every step.
 
 Engelmann, Storkey & Bernabeu, arXiv 2112.09591. Their code was not published: this is our reconstruction.
 """
@@ -19,8 +19,12 @@ from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.global_maps.aggregation import present_labels
 from lightning_xai.global_maps.pixel_orders import Survey, curves_of, data_baseline, survey
 from lightning_xai.global_maps.result import PEPPRResult
-from lightning_xai.perturbation.baselines import blur_baseline
-from lightning_xai.targets import SegmenterTarget, Target
+from lightning_xai.perturbation.baselines import hide_pixels
+from lightning_xai.perturbation.context import PerturbationContext
+from lightning_xai.perturbation.evaluator import Evaluator, output_of_inputs
+from lightning_xai.perturbation.perturbations import FixedMasks
+from lightning_xai.structures import Query
+from lightning_xai.targets import Target
 
 TENTHS = tuple(step / 10 for step in range(11))
 #: Images ``(B, C, *S)`` -> the same with some pixels hidden.
@@ -41,7 +45,7 @@ def peppr(
     retrain: Callable[[Hide], Target] | None = None,
     cache_dir: str | Path | None = None,
 ) -> PEPPRResult:
-    """Progressive erasing plus progressive restoration: the same pixels of every image go, or come, in one order.
+    """Progressive erasing plus progressive restoration: hide, or show, the same pixels of every image, in one order.
 
     The data are read once, and once more for every step: a fraction of pixels in one order. Steps that show the same
     pixels are one step, whichever curves they belong to.
@@ -53,25 +57,25 @@ def peppr(
         ranking: A map ``(*S)`` on the target's device, high = important; equal pixels are ordered by a fixed random
             key.
         fractions: Fractions of pixels, from 0 to 1.
-        fill: What hidden pixels show, one picture for all images: ``"channel_mean"`` or ``"mean_image"`` of the data,
-            ``"noise"`` of the data's mean and deviation, ``"black"``; or ``"blur"``, each image's own.
+        fill: What hidden pixels show, one image for all images: ``"channel_mean"`` or ``"mean_image"`` of the data,
+            ``"noise"`` of the data's mean and deviation, ``"black"``; or ``"blur"``, of each image.
         random_orders: Random orders for comparison.
         block_size: Side, in pixels, of the blocks that the random orders keep together. Holes of single pixels are
-            noise that no model has seen, and hurt more than one large hole: fair is about the grain of the map.
+            noise that no model has seen, and hurt more than one large hole: fair is about the block size of the map.
         seed: Of the random orders and the noise.
-        chunk_size: Largest number of pictures per forward pass.
+        chunk_size: Largest number of inputs per forward pass.
         others: Further maps ``(*S)`` by name, for comparison: with one a label, :meth:`PEPPRResult.specificity` tells
-            whether each is about its own.
+            whether each is best for its label.
         retrain: ``hide -> target``: fits a new model on training images of which ``hide`` hides the pixels, before
             each step but the first. Needed to claim that pixels hold information, rather than that the model uses
             them.
-        cache_dir: Folder where the answers of every step are kept, so that a killed run goes on where it stopped.
+        cache_dir: Folder where the outputs of every step are kept, so that a killed run goes on where it stopped.
 
     Returns:
         The curves; see :class:`PEPPRResult`.
 
     Raises:
-        ValueError: If the fill is unknown, the fractions do not reach from 0 to 1, maps do not fit, or there is no
+        ValueError: If the baseline is unknown, the fractions do not reach from 0 to 1, maps do not fit, or there is no
             label to score.
     """
     fractions = tuple(sorted(set(fractions)))
@@ -80,105 +84,119 @@ def peppr(
             f"fractions are {tuple(fractions)}, random_orders {random_orders}, block_size {block_size}; reach from "
             "0 to 1, with at least one order and blocks of at least one pixel."
         )
-    found = survey(batches)
-    if tuple(ranking.shape) != tuple(found.mean.shape[1:]):
-        raise ValueError(f"The ranking is {tuple(ranking.shape)}, but the images are {tuple(found.mean.shape[1:])}.")
+    statistics = survey(batches)
+    if tuple(ranking.shape) != tuple(statistics.mean.shape[1:]):
+        raise ValueError(
+            f"The ranking is {tuple(ranking.shape)}, but the images are {tuple(statistics.mean.shape[1:])}."
+        )
     if target.dense:
-        # A pass settles what a segmenter's single logit means, which belongs to the name of the cache.
-        with torch.no_grad():
-            target.logits(found.mean.float().unsqueeze(0).to(ranking.device))
-    hiding = None if fill == "blur" else data_baseline(found, fill, seed).to(ranking.device)
+        # A pass settles what a segmenter's single logit means, which is part of the name of the cache.
+        target.finite_logits(statistics.mean.float().unsqueeze(0).to(ranking.device))
+    baseline = None if fill == "blur" else data_baseline(statistics, fill, seed).to(ranking.device)
     curves = curves_of(ranking, others or {}, fractions, random_orders, seed, block_size)
-    folder = None if cache_dir is None else Path(cache_dir) / cache_key(target, found, hiding, retrain is not None)
-    answers: dict[bytes, Tensor] = {}
+    folder = (
+        None if cache_dir is None else Path(cache_dir) / cache_key(target, statistics, baseline, retrain is not None)
+    )
+    outputs: dict[bytes, Tensor] = {}
     for shown in (mask for masks in curves.values() for mask in masks):
         step = shown.numpy().tobytes()
-        if step in answers:
+        if step in outputs:
             continue
         file = None if folder is None else folder / f"{hashlib.sha256(step).hexdigest()[:24]}.npy"
         if file is not None and file.is_file():
-            answers[step] = torch.from_numpy(np.load(file))
+            outputs[step] = torch.from_numpy(np.load(file))
             continue
-        hide = partial(hide_everywhere, shown=shown.to(ranking.device), hiding=hiding)
-        model = target if retrain is None or shown.all() else retrain(hide)
-        blank = hiding if not shown.any() and not model.dense else None
-        answers[step] = ask(model, batches, hide, blank, ranking.device, chunk_size)
+        visible, model = shown.to(ranking.device), target
+        if retrain is not None and not shown.all():
+            model = retrain(partial(hide_everywhere, shown=visible, baseline=baseline))
+        outputs[step] = outputs_of_images(model, batches, visible, baseline, chunk_size)
         if file is not None:
             with atomic_write(file, "wb") as opened:
-                np.save(opened, answers[step].numpy())
+                np.save(opened, outputs[step].numpy())
     values = {
-        name: torch.stack([answers[mask.numpy().tobytes()] for mask in masks], 2) for name, masks in curves.items()
+        name: torch.stack([outputs[mask.numpy().tobytes()] for mask in masks], 2) for name, masks in curves.items()
     }
-    return judge(target, found, fractions, values)
+    return judge(target, statistics, fractions, values)
 
 
-def hide_everywhere(images: Tensor, shown: Tensor, hiding: Tensor | None) -> Tensor:
-    """Images ``(B, C, *S)`` that show the pixels ``shown (*S)``; the others show ``hiding``, ``None``: a blur."""
-    return torch.where(shown, images, blur_baseline(images) if hiding is None else hiding)
+def hide_everywhere(images: Tensor, shown: Tensor, baseline: Tensor | None) -> Tensor:
+    """Hide all pixels of images ``(B, C, *S)`` but ``shown (*S)`` behind a baseline image, ``None``: a blur."""
+    return hide_pixels(images, shown, "blur" if baseline is None else baseline)
 
 
 @torch.no_grad()
-def ask(
+def outputs_of_images(
     target: Target,
     batches: Iterable[dict[str, Any]],
-    hide: Hide,
-    blank: Tensor | None,
-    device: torch.device,
+    shown: Tensor,
+    baseline: Tensor | None,
     chunk_size: int,
 ) -> Tensor:
-    """What a model answers to all images: probabilities of a classifier, the Dice of each class of a segmenter.
+    """The outputs of a model for all images with some of their pixels hidden.
+
+    Where a classifier's images are hidden wholly by one image, that is evaluated once, so that rounding cannot rank
+    what is equal.
 
     Args:
-        target: The model.
+        target: The model: a classifier's probabilities are read, or the Dice of each class of a segmenter.
         batches: See :func:`peppr`.
-        hide: Hides pixels.
-        blank: The one picture ``(1, C, *S)`` that is left of every image, ``None`` if images differ. It is asked once,
-            so that rounding cannot rank what is equal.
-        device: Where the pictures are drawn.
-        chunk_size: Largest number of pictures per forward pass.
+        shown: The pixels that are shown, ``(*S)``, where the inputs are computed.
+        baseline: What the others show, ``(1, C, *S)``; ``None``: a blur of each image.
+        chunk_size: Largest number of inputs per forward pass.
 
     Returns:
         ``(N, K)`` float32 on the CPU; a Dice is NaN where the reference has none of the class.
     """
-    same = None if blank is None else target.predict(blank).cpu()
-    answers = []
+    same = None
+    if baseline is not None and not shown.any() and not target.dense:
+        same = target.predict(baseline).cpu()
+    outputs = []
     for batch in batches:
         if same is not None:
-            answers.append(same.expand(len(batch["image"]), -1))
+            outputs.append(same.expand(len(batch["image"]), -1))
             continue
-        masks = [None] * len(batch["image"]) if "mask" not in batch else batch["mask"]
-        for start in range(0, len(batch["image"]), chunk_size):
-            part = slice(start, start + chunk_size)
-            pictures = hide(as_plain_tensor(batch["image"][part]).to(device))
-            if isinstance(target, SegmenterTarget):
-                answers.append(class_dice(target, pictures, masks[part]).cpu())
-            else:
-                answers.append(target.predict(pictures).cpu())
-    return torch.cat(answers).float()
+        images = as_plain_tensor(batch["image"]).to(shown.device)
+        query = every_query(target, images, batch.get("mask"))
+        output = target.output("dice" if target.dense else "probability")
+        evaluator = Evaluator(output_of_inputs(target, output, query), chunk_size)
+        masks = FixedMasks(lambda index, _: shown.view(1, 1, *shown.shape), 1, "blur" if baseline is None else baseline)
+        values = evaluator(PerturbationContext.of_queries(images, query.shape[1]), {"shown": masks})["shown"][..., 0]
+        outputs.append(values.masked_fill(~query.defined(), float("nan")).cpu())
+    return torch.cat(outputs).float()
 
 
-def class_dice(target: SegmenterTarget, pictures: Tensor, masks: Any) -> Tensor:
-    """Dice of each class ``(B, K)`` in pictures ``(B, C, *S)``; NaN where the masks ``(B, 1, *S)`` have none of it.
+def every_query(target: Target, images: Tensor, masks: Any) -> Query:
+    """The query about every class; for a segmenter, about the pixels that the masks ``(B, 1, *S)`` label as it.
 
     Raises:
-        ValueError: If there are no masks.
+        ValueError: If there are no masks for a segmenter.
     """
+    classes = target.every_class(images)
+    if not target.dense:
+        return Query(classes)
     if not isinstance(masks, Tensor):
         raise ValueError("PEPPR judges a segmenter by its Dice, but the batches have no mask; give data with masks.")
-    classes = target.every_class(pictures)
-    reference = reference_pixels(as_plain_tensor(masks).to(pictures.device), classes)
-    return target.dice(pictures, classes, reference).masked_fill(~reference.flatten(2).any(dim=2), float("nan"))
+    return Query(classes, reference_pixels(as_plain_tensor(masks).to(images.device), classes))
 
 
-def cache_key(target: Target, found: Survey, hiding: Tensor | None, retrained: bool) -> str:
-    """A name for all that decides a step's answers besides its pixels."""
-    fill = b"blur" if hiding is None else hiding.cpu().numpy().tobytes()
-    parts = (target.fingerprint(), str(target.mean), str(target.std), target.activation, found.digest, str(retrained))
-    return hashlib.sha256("|".join(parts).encode() + fill).hexdigest()[:16]
+def cache_key(target: Target, statistics: Survey, baseline: Tensor | None, retrained: bool) -> str:
+    """A hash of all that determines the outputs of a step besides its pixels."""
+    content = b"blur" if baseline is None else baseline.cpu().numpy().tobytes()
+    parts = (
+        target.fingerprint(),
+        str(target.mean),
+        str(target.std),
+        target.activation,
+        statistics.digest,
+        str(retrained),
+    )
+    return hashlib.sha256("|".join(parts).encode() + content).hexdigest()[:16]
 
 
-def judge(target: Target, found: Survey, fractions: tuple[float, ...], values: Mapping[str, Tensor]) -> PEPPRResult:
-    """The result of the answers ``(N, K, P)`` of every curve, for the labels that can be judged.
+def judge(
+    target: Target, statistics: Survey, fractions: tuple[float, ...], values: Mapping[str, Tensor]
+) -> PEPPRResult:
+    """Score the outputs ``(N, K, P)`` of every curve, for the labels that can be scored.
 
     Raises:
         ValueError: If there are no labels, or none of them can be judged.
@@ -188,20 +206,20 @@ def judge(target: Target, found: Survey, fractions: tuple[float, ...], values: M
         truth = ~whole.isnan()
         defined = truth.any(dim=0)
         defined[[k for k in range(len(defined)) if k == target.background]] = False
-        asked = [k for k in range(len(defined)) if k != target.background]
+        judged = [k for k in range(len(defined)) if k != target.background]
     else:
-        if found.truth is None:
+        if statistics.truth is None:
             raise ValueError("PEPPR judges a classifier by its AUC, but the batches have no label; give labeled data.")
-        truth = present_labels(found.truth, whole.shape[1])
+        truth = present_labels(statistics.truth, whole.shape[1])
         defined = truth.any(dim=0) & ~truth.all(dim=0)
-        asked = list(range(len(defined)))
+        judged = list(range(len(defined)))
     if not defined.any():
         raise ValueError("No label has both positive and negative images, so no AUC is defined; give a mixed split.")
     return PEPPRResult(
         fractions=fractions,
-        labels=[k for k in asked if defined[k]],
-        skipped={k: int(truth[:, k].sum()) for k in asked if not defined[k]},
+        labels=[k for k in judged if defined[k]],
+        skipped={k: int(truth[:, k].sum()) for k in judged if not defined[k]},
         metric="dice" if target.dense else "auc",
         truth=truth[:, defined],
-        values={name: answers[:, defined] for name, answers in values.items()},
+        values={name: outputs[:, defined] for name, outputs in values.items()},
     )

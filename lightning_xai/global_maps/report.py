@@ -1,4 +1,4 @@
-"""The page, the pictures and the numbers that ``task=global`` leaves in the run folder."""
+"""The page, the figures and the numbers that ``task=global`` leaves in the run folder."""
 
 import json
 from dataclasses import asdict
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_xai.data import ImageDataModule, MirrorSided
 from lightning_xai.functional.files import atomic_write
-from lightning_xai.global_maps.findings import Findings, reading, span
+from lightning_xai.global_maps.findings import Findings, sentences, span
 from lightning_xai.global_maps.result import SCORES
 from lightning_xai.loggers import log_images
 from lightning_xai.report import html as page
@@ -45,72 +45,73 @@ def write_report(
     cfg: DictConfig,
     data: ImageDataModule,
     explainer: Any,
-    found: Findings,
+    findings: Findings,
     trainer: lightning.Trainer,
     maps: NDArray[np.uint8],
 ) -> None:
-    """Write ``global.html``, ``global.json`` and the pictures, log them, and print what they say and where they are.
+    """Write ``global.html``, ``global.json`` and the figures, log them, and print the findings and where the files are.
 
     Args:
         cfg: ``global``, ``run_dir``, ``name`` and ``seed`` are read.
         data: The data module.
-        explainer: What made the maps.
-        found: What was found.
-        trainer: Its loggers get the pictures.
-        maps: The picture of the maps, which the callback wrote.
+        explainer: The explainer of the maps.
+        findings: What the page reports.
+        trainer: Its loggers get the figures.
+        maps: The figure of the maps, which the callback wrote.
     """
     folder, settings = Path(cfg.run_dir), cfg["global"]
-    title = f"{type(explainer).__name__} of {cfg.name}"
-    pictures = draw(data, settings, found)
-    for name, picture in pictures.items():
-        save_png(folder / "global" / f"{name}.png", picture)
-        log_images(trainer, f"global/{name}", [picture])
+    title = f"{explainer.title} of {cfg.name}"
+    figures = draw_figures(data, settings, findings)
+    for name, figure in figures.items():
+        save_png(folder / "global" / f"{name}.png", figure, explainer.title)
+        log_images(trainer, f"global/{name}", [figure])
     with atomic_write(folder / "global.json") as file:
-        json.dump(numbers(found) | {"seed": cfg.seed, "settings": OmegaConf.to_container(settings)}, file, indent=2)
+        content = {"seed": cfg.seed, "explainer": explainer.title, "settings": OmegaConf.to_container(settings)}
+        json.dump(numbers(findings) | content, file, indent=2)
     with atomic_write(folder / "global.html") as file:
-        file.write(page.page(title, sections(settings, found, pictures | {"maps": maps})))
+        file.write(page.page(title, sections(settings, findings, figures | {"maps": maps})))
     print(f"\n{title}")
-    print("\n".join(f"- {line}" for line in reading(found)))
-    places = {"Page": "global.html", "Numbers": "global.json", "Maps": "global"}
-    print("\n".join(f"{what:<8} {folder / where}" for what, where in places.items()))
+    print("\n".join(f"- {line}" for line in sentences(findings)))
+    files = {"Page": "global.html", "Numbers": "global.json", "Maps": "global"}
+    print("\n".join(f"{what:<8} {folder / where}" for what, where in files.items()))
 
 
-def numbers(found: Findings) -> dict[str, Any]:
+def numbers(findings: Findings) -> dict[str, Any]:
     """Everything in the report as plain values."""
-    maps, names = found.maps, found.maps.labels
+    maps, names = findings.maps, findings.maps.labels
     rows = zip(names, maps.count, maps.skipped, maps.stability, strict=True)
     labels = {name: {"count": count, "skipped": skipped, "stability": r} for name, count, skipped, r in rows}
     return {
-        "reading": reading(found),
+        "reading": sentences(findings),
         "images": maps.images,
         "stability": maps.overall_stability,
         "labels": labels,
         "peppr": {
-            "metric": found.peppr.metric,
-            "images": len(found.peppr.truth),
-            "fractions": list(found.peppr.fractions),
-            "summary": found.peppr.summary(),
-            "intervals": found.intervals,
-            "per_label": {names[label]: row for label, row in found.peppr.per_label().items()},
-            "skipped": {names[label]: count for label, count in found.peppr.skipped.items()},
-            "curves": {name: curve.tolist() for name, curve in found.peppr.curves.items()},
-            "specificity": found.peppr.specificity(),
+            "metric": findings.peppr.metric,
+            "images": len(findings.peppr.truth),
+            "fractions": list(findings.peppr.fractions),
+            "summary": findings.peppr.summary(),
+            "intervals": findings.intervals,
+            "per_label": {names[label]: row for label, row in findings.peppr.per_label().items()},
+            "skipped": {names[label]: count for label, count in findings.peppr.skipped.items()},
+            "curves": {name: curve.tolist() for name, curve in findings.peppr.curves.items()},
+            "specificity": findings.peppr.specificity(),
         },
-        "biases": [asdict(bias) | {"found": bias.found} for bias in found.biases],
+        "biases": [asdict(bias) | {"found": bias.found} for bias in findings.biases],
     }
 
 
-def draw(data: ImageDataModule, settings: DictConfig, found: Findings) -> dict[str, NDArray[np.uint8]]:
-    """The pictures by name, but for that of the maps."""
-    pictures = {
-        "peppr": render(found.peppr.plot(settings.samples)),
-        "over_images": over_images(data, settings.peppr_split, found.maps.overall),
+def draw_figures(data: ImageDataModule, settings: DictConfig, findings: Findings) -> dict[str, NDArray[np.uint8]]:
+    """Draw all figures but that of the maps, by name."""
+    figures = {
+        "peppr": render(findings.peppr.plot(settings.samples)),
+        "over_images": over_images(data, settings.peppr_split, findings.maps.overall),
     }
-    matrix = found.peppr.specificity()
-    names = [found.maps.labels[label] for label in found.peppr.labels]
+    matrix = findings.peppr.specificity()
+    names = [findings.maps.labels[label] for label in findings.peppr.labels]
     title = "restored minus erased area: map of the row, judged by the label of the column"
-    pictures["specificity"] = matrix_figure(np.array(list(matrix.values())), list(matrix), names, title)
-    return pictures
+    figures["specificity"] = matrix_figure(np.array(list(matrix.values())), list(matrix), names, title)
+    return figures
 
 
 def over_images(data: ImageDataModule, split: str, overall: Tensor | None) -> NDArray[np.uint8]:
@@ -130,50 +131,50 @@ def over_images(data: ImageDataModule, split: str, overall: Tensor | None) -> ND
 
 
 def as_taken(data: ImageDataModule, values: Tensor, side: str | None) -> Tensor:
-    """An aligned image or map ``(C, *S)`` as the image was before it was mirrored."""
+    """Mirror an aligned image or map ``(C, *S)`` back to how the image was taken."""
     for transform in reversed(data.prepare):
         if isinstance(transform, MirrorSided) and side is not None:
             values = transform.inverse({transform.keys[0]: values, "laterality": side})[transform.keys[0]]
     return values
 
 
-def sections(settings: DictConfig, found: Findings, pictures: dict[str, NDArray[np.uint8]]) -> list[page.Part]:
+def sections(settings: DictConfig, findings: Findings, figures: dict[str, NDArray[np.uint8]]) -> list[page.Part]:
     """The parts of the page."""
-    judged = f"the {len(found.peppr.truth)} images of the {settings.peppr_split} split"
+    judged = f"the {len(findings.peppr.truth)} images of the {settings.peppr_split} split"
     return [
         page.heading("What the numbers say"),
-        page.bullets(reading(found)),
+        page.bullets(sentences(findings)),
         page.heading("Where the model looks"),
         page.figure(
-            pictures["maps"],
+            figures["maps"],
             f"Maps of the {settings.maps_split} split over its mean image; outlined: the region where evidence can be.",
         ),
-        labels_table(found),
+        labels_table(findings),
         page.figure(
-            pictures["over_images"],
+            figures["over_images"],
             "The overall map over single images as they were taken, mirrored ones mirrored back.",
         ),
         page.heading("Is that so? PEPPR"),
         page.paragraph(
             f"The same pixels of all of {judged} are erased (or restored on an empty image) in the order of the "
-            f"overall map, and the {SCORES[found.peppr.metric]} is taken again. Hidden pixels show: {settings.fill}. "
-            "Bands: 95 % over resampled images; of the random orders their range."
+            f"overall map, and the {SCORES[findings.peppr.metric]} is taken again. Hidden pixels show: {settings.fill}"
+            ". Bands: 95 % over resampled images; of the random orders their range."
         ),
-        page.figure(pictures["peppr"], "PEPPR of the overall map."),
-        *summary_table(found),
+        page.figure(figures["peppr"], "PEPPR of the overall map."),
+        *summary_table(findings),
         page.heading("Is each map about its own label?"),
-        page.figure(pictures["specificity"], "For every label (column) its own map (row) should do best."),
+        page.figure(figures["specificity"], "For every label (column) its own map (row) should do best."),
         page.heading("Does a label look at the wrong place?"),
-        *bias_parts(found),
+        *bias_parts(findings),
         page.heading("About"),
         page.paragraph(ABOUT),
     ]
 
 
-def labels_table(found: Findings) -> page.Part:
-    """What each label's map is made of."""
-    outside = {bias.label: f"{100 * bias.outside:.0f} %" for bias in found.biases}
-    maps = found.maps
+def labels_table(findings: Findings) -> page.Part:
+    """The table of each label's map: how many maps it averages, and how stable it is."""
+    outside = {bias.label: f"{100 * bias.outside:.0f} %" for bias in findings.biases}
+    maps = findings.maps
     rows = [
         [name, count, skipped, "-" if r is None else f"{r:.2f}", outside.get(name, "-")]
         for name, count, skipped, r in zip(maps.labels, maps.count, maps.skipped, maps.stability, strict=True)
@@ -181,23 +182,23 @@ def labels_table(found: Findings) -> page.Part:
     return page.table(["label", "maps", "all-zero, left out", "halves correlate", "outside the region"], rows)
 
 
-def summary_table(found: Findings) -> list[page.Part]:
+def summary_table(findings: Findings) -> list[page.Part]:
     """The numbers of PEPPR: mean over labels with intervals, and each label's."""
-    names = found.maps.labels
-    summary, by_label = found.peppr.summary(), found.peppr.per_label()
+    names = findings.maps.labels
+    summary, by_label = findings.peppr.summary(), findings.peppr.per_label()
     head = ["", "mean over labels", "95 % interval", *(names[label] for label in by_label)]
     rows = [
-        [text, f"{summary[key]:.3f}", span(found.intervals[key]), *(f"{row[key]:.3f}" for row in by_label.values())]
+        [text, f"{summary[key]:.3f}", span(findings.intervals[key]), *(f"{row[key]:.3f}" for row in by_label.values())]
         for key, text in MEANING.items()
     ]
     notes = [
         f"{names[label]} has {count} positive images, so it cannot be judged."
-        for label, count in found.peppr.skipped.items()
+        for label, count in findings.peppr.skipped.items()
     ]
     return [page.table(head, rows), *([page.bullets(notes)] if notes else [])]
 
 
-def bias_parts(found: Findings) -> list[page.Part]:
+def bias_parts(findings: Findings) -> list[page.Part]:
     """How much of each label's map lies outside of the region, and the images that contribute most."""
     rows = [
         [
@@ -206,6 +207,6 @@ def bias_parts(found: Findings) -> list[page.Part]:
             f"{100 * bias.chance:.1f} %",
             ", ".join(f"{name} ({100 * fraction:.0f} %)" for name, fraction in bias.images),
         ]
-        for bias in found.biases
+        for bias in findings.biases
     ]
     return [page.table(["label", "map outside", "constant map", "images that contribute most"], rows)]

@@ -1,4 +1,4 @@
-"""What PEPPR found: curves of every label, their areas, what suffices, intervals, and the picture of it."""
+"""The result of PEPPR: curves of every label, their areas, the fraction that suffices, intervals, and a figure."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +18,7 @@ SCORES = {"auc": "AUC", "dice": "Dice"}
 
 @dataclass(frozen=True)
 class PEPPRResult:
-    """Score of every label while the same pixels of all images go, and come back.
+    """Scores of every label while more and more pixels of all images are hidden, or shown again.
 
     Attributes:
         fractions: Fractions of pixels ``P``.
@@ -70,7 +70,7 @@ class PEPPRResult:
         return [name.removeprefix("erase:") for name in self.curves if name.startswith("erase:")]
 
     def summary(self) -> dict[str, float]:
-        """Areas under the curves of the mean over labels, and what suffices.
+        """Summarize the mean over labels: areas under the curves, and the fraction of pixels that suffices.
 
         Returns:
             ``full``: the score of whole images; ``area_erase`` (low is good), ``area_restore`` (high is good), their
@@ -97,22 +97,24 @@ class PEPPRResult:
     def bootstrap(self, samples: int = 200, level: float = 0.95, seed: int = 0) -> dict[str, tuple[float, float]]:
         """Percentile intervals of every number of the :meth:`summary`, over images.
 
-        Resamples in which a label cannot be judged are drawn again.
+        Resamples in which a label cannot be scored are taken again.
         """
-        drawn = [self._numbers(curves) for curves in self._resampled(samples, seed)]
+        rows = [self._numbers(curves) for curves in self._resampled(samples, seed)]
         tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-        columns = {name: torch.tensor([row[name] for row in drawn], dtype=torch.float64) for name in drawn[0]}
+        columns = {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]}
         ends = {name: column.quantile(tail) for name, column in columns.items()}
         return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
     def bands(self, samples: int = 200, level: float = 0.95, seed: int = 0) -> dict[str, Tensor]:
         """Lower and upper ends ``(2, P)`` of the curves of the mean over labels, over resampled images."""
-        drawn = self._resampled(samples, seed)
+        resampled = self._resampled(samples, seed)
         tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-        return {name: torch.stack([curves[name] for curves in drawn]).quantile(tail, dim=0) for name in drawn[0]}
+        return {
+            name: torch.stack([curves[name] for curves in resampled]).quantile(tail, dim=0) for name in resampled[0]
+        }
 
     def plot(self, samples: int = 200) -> Figure:
-        """The mean over labels: erased, restored, erased in reverse and from the center, with bands.
+        """Plot the mean over labels: erased, restored, erased in reverse and from the center, with bands.
 
         Args:
             samples: Resamples for the 95 % bands of the curves; that of the random orders is their range.
@@ -166,29 +168,29 @@ class PEPPRResult:
         }
 
     @cached_property
-    def _draws(self) -> dict[tuple[int, int], list[dict[str, Tensor]]]:
-        """What was drawn before, by samples and seed: intervals and bands are of the same images."""
+    def _resamples(self) -> dict[tuple[int, int], list[dict[str, Tensor]]]:
+        """Earlier resamples by their number and seed: intervals and bands are of the same images."""
         return {}
 
     def _resampled(self, samples: int, seed: int) -> list[dict[str, Tensor]]:
         """Curves ``(P,)`` of the mean over labels for resampled images; other maps than the center are left out."""
-        if (samples, seed) not in self._draws:
-            self._draws[samples, seed] = self._drawn(samples, seed)
-        return self._draws[samples, seed]
+        if (samples, seed) not in self._resamples:
+            self._resamples[samples, seed] = self._resample(samples, seed)
+        return self._resamples[samples, seed]
 
-    def _drawn(self, samples: int, seed: int) -> list[dict[str, Tensor]]:
-        """Draw images with replacement until every label has both kinds, ``samples`` times."""
+    def _resample(self, samples: int, seed: int) -> list[dict[str, Tensor]]:
+        """Sample images with replacement until every label has both kinds, ``samples`` times."""
         names = [name for name in self.values if ":" not in name or name.endswith(":center")]
         stacked = torch.cat([self.values[name] for name in names], dim=2)
         generator, count = torch.Generator().manual_seed(seed), len(self.truth)
-        drawn: list[dict[str, Tensor]] = []
-        while len(drawn) < samples:
+        resampled: list[dict[str, Tensor]] = []
+        while len(resampled) < samples:
             pick = torch.randint(count, (count,), generator=generator)
             truth = self.truth[pick]
             if (truth.any(dim=0) & (~truth.all(dim=0) | (self.metric == "dice"))).all():
                 means = score(stacked[pick], truth, self.metric).mean(dim=0)
-                drawn.append(dict(zip(names, means.view(len(names), -1), strict=True)))
-        return drawn
+                resampled.append(dict(zip(names, means.view(len(names), -1), strict=True)))
+        return resampled
 
 
 def score(values: Tensor, truth: Tensor, metric: str) -> Tensor:

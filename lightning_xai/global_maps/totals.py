@@ -1,4 +1,4 @@
-"""The totals of global maps: maps come in, a part at a time, and means and errors come out."""
+"""Running totals of global maps, and the means and standard errors computed from them."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from lightning_xai.global_maps.aggregation import FREE
 
 
 class Part(NamedTuple):
-    """Maps that enter, ``values (p, *S)`` with label, key of their image, and whether they are any good; images."""
+    """Maps to add, ``values (p, *S)``, with their labels, whether they are valid, their image keys; and the images."""
 
     values: Tensor
     labels: Tensor
@@ -22,40 +22,40 @@ class Part(NamedTuple):
 
     def only(self, keys: Tensor) -> "Part":
         """The part of the images with these keys."""
-        rows, images = (torch.isin(own, keys) for own in (self.keys, self.image_keys))
+        rows, images = (torch.isin(part_keys, keys) for part_keys in (self.keys, self.image_keys))
         return Part(*(value[rows] for value in self[:4]), *(value[images] for value in self[4:]))
 
 
 def fold(totals: Mapping[str, Tensor], part: Part) -> None:
     """Add a part to totals, in place."""
     size = totals["sums"].shape[2:]
-    good, labels, keys = part.values[part.alive], part.labels[part.alive], part.keys[part.alive]
-    values, half = good.double(), keys & 1
-    place = half * len(totals["skipped"]) + labels
-    totals["sums"].view(-1, *size).index_add_(0, place, values)
-    totals["count"].view(-1).index_add_(0, place, torch.ones_like(place))
+    valid, labels, keys = part.values[part.alive], part.labels[part.alive], part.keys[part.alive]
+    values, half = valid.double(), keys & 1
+    index = half * len(totals["skipped"]) + labels
+    totals["sums"].view(-1, *size).index_add_(0, index, values)
+    totals["count"].view(-1).index_add_(0, index, torch.ones_like(index))
     totals["squares"].index_add_(0, labels, values.square_())
     totals["skipped"].index_add_(0, part.labels, (~part.alive).long())
     counted = torch.isin(part.image_keys, keys)
     totals["image_sum"].add_(part.images[counted].sum(dim=0, dtype=torch.float64))
     totals["image_count"].add_(counted.sum())
     if totals["sample_keys"].shape[-1]:
-        draw(totals["sample"], totals["sample_keys"], good, labels, keys)
+        update_sample(totals["sample"], totals["sample_keys"], valid, labels, keys)
 
 
-def draw(sample: Tensor, sample_keys: Tensor, values: Tensor, labels: Tensor, keys: Tensor) -> None:
-    """Let maps take the places of those with larger keys in the samples ``(L, capacity, *S)``, in place."""
+def update_sample(sample: Tensor, sample_keys: Tensor, values: Tensor, labels: Tensor, keys: Tensor) -> None:
+    """Replace maps with larger keys in the samples ``(L, capacity, *S)`` by new ones with smaller keys, in place."""
     largest = sample_keys.amax(dim=1)
     for row in (keys < largest[labels]).nonzero().flatten().tolist():
-        own = sample_keys[labels[row]]
-        place = own.argmax()
-        if keys[row] < own[place]:
-            own[place] = keys[row]
-            sample[labels[row], place] = values[row]
+        label_keys = sample_keys[labels[row]]
+        slot = label_keys.argmax()
+        if keys[row] < label_keys[slot]:
+            label_keys[slot] = keys[row]
+            sample[labels[row], slot] = values[row]
 
 
 def merged(samples: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """The samples ``(W, L, capacity, *S)`` of several ranks as one, and their keys."""
+    """Merge the samples ``(W, L, capacity, *S)`` of several ranks into one, and their keys."""
     sample, left = samples[0].clone(), keys[0].clone()
     for label in range(keys.shape[1]):
         kept, maps = aggregation.smallest_keys(keys[:, label].flatten(), samples[:, label].flatten(0, 1), keys.shape[2])
@@ -64,17 +64,17 @@ def merged(samples: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     return sample, left
 
 
-def once(held: Part, seen: Tensor) -> Part:
-    """The held images that no rank has added itself, each once.
+def once(held: Part, added_keys: Tensor) -> Part:
+    """Select the held images that no rank has added itself, each once.
 
     Raises:
         ValueError: If an image was added on two ranks.
     """
-    keys, times = torch.unique(seen, return_counts=True)
+    keys, times = torch.unique(added_keys, return_counts=True)
     added = times - (held.image_keys.unsqueeze(0) == keys.unsqueeze(1)).sum(dim=1)
     if (added > 1).any():
         raise ValueError(
-            f"{int((added > 1).sum())} images were added to GlobalMaps on two ranks; give every rank images of its own."
+            f"{int((added > 1).sum())} images were added to GlobalMaps on two ranks; give every rank different images."
         )
     waiting = held.only(keys[added == 0])
     rows = aggregation.first_appearances(torch.stack([waiting.keys, waiting.labels], dim=1))
@@ -102,5 +102,5 @@ def mean_of_labels(maps: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def likeness(first: Tensor | None, second: Tensor | None) -> float | None:
-    """Rank correlation of two maps, where both are there."""
+    """Rank correlation of two maps; ``None`` if one of them is missing."""
     return None if first is None or second is None else aggregation.spearman(first, second)

@@ -1,4 +1,4 @@
-"""Loggers that never stop a run, and a helper that sends pictures to whichever can take them."""
+"""A Weights & Biases logger that never stops a run, whatever becomes of the network, the server or the disk."""
 
 import netrc
 import os
@@ -15,10 +15,9 @@ from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experime
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
-# W&B's own limit on its start should fire before ours: it says why.
+# W&B's own limit on its start should fire before ours, because its error names the reason.
 MARGIN = 15.0
-OFFLINE, WITHOUT = "the run is logged offline", "the run goes on without W&B"
-ONLY_THIS = "it is missing there, and logging goes on"
+WITHOUT = "the run goes on without W&B"
 
 
 def has_wandb_key() -> bool:
@@ -32,33 +31,32 @@ def has_wandb_key() -> bool:
         return False
 
 
-def _guarded(name: str) -> Callable[..., None]:
-    """A method of Lightning's W&B logger that cannot raise and cannot take longer than the log limit."""
-    method = getattr(WandbLogger, name)
+def _guarded(method: Callable[..., Any]) -> Callable[..., None]:
+    """A logging method of which W&B's errors become warnings, one for each method."""
 
     @rank_zero_only
     @wraps(method)
     def call(self: "ResilientWandbLogger", *args: Any, **kwargs: Any) -> None:
-        # The start has its own, longer limit, so it must come first.
         if not isinstance(self.experiment, _DummyExperiment):
-            self._attempt("logging", self.log_timeout, lambda: method(self, *args, **kwargs))
+            try:
+                method(self, *args, **kwargs)
+            except Exception as error:
+                self._warn(method.__name__, error, "what it was to log is missing there, and the run goes on")
 
     return call
 
 
 class ResilientWandbLogger(WandbLogger):
-    """Weights & Biases, offline when there is no key, and without the power to stop or stall a run.
+    """Logs to Weights & Biases, offline when there is no key, and never stops a run.
 
-    Every call runs in a thread with a time limit. A call that fails is skipped, one that exceeds its limit turns W&B
-    off for the rest of the run, unless it sends a table or a file; a start that fails is tried again offline. Each of
-    these warns once.
+    A start that fails is tried again offline. A start or an end that takes too long, or fails there too, leaves the run
+    without W&B; a call in between that fails is skipped. Each of these warns once.
 
     Args:
         save_dir: The run folder; W&B writes into its ``wandb`` folder.
         project: W&B project.
         name: Display name of the run.
         init_timeout: Seconds that the start may take.
-        log_timeout: Seconds that a single call may take.
         finish_timeout: Seconds that the last upload may take.
         **kwargs: Passed to :func:`wandb.init` (``entity``, ``group``, ``tags``, ``mode``, ...).
     """
@@ -69,7 +67,6 @@ class ResilientWandbLogger(WandbLogger):
         project: str = "lightning_xai",
         name: str | None = None,
         init_timeout: float = 60.0,
-        log_timeout: float = 20.0,
         finish_timeout: float = 120.0,
         **kwargs: Any,
     ) -> None:
@@ -82,7 +79,7 @@ class ResilientWandbLogger(WandbLogger):
         super().__init__(name=name, save_dir=save_dir, project=project, mode=mode, settings=settings, **kwargs)
         # Lightning passes it always, and W&B complains about it always.
         self._wandb_init.pop("anonymous", None)
-        self.init_timeout, self.log_timeout, self.finish_timeout = init_timeout, log_timeout, finish_timeout
+        self.init_timeout, self.finish_timeout = init_timeout, finish_timeout
         self._warned: set[str] = set()
 
     @property
@@ -90,52 +87,31 @@ class ResilientWandbLogger(WandbLogger):
     def experiment(self) -> Any:
         """The W&B run, or a stand-in that ignores every call when W&B does not work."""
         if self._experiment is None:
-            online = self._wandb_init["mode"] != "offline"
-            self._attempt("the start", self.init_timeout + MARGIN, self._start, OFFLINE if online else WITHOUT)
-            # Still unset only after a quick failure; a start that hangs has turned W&B off.
-            if self._experiment is None and online:
+            error = _within(self.init_timeout + MARGIN, self._start)
+            if error is not None and self._wandb_init["mode"] != "offline" and not isinstance(error, TimeoutError):
+                self._warn("the start", error, "the run is logged offline")
                 self._wandb_init["mode"] = "offline"
-                self._attempt("the offline start", self.init_timeout + MARGIN, self._start)
-            if self._experiment is None:
-                self._turn_off()
+                error = _within(self.init_timeout + MARGIN, self._start)
+            if error is not None:
+                self._warn(f"the {self._wandb_init['mode'] or 'online'} start", error, WITHOUT)
+                self._experiment = _DummyExperiment()  # type: ignore[assignment]
         return self._experiment
 
-    log_hyperparams = _guarded("log_hyperparams")
-    log_metrics = _guarded("log_metrics")
-    log_image = _guarded("log_image")
+    log_hyperparams = _guarded(WandbLogger.log_hyperparams)
+    log_metrics = _guarded(WandbLogger.log_metrics)
+    log_image = _guarded(WandbLogger.log_image)
+    log_table = _guarded(WandbLogger.log_table)
 
-    @rank_zero_only
-    def log_table(
-        self,
-        key: str,
-        columns: list[str] | None = None,
-        data: list[list[Any]] | None = None,
-        dataframe: Any = None,
-        step: int | None = None,
-    ) -> None:
-        """Log a table; one that takes too long is given up, and turns nothing off. See Lightning's."""
-
-        def send() -> None:
-            table: Any = wandb.Table(columns=columns, data=data, dataframe=dataframe)  # type: ignore[arg-type]
-            # Not through self.log_metrics, whose time limit turns W&B off.
-            WandbLogger.log_metrics(self, {key: table}, step)
-
-        self._attempt_extra(f"the table {key}", send)
-
-    @rank_zero_only
+    @_guarded
     def save_file(self, path: Path) -> None:
         """Keep a copy of a file among the files of the W&B run, from where it is uploaded, offline later on.
 
         Args:
             path: The file; it may be moved or changed afterwards.
         """
-
-        def send() -> None:
-            folder = Path(self.experiment.dir)
-            shutil.copyfile(path, folder / path.name)
-            self.experiment.save(str(folder / path.name), base_path=str(folder), policy="now", glob=False)
-
-        self._attempt_extra(f"the file {path.name}", send)
+        folder = Path(self.experiment.dir)
+        shutil.copyfile(path, folder / path.name)
+        self.experiment.save(str(folder / path.name), base_path=str(folder), policy="now", glob=False)
 
     @rank_zero_only
     def finish(self) -> None:
@@ -143,45 +119,39 @@ class ResilientWandbLogger(WandbLogger):
         run = self._experiment
         if run is None or isinstance(run, _DummyExperiment):
             return
-        self._attempt("finishing", self.finish_timeout + MARGIN, lambda: _finish(run))
+        if (error := _within(self.finish_timeout + MARGIN, lambda: _finish(run))) is not None:
+            self._warn("finishing", error, WITHOUT)
         if run.offline:
             print(f"This run's W&B files are offline; upload them with: wandb sync {run.settings.sync_dir}")
-        self._turn_off()
+        self._experiment = _DummyExperiment()  # type: ignore[assignment]
 
     def _start(self) -> None:
         _ = super().experiment
 
-    def _attempt_extra(self, what: str, call: Callable[[], Any]) -> None:
-        """Run a call that the run can do without; it turns W&B off neither by failing nor by taking too long."""
-        if not isinstance(self.experiment, _DummyExperiment):
-            self._attempt(what, self.log_timeout, call, ONLY_THIS, turn_off=False)
-
-    def _turn_off(self) -> None:
-        self._experiment = _DummyExperiment()  # type: ignore[assignment]
-
-    def _attempt(
-        self, what: str, limit: float, call: Callable[[], Any], otherwise: str = WITHOUT, turn_off: bool = True
-    ) -> None:
-        """Run a call for at most ``limit`` seconds; say once what went wrong, and what happens otherwise."""
-        failure: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                call()
-            except BaseException as error:  # W&B raises many types, some of them not an Exception
-                failure.append(error)
-
-        thread = Thread(target=work, daemon=True)
-        thread.start()
-        thread.join(limit)
-        if thread.is_alive():
-            failure.append(TimeoutError(f"no answer within {limit:g} s"))
-            if turn_off:
-                self._turn_off()
-        if failure and what not in self._warned:
+    def _warn(self, what: str, error: BaseException, otherwise: str) -> None:
+        """Warn once of what failed, and of what happens instead."""
+        if what not in self._warned:
             self._warned.add(what)
-            reason = str(failure[0]).partition("\n")[0]
-            rank_zero_warn(f"W&B: {what} failed ({type(failure[0]).__name__}: {reason}); {otherwise}.")
+            reason = str(error).partition("\n")[0]
+            rank_zero_warn(f"W&B: {what} failed ({type(error).__name__}: {reason}); {otherwise}.")
+
+
+def _within(limit: float, call: Callable[[], Any]) -> BaseException | None:
+    """Run a call for at most ``limit`` seconds; the error that it ended with, if any, or a ``TimeoutError``."""
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            call()
+        except BaseException as error:  # W&B raises many types, some of them not an Exception
+            failure.append(error)
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(limit)
+    if thread.is_alive():
+        return TimeoutError(f"no end within {limit:g} s")
+    return failure[0] if failure else None
 
 
 def _finish(run: Any) -> None:

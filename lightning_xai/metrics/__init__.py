@@ -1,18 +1,17 @@
-"""Metrics of maps: one family a file, all per image, all exact under DDP; ``functional`` holds their formulas."""
+"""Metrics of maps: one family a file, all per image, all exact under DDP; ``functional`` has their formulas."""
 
 from lightning_xai.metrics.base import MapMetric
 from lightning_xai.metrics.batch import MapBatch
 from lightning_xai.metrics.collection import MetricSuite
 from lightning_xai.metrics.curves import (
-    ROAD,
-    BlankProbability,
+    BaselineProbability,
     CurveMetric,
     DeletionAUC,
     InsertionAUC,
     InsertionDeletionGap,
     InsertionLeak,
-    PixelFlipping,
 )
+from lightning_xai.metrics.flipping import ROAD, PixelFlipping
 from lightning_xai.metrics.localization import (
     BestIoU,
     BoxEnergy,
@@ -43,12 +42,10 @@ from lightning_xai.metrics.visibility import VisibilityCurve, VisibilityLeak
 __all__ = [
     "ADCC",
     "ROAD",
-    "Readout",
     "AverageDrop",
     "AverageDropInDeletion",
-    "MapBatch",
+    "BaselineProbability",
     "BestIoU",
-    "BlankProbability",
     "BoundaryReliance",
     "BoxEnergy",
     "Coherency",
@@ -64,6 +61,7 @@ __all__ = [
     "InsertionDeletionGap",
     "InsertionLeak",
     "LocalizationMetric",
+    "MapBatch",
     "MapMetric",
     "MaskingMetric",
     "MaxSensitivity",
@@ -74,6 +72,7 @@ __all__ = [
     "PixelAveragePrecision",
     "PixelFlipping",
     "PointingGame",
+    "Readout",
     "RelevanceMass",
     "RelevanceRank",
     "StabilityMetric",

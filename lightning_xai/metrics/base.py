@@ -1,10 +1,12 @@
-"""The base of all metrics of maps: one value per image and query, exact under DDP."""
+"""The base of all metrics of maps: one value for each image and query, exact under DDP."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
@@ -13,11 +15,13 @@ from lightning_xai.metrics.batch import MapBatch
 from lightning_xai.metrics.evaluation import SharedOutputs, evaluate, passes
 from lightning_xai.metrics.readouts import Readout
 from lightning_xai.metrics.state import ID_BYTES, State, decode_ids, encode_ids, first_appearance
-from lightning_xai.targets import SegmenterTarget
+
+#: A figure, where it is new, and its axes.
+PlotOutput = tuple[Figure | None, Axes]
 
 
 class MapMetric(Metric, ABC):
-    """A metric that scores maps and keeps one value per image and query.
+    """Score maps with one value for each image and query, and report the mean over all of them.
 
     Undefined values are NaN: they are left out of the mean and counted. State syncs by gathering, and an image that a
     sampler repeated to even out the ranks counts once (equal ids).
@@ -36,8 +40,8 @@ class MapMetric(Metric, ABC):
     needs_masks: ClassVar[bool] = False
     needs_explainer: ClassVar[bool] = False
     needs_segmenter: ClassVar[bool] = False
-    #: Explanations a query that the metric makes itself, in addition to those of :meth:`readouts`.
-    own_explanations: ClassVar[int] = 0
+    #: Explanations a query that :meth:`score` makes, in addition to those of :meth:`readouts`.
+    extra_explanations: ClassVar[int] = 0
     #: Constructor arguments that change the value, recorded with every result.
     options: ClassVar[tuple[str, ...]] = ()
     #: Names of what is recorded with each value, such as what a random map would get.
@@ -57,26 +61,29 @@ class MapMetric(Metric, ABC):
             self.add_state(name, default=[], dist_reduce_fx="cat", persistent=True)
 
     def readouts(self, target: Any = None) -> dict[str, Readout]:
-        """What the metric reads about perturbed inputs; the values go to :meth:`score`."""
+        """Name the perturbed inputs and what is read about them; the values go to :meth:`score`."""
         return {}
 
     @abstractmethod
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
-        """The values ``(B, T)`` of a batch, NaN where undefined, and the :attr:`references` ``(B, T, D)`` if there are.
+        """Compute the values of a batch.
 
         Args:
-            batch: The maps, and what they were made for.
+            batch: The maps, and what they explain.
             outputs: ``(B, T, steps)`` for each of :meth:`readouts`.
+
+        Returns:
+            ``(B, T)``, NaN where undefined, and the :attr:`references` ``(B, T, D)`` if there are.
         """
 
     def lacks(self, batch: MapBatch) -> str | None:
-        """Why the metric cannot score such a batch, as a sentence; ``None`` if it can."""
+        """Say in a sentence why the metric cannot score such a batch; ``None`` if it can."""
         name = type(self).__name__
         if self.needs_masks and batch.masks is None:
             return f"{name} needs masks of the evidence; give a data set with masks or leave it out."
         if self.needs_explainer and batch.explainer is None:
             return f"{name} explains perturbed inputs; give explainer= to update() or leave it out."
-        if self.needs_segmenter and not isinstance(batch.target, SegmenterTarget):
+        if self.needs_segmenter and not batch.dense:
             return f"{name} compares segmentations; give a SegmenterTarget or leave it out."
         return None
 
@@ -119,7 +126,7 @@ class MapMetric(Metric, ABC):
         """Score a batch whose readouts are evaluated; :meth:`update` and collections end here.
 
         Args:
-            batch: The maps, and what they were made for.
+            batch: The maps, and what they explain.
             outputs: See :meth:`score`.
             ids: One unique id an image; numbered when left out.
 
@@ -143,14 +150,17 @@ class MapMetric(Metric, ABC):
         self._computed, self._update_count = None, max(1, self._update_count)
 
     def compute(self) -> Tensor:
-        """Mean over the defined values, float64; NaN if there is none."""
+        """Compute the mean over the defined values, float64; NaN if there is none."""
         return self.unique().values.nanmean()
 
     def per_image(self, reference: str | None = None) -> Tensor:
-        """Values ``(N, T)``, images in the order of their first appearance, NaN where undefined or not asked.
+        """Return the value of each query about each image, images in the order of their first appearance.
 
         Args:
             reference: One of :attr:`references`, instead of the value itself.
+
+        Returns:
+            ``(N, T)`` float64, NaN where undefined or without a query.
         """
         with self.sync_context():
             state = self.unique()
@@ -163,32 +173,32 @@ class MapMetric(Metric, ABC):
         return table
 
     def per_class(self) -> dict[int, float]:
-        """Mean over the defined values of each class that was asked about."""
+        """Compute the mean over the defined values of each class that is the target of a query."""
         with self.sync_context():
             state = self.unique()
         return {int(k): state.values[state.targets == k].nanmean().item() for k in torch.unique(state.targets)}
 
     def rows(self, reference: str | None = None) -> list[tuple[str, int, float]]:
-        """``(id, class, value)`` of every image and query; see :meth:`per_image`."""
+        """List ``(id, class, value)`` of every image and query; see :meth:`per_image`."""
         with self.sync_context():
             state = self.unique()
         values = state.values if reference is None else state.reference_values[:, self.references.index(reference)]
         return list(zip(decode_ids(state.ids), state.targets.tolist(), values.tolist(), strict=True))
 
     def reference_means(self) -> dict[str, float]:
-        """Mean over the defined values of each of :attr:`references`."""
+        """Compute the mean over the defined values of each of :attr:`references`."""
         with self.sync_context():
             means = self.unique().reference_values.nanmean(dim=0)
         return dict(zip(self.references, means.tolist(), strict=True))
 
     def counts(self) -> tuple[int, int]:
-        """How many values there are, and how many of them are undefined."""
+        """Count the values, and those of them that are undefined."""
         with self.sync_context():
             values = self.unique().values
         return len(values), int(values.isnan().sum())
 
     def metadata(self) -> dict[str, Any]:
-        """What a reader of a result must know: family, direction, paper, needs, options, and passes an image."""
+        """Describe the metric: family, direction, paper, needs, options, and passes an image."""
         readouts = self.readouts()
         settings = {name: getattr(self, name) for name in self.options}
         return {
@@ -197,13 +207,25 @@ class MapMetric(Metric, ABC):
             "needs_masks": self.needs_masks,
             "needs_segmenter": self.needs_segmenter,
             "passes": sum(passes(readouts, source) for source in ("target", "head")),
-            "explanations": passes(readouts, "maps") + self.own_explanations,
+            "explanations": passes(readouts, "maps") + self.extra_explanations,
             "paper": self.paper,
             "options": {
                 name: value if isinstance(value, str | int | float | tuple | None) else type(value).__name__
                 for name, value in settings.items()
             },
         }
+
+    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Axes | None = None) -> PlotOutput:
+        """Draw the mean, or values of several steps, with the metric's range and the better end of it.
+
+        Args:
+            val: A value of :meth:`compute`, or several; ``None``: that of everything scored so far.
+            ax: Axes to draw into; ``None``: those of a new figure.
+
+        Returns:
+            The new figure (``None`` if ``ax`` is given) and the axes.
+        """
+        return self._plot(val, ax)  # type: ignore[return-value]  # one axes, not an array of them
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Gather the state of all ranks; a rank without images takes part with empty state."""
@@ -228,7 +250,7 @@ class MapMetric(Metric, ABC):
         )
 
     def unique(self) -> State:
-        """The state as tensors, each image and query once."""
+        """Return the state as tensors, each image and query once."""
         self._fill_empty()
         return State(*(dim_zero_cat(getattr(self, name)) for name in State._fields)).unique()
 
@@ -252,7 +274,7 @@ def make_batch(
 
 
 def checked_targets(maps: Tensor, images: Tensor | None, targets: Tensor | None) -> Tensor:
-    """Class indices as ``(B, T)``, zeros where nothing says; raises a ``ValueError`` if the shapes disagree."""
+    """Class indices as ``(B, T)``, zeros where there are none; raises a ``ValueError`` if the shapes disagree."""
     if images is not None and (len(maps) != len(images) or maps.shape[2:] != images.shape[2:]):
         raise ValueError(f"Maps {tuple(maps.shape)} do not fit images {tuple(images.shape)}; maps must be (B, T, *S).")
     if targets is None:

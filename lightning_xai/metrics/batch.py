@@ -6,17 +6,17 @@ from typing import Any
 from torch import Tensor
 
 from lightning_xai.functional.priors import center_bump
-from lightning_xai.functional.ranking import average_ranks, order_of
+from lightning_xai.functional.ranking import order_of
 from lightning_xai.functional.segmentation import predicted_pixels
 from lightning_xai.metrics.functional.chance import random_fraction
 from lightning_xai.metrics.functional.evidence import Sorted, sort_evidence
+from lightning_xai.metrics.functional.similarity import tied_ranks
 from lightning_xai.perturbation.context import PerturbationContext
 from lightning_xai.structures import Query
-from lightning_xai.targets import SegmenterTarget
 
 
 class MapBatch:
-    """What metrics score.
+    """The maps of a batch, with the images, targets, masks and models that metrics score them with.
 
     Args:
         maps: ``(B, T, *S)``.
@@ -25,8 +25,8 @@ class MapBatch:
         images: ``(B, C, *S)``, or ``None`` likewise.
         masks: ``(B, 1 or T, *S)``, see :meth:`lightning_xai.targets.Target.evidence`, or ``None``.
         pixels: ``(B, 1 or T, *S)`` regions of the queries to a segmenter, or ``None``: the predicted pixels.
-        explainer: The explainer that made the maps, or ``None``.
-        logits: ``(B, K, *S)`` of the images, where a pass has given them.
+        explainer: The explainer of the maps, or ``None``.
+        logits: ``(B, K, *S)`` of the images, from an earlier pass, or ``None``.
 
     Raises:
         ValueError: If the masks do not fit the maps.
@@ -61,11 +61,16 @@ class MapBatch:
         self.order: Tensor | None = None
 
     @property
+    def dense(self) -> bool:
+        """Whether the maps explain a segmenter."""
+        return self.target is not None and bool(self.target.dense)
+
+    @property
     def images(self) -> Tensor:
         """The images ``(B, C, *S)``.
 
         Raises:
-            ValueError: If none were given.
+            ValueError: If there are none.
         """
         if self._images is None or self.target is None:
             raise ValueError("The metric runs the model: give target= and images= to update().")
@@ -73,8 +78,8 @@ class MapBatch:
 
     @cached_property
     def query(self) -> Query:
-        """What the maps explain; a pass where a segmenter's predicted pixels are meant and no logits are known."""
-        if not isinstance(self.target, SegmenterTarget):
+        """What the maps explain; costs a pass where it takes a segmenter's predicted pixels and there are no logits."""
+        if not self.dense:
             return Query(self.targets)
         if self.pixels is None:
             return Query(self.targets, self.predicted)
@@ -82,7 +87,7 @@ class MapBatch:
 
     @cached_property
     def context(self) -> PerturbationContext:
-        """What perturbed inputs are made from."""
+        """The images and maps that perturbed inputs are computed from."""
         return PerturbationContext(self.images, self.maps)
 
     @cached_property
@@ -97,7 +102,7 @@ class MapBatch:
         """The evidence of each query, boolean ``(B, T, *S)``.
 
         Raises:
-            ValueError: If no masks were given.
+            ValueError: If there are no masks.
         """
         if self.masks is None:
             raise ValueError("The metric needs masks of the evidence: give masks= to update().")
@@ -107,12 +112,12 @@ class MapBatch:
 
     @cached_property
     def reference(self) -> Tensor:
-        """The segmentation that a Dice is taken against: the masks, or the whole image's own prediction without any."""
+        """The segmentation that a Dice is taken against: the masks, or without any the prediction for the image."""
         return self.evidence if self.masks is not None else self.predicted
 
     @cached_property
     def predicted(self) -> Tensor:
-        """The pixels that a segmenter gives to each query's class, boolean ``(B, T, *S)``; a pass if none is known."""
+        """The pixels that a segmenter gives to each query's class, boolean ``(B, T, *S)``; a pass without logits."""
         logits = self.target.logits(self.images) if self.logits is None else self.logits
         return predicted_pixels(logits, self.targets, self.target.activation)
 
@@ -122,12 +127,12 @@ class MapBatch:
         order = self.order
         if order is None and self._images is not None:
             order = self.context.__dict__.get("order")
-        return sort_evidence(self.maps.flatten(2), self.evidence.flatten(2), order)
+        return sort_evidence(self.maps, self.evidence, order)
 
     @cached_property
     def area_fraction(self) -> Tensor:
-        """Fraction of the pixels that are evidence, ``(B, T)``: what a random map gets. NaN for an empty mask."""
-        return random_fraction(self.evidence.flatten(2))
+        """Fraction of the pixels that are evidence, ``(B, T)``: what a random map scores. NaN for an empty mask."""
+        return random_fraction(self.evidence)
 
     @cached_property
     def center(self) -> "MapBatch":
@@ -139,11 +144,11 @@ class MapBatch:
         return center
 
     @cached_property
-    def average_ranks(self) -> Tensor:
+    def tied_ranks(self) -> Tensor:
         """Ranks of the pixels ``(B, T, N)`` float64, tied ones sharing their average."""
-        return average_ranks(self.maps.float().flatten(2))
+        return tied_ranks(self.maps.float())
 
     def where_defined(self, values: Tensor) -> Tensor:
-        """Values ``(B, T, ...)`` with NaN where the map ranks nothing."""
+        """Replace values ``(B, T, ...)`` by NaN where the map ranks nothing."""
         unranked = self.unranked.view(*self.unranked.shape, *(1,) * (values.ndim - 2))
         return values.masked_fill(unranked, float("nan"))

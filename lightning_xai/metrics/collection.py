@@ -12,11 +12,13 @@ from lightning_xai.perturbation.batch_size import fitting_chunk
 
 
 class MetricSuite(MetricCollection):
-    """A collection whose metrics share one queue, one ranking and one sort: what two of them read is evaluated once.
+    """Score maps with several metrics, running the model once for each input that any of them needs.
+
+    The metrics share one queue of inputs, one ranking and one sort.
 
     Args:
         metrics: Metrics by name.
-        chunk_size: Inputs per pass, or ``"auto"``: as many as fit into memory, found at the first batch.
+        chunk_size: Inputs per pass, or ``"auto"``: as many as fit into memory, measured at the first batch.
 
     Raises:
         ValueError: If the chunk size is neither.
@@ -28,15 +30,15 @@ class MetricSuite(MetricCollection):
         if chunk_size != "auto" and (not isinstance(chunk_size, int) or chunk_size < 1):
             raise ValueError(f"chunk_size is {chunk_size!r}; give a number of inputs, at least 1, or 'auto'.")
         self.chunk_size = chunk_size
-        #: Inputs per forward pass and per explanation, ``None`` until they are found.
+        #: Inputs per forward pass and per explanation, ``None`` until they are measured.
         self.sizes = None if chunk_size == "auto" else (int(chunk_size), int(chunk_size))
 
     def members(self) -> dict[str, MapMetric]:
-        """The metrics by name."""
+        """Return the metrics by name."""
         return {name: metric for name, metric in self.items() if isinstance(metric, MapMetric)}
 
     def passes(self, queries: int = 1, target: Any = None) -> dict[str, int]:
-        """What an image costs if no metric sits out: forward passes, and explanations.
+        """Count the passes and explanations that an image costs if no metric is left out.
 
         Args:
             queries: About each image.
@@ -51,8 +53,8 @@ class MetricSuite(MetricCollection):
             for key, readout in metric.readouts(target).items()
         }
         forward = sum(passes(readouts, source, queries) for source in ("target", "head"))
-        own = queries * sum(metric.own_explanations for metric in self.members().values())
-        return {"passes": forward, "explanations": own + passes(readouts, "maps", queries)}
+        extra = queries * sum(metric.extra_explanations for metric in self.members().values())
+        return {"passes": forward, "explanations": extra + passes(readouts, "maps", queries)}
 
     def update(  # type: ignore[override]
         self,
@@ -67,14 +69,14 @@ class MetricSuite(MetricCollection):
         ids: Any = None,
         shared: SharedOutputs | None = None,
     ) -> None:
-        """Score a batch with every metric; those that need what is not there (masks, a segmenter) sit out.
+        """Score a batch with every metric, but those that need what is missing: masks, a segmenter, an explainer.
 
         See :meth:`MapMetric.update`.
         """
         batch = make_batch(maps, target, images, targets, masks, pixels, explainer, shared)
         active = {name: metric for name, metric in self.members().items() if metric.lacks(batch) is None}
         wanted = {name: metric.readouts(target) for name, metric in active.items()}
-        readouts = {f"{name}/{key}": readout for name, own in wanted.items() for key, readout in own.items()}
+        readouts = {f"{name}/{key}": readout for name, each in wanted.items() for key, readout in each.items()}
         if readouts and self.sizes is None:
             self.sizes = fitting_chunk(target.logits, images), fitting_chunk(target.logits, images, gradients=True)
         outputs = evaluate(batch, readouts, *self.sizes, shared=shared) if readouts and self.sizes else {}

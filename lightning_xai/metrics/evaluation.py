@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_xai.functional.finite import NotFiniteOutputError
 from lightning_xai.metrics.batch import MapBatch
 from lightning_xai.metrics.readouts import MAP_OUTPUTS, TARGET_OUTPUTS, MapPass, Readout, TargetPass
-from lightning_xai.perturbation.evaluator import EvaluationPlan, PerturbedBatch
+from lightning_xai.perturbation.evaluator import EvaluationPlan, Evaluator, PerturbedBatch
 from lightning_xai.perturbation.perturbations import Noisy, Unperturbed
 
 #: Outputs ``(m, R)`` for the queries of a part of the queue.
@@ -20,7 +20,7 @@ class SharedOutputs:
     """Outputs that no map changes, kept for all explainers that are scored on the same images and queries.
 
     Args:
-        logits: ``(B, K, *S)`` of the whole images, where a pass has given them.
+        logits: ``(B, K, *S)`` of the whole images, from an earlier pass, or ``None``.
     """
 
     def __init__(self, logits: Tensor | None = None) -> None:
@@ -36,7 +36,7 @@ def evaluate(
     explain_size: int | None = None,
     shared: SharedOutputs | None = None,
 ) -> dict[str, Tensor]:
-    """Everything that is read about a batch.
+    """Run the target, and the explainer, on every input that some readouts need, and read their outputs.
 
     Args:
         batch: The maps and their target.
@@ -81,7 +81,7 @@ def _evaluate_source(
     if source == "target":
         table = _run_target(batch, plan, outputs, needed, chunk_size, per_image, shared)
     else:
-        table = plan.run(READERS[source](batch, outputs), batch.context, chunk_size, per_image)
+        table = Evaluator(READERS[source](batch, outputs), chunk_size, per_image).table(plan, batch.context)
     table = table.view(*batch.maps.shape[:2], plan.steps, -1)
     return {name: table[:, :, plan.columns[name], outputs.index(readout.output)] for name, readout in readouts.items()}
 
@@ -95,7 +95,7 @@ def _run_target(
     per_image: bool,
     shared: SharedOutputs,
 ) -> Tensor:
-    """The plan's table, of whose columns those that no map changes are taken from, and added to, the shared outputs."""
+    """Run the plan; columns that no map changes are taken from the shared outputs, or added to them."""
     read = TargetReader(batch, outputs, needed.to(batch.maps.device))
     #: Of the columns that no map changes, what the shared outputs call each of them.
     keys = {
@@ -105,23 +105,24 @@ def _run_target(
         for level, column in levels.items()
     }
     unperturbed = list(plan.perturbations[Unperturbed.key][1].values()) if Unperturbed.key in plan.perturbations else []
-    known: dict[int, Tensor] = {}
-    for column, names in keys.items():
-        if all(key in shared.values for key in names.values()):
+    values: dict[int, Tensor] = {}
+    for column, column_keys in keys.items():
+        if all(key in shared.values for key in column_keys.values()):
             shape, device = (batch.targets.numel(), len(outputs)), batch.maps.device
-            known[column] = torch.full(shape, float("nan"), dtype=torch.float64, device=device)
-            for index, key in names.items():
-                known[column][:, index] = shared.values[key]
+            values[column] = torch.full(shape, float("nan"), dtype=torch.float64, device=device)
+            for index, key in column_keys.items():
+                values[column][:, index] = shared.values[key]
         elif column in unperturbed and shared.logits is not None:
-            known[column] = read.read(shared.logits, *every_query(batch, column))
-    table = plan.run(read, batch.context, chunk_size, per_image, known)
+            values[column] = read.read(shared.logits, *every_query(batch, column))
+    table = Evaluator(read, chunk_size, per_image).table(plan, batch.context, values)
     check_unperturbed(batch, table, outputs, needed, unperturbed)
-    shared.values |= {key: table[:, column, index] for column, names in keys.items() for index, key in names.items()}
+    for column, column_keys in keys.items():
+        shared.values |= {key: table[:, column, index] for index, key in column_keys.items()}
     return table
 
 
 def indices_of(chosen: Tensor) -> list[int]:
-    """Where a boolean vector is true."""
+    """Return the indices at which a boolean vector is true."""
     indices: list[int] = chosen.nonzero().flatten().tolist()
     return indices
 
@@ -139,30 +140,30 @@ def check_unperturbed(batch: MapBatch, table: Tensor, outputs: list[str], needed
     Raises:
         NotFiniteOutputError: If it is.
     """
-    for place, output in enumerate(outputs):
+    for index, output in enumerate(outputs):
         if output in ("probability", "score"):
-            shown = [column for column in columns if needed[column, place]]
-            bad = table[:, shown, place].isnan().view(len(batch.maps), -1).any(dim=1)
+            shown = [column for column in columns if needed[column, index]]
+            bad = table[:, shown, index].isnan().view(len(batch.maps), -1).any(dim=1)
             if bad.any():
                 raise NotFiniteOutputError(bad.nonzero().flatten().tolist())
 
 
 def every_query(batch: MapBatch, column: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, columns and inputs ``(B * T,)`` of all queries about the images themselves."""
+    """Return rows, columns and inputs ``(B * T,)`` of all queries about the images themselves."""
     count, queries = batch.targets.shape
     rows = torch.arange(count * queries, device=batch.maps.device)
     return rows, torch.full_like(rows, column), rows // queries
 
 
 def passes(readouts: Mapping[str, Readout], source: str, queries: int = 1) -> int:
-    """Passes that an image costs: forward passes of the target, or maps of the explainer."""
+    """Count what an image costs: forward passes of the target, or maps of the explainer."""
     sets = {name: readout.perturbations for name, readout in readouts.items() if readout.source == source}
     return EvaluationPlan(sets, pixels=10**9).passes(queries)
 
 
 @dataclass(frozen=True)
 class TargetReader:
-    """Runs the target once an input, and reads from it what each step needs, NaN elsewhere.
+    """Run the target once an input, and read from its logits what each step needs, NaN elsewhere.
 
     Attributes:
         batch: The maps and their target.
@@ -175,36 +176,34 @@ class TargetReader:
     needed: Tensor
 
     def __call__(self, part: PerturbedBatch) -> Tensor:
-        """Outputs ``(m, R)`` for the queries of a part of the queue; one pass."""
+        """Run the target on a part of the queue and return the outputs ``(m, R)`` of its queries."""
         logits = self.batch.target.logits(part.inputs)
         index = torch.arange(len(logits), device=logits.device) if part.input_index is None else part.input_index
         return self.read(logits, part.rows, part.columns, index)
 
     def read(self, logits: Tensor, rows: Tensor, columns: Tensor, input_index: Tensor) -> Tensor:
-        """Outputs ``(m, R)`` from the logits of inputs ``(n, K, *S)``."""
+        """Read the outputs ``(m, R)`` of queries from the logits of inputs ``(n, K, *S)``."""
         wanted = self.needed[columns]
         values = torch.full(wanted.shape, float("nan"), dtype=torch.float64, device=logits.device)
         # Outputs of the same queries share what they compute.
         groups: dict[tuple[bool, ...], list[int]] = {}
-        for place, pattern in enumerate(wanted.T.tolist()):
-            groups.setdefault(tuple(pattern), []).append(place)
-        for pattern, places in groups.items():
+        for index, pattern in enumerate(wanted.T.tolist()):
+            groups.setdefault(tuple(pattern), []).append(index)
+        for pattern, indices in groups.items():
             if any(pattern):
                 chosen = torch.tensor(pattern, device=logits.device)
                 inputs, among = torch.unique(input_index[chosen], return_inverse=True)
                 needed = logits if len(inputs) == len(logits) else logits[inputs]
-                found = TargetPass(self.batch, needed, rows[chosen], among)
-                for place in places:
-                    values[chosen, place] = TARGET_OUTPUTS[self.outputs[place]](found).double()
+                target_pass = TargetPass(self.batch, needed, rows[chosen], among)
+                for index in indices:
+                    values[chosen, index] = TARGET_OUTPUTS[self.outputs[index]](target_pass).double()
         return values
 
 
 def read_head(batch: MapBatch, outputs: list[str]) -> Reader:
-    """Reads probabilities from the explainer's own head, where it has one."""
+    """Return a reader of the probabilities that the explainer's own head gives, where it has one."""
     if not hasattr(batch.explainer, "probabilities"):
-        raise ValueError(
-            f"{type(batch.explainer).__name__} has no head of its own to ask; use head='target' in the metrics."
-        )
+        raise ValueError(f"{type(batch.explainer).__name__} has no head of its own; use head='target' in the metrics.")
 
     def read(part: PerturbedBatch) -> Tensor:
         values: Tensor = batch.explainer.probabilities(part.inputs)
@@ -215,15 +214,15 @@ def read_head(batch: MapBatch, outputs: list[str]) -> Reader:
 
 
 def read_maps(batch: MapBatch, outputs: list[str]) -> Reader:
-    """Explains perturbed inputs, and compares their maps with those of the images."""
+    """Return a reader that explains perturbed inputs and compares their maps with those of the images."""
 
     def read(part: PerturbedBatch) -> Tensor:
         rows = part.rows.view(len(part.inputs), -1)
         regions = batch.query.regions
         classes = batch.targets.flatten()[rows]
         regions = None if regions is None else regions.flatten(0, 1)[rows]
-        found = MapPass(batch, batch.explainer.explain(part.inputs, classes, regions), rows)
-        return torch.stack([MAP_OUTPUTS[name](found).double().flatten() for name in outputs], dim=1)
+        map_pass = MapPass(batch, batch.explainer.explain(part.inputs, classes, regions), rows)
+        return torch.stack([MAP_OUTPUTS[output](map_pass).double().flatten() for output in outputs], dim=1)
 
     return read
 

@@ -14,16 +14,16 @@ from typing_extensions import override
 
 from lightning_xai.metrics.base import MapMetric
 from lightning_xai.metrics.batch import MapBatch
-from lightning_xai.metrics.functional import chance
-from lightning_xai.metrics.functional import localization as core
+from lightning_xai.metrics.functional import chance, localization
 
 
 class LocalizationMetric(MapMetric):
-    """Base of the metrics that compare maps with masks; undefined for an empty mask."""
+    """Compare maps with masks of the evidence; base of such metrics, all undefined for an empty mask."""
 
     family = "localization"
     needs_masks = True
     higher_is_better = True
+    plot_lower_bound, plot_upper_bound = 0.0, 1.0
     references = ("random", "center")
 
     @override
@@ -33,15 +33,15 @@ class LocalizationMetric(MapMetric):
 
     @abstractmethod
     def value(self, batch: MapBatch) -> Tensor:
-        """Values ``(B, T)``."""
+        """Compute the values ``(B, T)`` of a batch."""
 
     def expected(self, batch: MapBatch) -> Tensor:
-        """What a random map gets, ``(B, T)``: by default the area fraction of the evidence."""
+        """Compute what a random map scores, ``(B, T)``: by default the area fraction of the evidence."""
         return batch.area_fraction
 
 
 class PointingGame(LocalizationMetric):
-    """Whether the map's maximum lies on the evidence; the fraction of maxima where several tie.
+    """Say whether the map's highest pixel is evidence; where several tie, the fraction of them.
 
     Undefined also for a constant map.
 
@@ -56,31 +56,34 @@ class PointingGame(LocalizationMetric):
 
     @override
     def value(self, batch: MapBatch) -> Tensor:
-        return core.pointing_game(batch.sorted)
+        return localization.pointing_game(batch.sorted)
 
 
 class RelevanceMass(LocalizationMetric):
-    """Fraction of the map's positive mass that lies on the evidence; undefined also without positive mass."""
+    """Compute the fraction of the map's positive values that lies on the evidence; undefined also without any."""
 
     paper = "Arras et al. 2022, CLEVR-XAI, arXiv 2003.07258"
 
     @override
     def value(self, batch: MapBatch) -> Tensor:
-        return core.relevance_mass(batch.maps.flatten(2), batch.evidence.flatten(2))
+        return localization.relevance_mass(batch.maps, batch.evidence)
 
 
 class RelevanceRank(LocalizationMetric):
-    """Fraction of evidence among as many of the highest pixels as there is evidence; undefined if the map is flat."""
+    """Compute the fraction of evidence among as many of the highest pixels as there is evidence.
+
+    Undefined also for a constant map.
+    """
 
     paper = RelevanceMass.paper
 
     @override
     def value(self, batch: MapBatch) -> Tensor:
-        return core.relevance_rank(batch.sorted)
+        return localization.relevance_rank(batch.sorted)
 
 
 class TopKIntersection(LocalizationMetric):
-    """Fraction of evidence among the ``k`` highest pixels; undefined also for a constant map.
+    """Compute the fraction of evidence among the ``k`` highest pixels; undefined also for a constant map.
 
     Args:
         k: Number of pixels.
@@ -100,50 +103,61 @@ class TopKIntersection(LocalizationMetric):
 
     @override
     def value(self, batch: MapBatch) -> Tensor:
-        return core.top_k_intersection(batch.sorted, self.k)
+        return localization.top_k_intersection(batch.sorted, self.k)
 
 
 class PixelAUC(LocalizationMetric):
-    """Area under the ROC curve of the map as a classifier of pixels; undefined also for a full mask or constant map."""
+    """Compute the area under the ROC curve of the map as a classifier of pixels.
+
+    Undefined also for a full mask and for a constant map.
+    """
 
     paper = "Fawcett 2006, An introduction to ROC analysis"
 
     @override
     def value(self, batch: MapBatch) -> Tensor:
-        return core.pixel_auc(batch.sorted)
+        return localization.pixel_auc(batch.sorted)
 
     @override
     def expected(self, batch: MapBatch) -> Tensor:
         """One half."""
-        return chance.random_auc(batch.evidence.flatten(2))
+        return chance.random_auc(batch.evidence)
 
 
 class PixelAveragePrecision(LocalizationMetric):
-    """Mean precision of the map as a detector of the evidence's pixels; undefined also for a constant map."""
+    """Compute the average precision of the map as a detector of the evidence's pixels.
+
+    Undefined also for a constant map.
+    """
 
     paper = "Everingham et al. 2010, PASCAL VOC; steps as in scikit-learn"
 
     @override
     def value(self, batch: MapBatch) -> Tensor:
-        return core.pixel_average_precision(batch.sorted)
+        return localization.pixel_average_precision(batch.sorted)
 
     @override
     def expected(self, batch: MapBatch) -> Tensor:
-        return chance.random_average_precision(batch.evidence.flatten(2))
+        return chance.random_average_precision(batch.evidence)
 
 
 class BestIoU(LocalizationMetric):
-    """Highest overlap with the evidence over all thresholds of the map; undefined also for a constant map."""
+    """Compute the intersection over union of the evidence and the map cut at the best of all thresholds.
+
+    Undefined also for a constant map.
+    """
 
     paper = "Choe et al. 2020, Evaluating weakly supervised object localization methods right, arXiv 2001.07437"
 
     @override
     def value(self, batch: MapBatch) -> Tensor:
-        return core.best_iou(batch.sorted)
+        return localization.best_iou(batch.sorted)
 
 
 class FixedIoU(LocalizationMetric):
-    """Overlap of the evidence with the map cut at a fraction of its range; undefined also for a constant map.
+    """Compute the intersection over union of the evidence and the map cut at a fraction of its range.
+
+    Undefined also for a constant map.
 
     Args:
         threshold: Fraction of the range, 0 to 1.
@@ -163,22 +177,25 @@ class FixedIoU(LocalizationMetric):
 
     @override
     def value(self, batch: MapBatch) -> Tensor:
-        return core.fixed_iou(batch.sorted, self.threshold)
+        return localization.fixed_iou(batch.sorted, self.threshold)
 
     @override
     def expected(self, batch: MapBatch) -> Tensor:
         """That of uniformly random values."""
-        return chance.random_fixed_iou(batch.evidence.flatten(2), self.threshold)
+        return chance.random_fixed_iou(batch.evidence, self.threshold)
 
 
 class BoxEnergy(LocalizationMetric):
-    """Fraction of the map's positive mass inside the evidence's bounding box; undefined also without positive mass."""
+    """Compute the fraction of the map's positive values inside the evidence's bounding box.
+
+    Undefined also without positive values.
+    """
 
     paper = "Wang et al. 2020, Score-CAM (energy-based pointing game), arXiv 1910.01279"
 
     @override
     def value(self, batch: MapBatch) -> Tensor:
-        return core.box_energy(batch.maps, batch.evidence)
+        return localization.box_energy(batch.maps, batch.evidence)
 
     @override
     def expected(self, batch: MapBatch) -> Tensor:

@@ -10,8 +10,8 @@ from typing_extensions import override
 
 from lightning_xai.functional.tensors import min_max
 from lightning_xai.metrics.base import MapMetric
+from lightning_xai.metrics.baselines import checked_baseline, input_baseline
 from lightning_xai.metrics.batch import MapBatch
-from lightning_xai.metrics.curves import checked_baseline, input_baseline
 from lightning_xai.metrics.functional import masking
 from lightning_xai.metrics.readouts import Readout
 from lightning_xai.perturbation.context import AnyBaseline
@@ -22,7 +22,7 @@ WHOLE = Curve((1.0,), "reveal")
 
 
 class MaskingMetric(MapMetric):
-    """Base of the metrics that multiply the image by its map.
+    """Score what happens when the image is multiplied by its map; base of such metrics.
 
     Two choices change the values and are recorded with every result: whose confidence, and where the map was scaled.
 
@@ -32,13 +32,14 @@ class MaskingMetric(MapMetric):
             on their own grid and come between 0 and 1.
         fill: What a weight of 0 shows; by default what the model receives as zero. See
             :class:`~lightning_xai.metrics.curves.CurveMetric`.
-        chunk_size: Pictures per pass.
+        chunk_size: Perturbed inputs per pass.
 
     Raises:
         ValueError: If an option is unknown.
     """
 
     family = "masking"
+    plot_lower_bound, plot_upper_bound = 0.0, 1.0
     options: ClassVar[tuple[str, ...]] = ("head", "scaled", "fill")
 
     def __init__(
@@ -59,7 +60,7 @@ class MaskingMetric(MapMetric):
         self.fill = checked_baseline(fill)
 
     def blend(self, part: str, target: Any) -> Blend:
-        """The image times the map (``"map"``), or times the rest."""
+        """Name the image times the map (``"map"``), or times 1 - map (``"rest"``), as a perturbation."""
         return Blend(part, input_baseline(self.fill, target), prescaled=self.scaled == "before")
 
     @property
@@ -69,11 +70,11 @@ class MaskingMetric(MapMetric):
 
     @property
     def needs_explainer(self) -> bool:  # type: ignore[override]
-        """Only where its own head is asked."""
+        """Only where the confidence is that of its own head."""
         return self.head == "explainer"
 
     def scaled_maps(self, batch: MapBatch) -> Tensor:
-        """``E``, ``(B, T, *S)``."""
+        """Scale the maps to ``E`` ``(B, T, *S)``, between 0 and 1."""
         return min_max(batch.maps) if self.scaled == "after" else batch.maps
 
     @override
@@ -92,11 +93,11 @@ class MaskingMetric(MapMetric):
 
     @abstractmethod
     def value(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
-        """From outputs ``(B, T)`` to values ``(B, T)``."""
+        """Compute values ``(B, T)`` from outputs ``(B, T)``."""
 
 
 class AverageDrop(MaskingMetric):
-    """Fraction of the confidence that the image times its map loses; low is good."""
+    """Compute the fraction of the confidence that is lost when the image is multiplied by its map; low is good."""
 
     higher_is_better = False
     paper = "Chattopadhay et al. 2018, Grad-CAM++, arXiv 1710.11063"
@@ -111,7 +112,7 @@ class AverageDrop(MaskingMetric):
 
 
 class IncreaseInConfidence(AverageDrop):
-    """How often the image times its map is more convincing than the image; high is good."""
+    """Compute how often the confidence rises when the image is multiplied by its map; high is good."""
 
     higher_is_better = True
 
@@ -121,7 +122,7 @@ class IncreaseInConfidence(AverageDrop):
 
 
 class AverageDropInDeletion(MaskingMetric):
-    """Fraction of the confidence that the image loses without what its map keeps; high is good."""
+    """Compute the fraction of the confidence that is lost when the image is multiplied by 1 - map; high is good."""
 
     higher_is_better = True
     paper = "Jung & Oh 2021, LIFT-CAM, arXiv 2102.05228"
@@ -136,7 +137,10 @@ class AverageDropInDeletion(MaskingMetric):
 
 
 class Complexity(MaskingMetric):
-    """Mean of the map between 0 and 1: how much of the image it keeps; low is good. Costs no pass."""
+    """Compute the mean of the map between 0 and 1, the fraction of the image that it keeps; low is good.
+
+    Costs no pass.
+    """
 
     higher_is_better = False
     paper = ADCC_PAPER
@@ -148,7 +152,10 @@ class Complexity(MaskingMetric):
 
 
 class Coherency(MaskingMetric):
-    """Likeness of the map and the map of the image times the map; high is good. Costs one explanation."""
+    """Correlate the map with the map of the image times the map; high is good.
+
+    Costs one explanation.
+    """
 
     higher_is_better = True
     paper = ADCC_PAPER
@@ -165,7 +172,7 @@ class Coherency(MaskingMetric):
 
 
 class ADCC(AverageDrop):
-    """Harmonic mean of coherency, 1 - complexity and 1 - average drop, image by image; high is good."""
+    """Compute the harmonic mean of coherency, 1 - complexity and 1 - average drop of each image; high is good."""
 
     higher_is_better = True
     paper = ADCC_PAPER
@@ -182,7 +189,7 @@ class ADCC(AverageDrop):
 
 
 class TopClassesIoU(MapMetric):
-    """Overlap of the map with that of the strongest other class; low where an explainer tells classes apart.
+    """Compute the overlap of the map with that of the strongest other class; low where maps differ between classes.
 
     For the predicted class these are the two most probable classes (Chowdhury et al. 2024, CAPE: mIoU). Costs one
     explanation.
@@ -191,13 +198,14 @@ class TopClassesIoU(MapMetric):
         threshold: Fraction of each map's maximum, above which a pixel counts.
         scaled: ``"raw"``: maps as they are, evidence against a class never counts; ``"min_max"``: as the paper does,
             brought to [0, 1] first, which lets a map with much evidence against a class count almost everywhere.
-        chunk_size: Pictures per pass.
+        chunk_size: Perturbed inputs per pass.
     """
 
     family = "masking"
     higher_is_better = False
+    plot_lower_bound, plot_upper_bound = 0.0, 1.0
     needs_explainer = True
-    own_explanations = 1
+    extra_explanations = 1
     paper = "Chowdhury et al. 2024, CAPE, arXiv 2404.02388"
     options = ("threshold", "scaled")
 

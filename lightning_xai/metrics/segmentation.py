@@ -6,27 +6,30 @@ All compare with the mask of the class, or with the whole image's own prediction
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_xai.metrics.base import MapMetric
+from lightning_xai.metrics.baselines import checked_baseline, input_baseline
 from lightning_xai.metrics.batch import MapBatch
-from lightning_xai.metrics.curves import checked_baseline, input_baseline
-from lightning_xai.metrics.functional.localization import relevance_mass
-from lightning_xai.metrics.functional.segmentation import boundary_reliance
+from lightning_xai.metrics.functional.segmentation import (
+    boundary_reliance,
+    context_reliance,
+    dice_drop,
+    off_target_leakage,
+)
 from lightning_xai.metrics.readouts import Readout
 from lightning_xai.perturbation.context import AnyBaseline
 from lightning_xai.perturbation.sets import Curve
 
 
 class DiceDrop(MapMetric):
-    """Dice that the class loses when its most important pixels are hidden; high is good.
+    """Compute the Dice that the class loses when its most important pixels are hidden; high is good.
 
     Args:
         fraction: Fraction of pixels to hide.
         fill: See :class:`~lightning_xai.metrics.curves.CurveMetric`.
-        chunk_size: Pictures per forward pass.
+        chunk_size: Perturbed inputs per forward pass.
 
     Raises:
         ValueError: If the fraction is not between 0 and 1.
@@ -34,6 +37,8 @@ class DiceDrop(MapMetric):
 
     family = "segmentation"
     higher_is_better: bool | None = True
+    plot_lower_bound: float | None = -1.0
+    plot_upper_bound: float | None = 1.0
     needs_segmenter = True
     paper = "lightning_xai"
     options = ("fraction", "fill")
@@ -54,49 +59,51 @@ class DiceDrop(MapMetric):
 
     @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
-        return batch.where_defined((outputs["whole"] - outputs["hidden"])[..., 0])
+        return batch.where_defined(dice_drop(outputs["whole"], outputs["hidden"])[..., 0])
 
 
 class OffTargetLeakage(DiceDrop):
-    """Fraction of the damage that hiding a class's most important pixels does to other classes; low is good.
+    """Compute which fraction of the lost Dice other classes lose when one class's important pixels are hidden.
 
-    Mean Dice that the other asked classes lose, over that plus what this class loses. Undefined where nothing is lost,
-    or no other class is there. With it: ``outside``, the fraction of the relevance outside of the class's own pixels.
+    Mean Dice that the classes of the image's other queries lose, over that plus what this class loses; low is good.
+    Undefined where nothing is lost, or there is no other class. With it: ``outside``, the fraction of the relevance
+    outside of the class's pixels.
     """
 
     higher_is_better = False
+    plot_lower_bound = 0.0
     references = ("outside",)
 
     @override
     def readouts(self, target: Any = None) -> dict[str, Readout]:
-        own = super().readouts(target)
-        return own | {f"{name} others": Readout(readout.perturbations, "other_dice") for name, readout in own.items()}
+        readouts = super().readouts(target)
+        others = {f"{name} others": Readout(one.perturbations, "other_dice") for name, one in readouts.items()}
+        return readouts | others
 
     @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        own, others = (
-            (outputs["whole" + kind] - outputs["hidden" + kind])[..., 0].clamp(min=0) for kind in ("", " others")
-        )
-        lost = own + others
-        value = torch.where(lost == 0, float("nan"), others / lost)
-        return batch.where_defined(value), outside(batch).unsqueeze(2)
+        drop = dice_drop(outputs["whole"], outputs["hidden"])[..., 0]
+        other_drop = dice_drop(outputs["whole others"], outputs["hidden others"])[..., 0]
+        outside = context_reliance(batch.maps, batch.reference).unsqueeze(2)
+        return batch.where_defined(off_target_leakage(drop, other_drop)), outside
 
 
 class ContextReliance(MapMetric):
-    """Fraction of the positive relevance outside the object: how much the class is recognized by its surroundings."""
+    """Compute the fraction of the positive relevance that lies outside the object."""
 
     family = "segmentation"
     higher_is_better = None
+    plot_lower_bound, plot_upper_bound = 0.0, 1.0
     needs_segmenter = True
     paper = "lightning_xai"
 
     @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
-        return outside(batch)
+        return context_reliance(batch.maps, batch.reference)
 
 
 class BoundaryReliance(MapMetric):
-    """Whether the relevance within the object lies on its boundary (1), in its interior (0), or evenly on both (.5).
+    """Say whether the relevance within the object lies on its boundary (1), in its interior (0), or on both (.5).
 
     Args:
         width: Of the boundary, in pixels.
@@ -107,6 +114,7 @@ class BoundaryReliance(MapMetric):
 
     family = "segmentation"
     higher_is_better = None
+    plot_lower_bound, plot_upper_bound = 0.0, 1.0
     needs_segmenter = True
     paper = "lightning_xai"
     options = ("width",)
@@ -120,8 +128,3 @@ class BoundaryReliance(MapMetric):
     @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
         return boundary_reliance(batch.maps, batch.reference, self.width)
-
-
-def outside(batch: MapBatch) -> Tensor:
-    """Fraction of the positive relevance outside of each query's object, ``(B, T)``."""
-    return 1 - relevance_mass(batch.maps.flatten(2), batch.reference.flatten(2))

@@ -1,28 +1,34 @@
-"""Stability: does the map stay when the image hardly changes, and does it say how the answer changes?"""
+"""Stability: how much does a map change with the image, and does it account for the change of the output?"""
 
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
 from lightning_xai.metrics.base import MapMetric
 from lightning_xai.metrics.batch import MapBatch
-from lightning_xai.metrics.functional.stability import infidelity
+from lightning_xai.metrics.functional.stability import (
+    infidelity,
+    largest_distance,
+    mean_correlation,
+    predicted_change,
+)
 from lightning_xai.metrics.readouts import Readout
 from lightning_xai.perturbation.perturbations import Noisy
 from lightning_xai.perturbation.sets import Curve
 
 
 class StabilityMetric(MapMetric):
-    """Base of the metrics that explain noisy copies of the image; those with equal settings share the explanations.
+    """Score the maps of noisy copies of the image; base of such metrics.
+
+    Those with equal settings share the explanations.
 
     Args:
-        samples: Noisy copies.
+        samples: Number of noisy copies.
         radius: Largest noise of a pixel and channel, uniform, as a fraction of the image's range.
         seed: Another seed gives other noise. The noise is the same for every image.
-        chunk_size: Pictures per explanation.
+        chunk_size: Noisy copies per explanation.
     """
 
     family = "stability"
@@ -38,13 +44,14 @@ class StabilityMetric(MapMetric):
 
 
 class MaxSensitivity(StabilityMetric):
-    """Largest relative change of the map within a small box around the image; low is good.
+    """Compute the largest relative change of the map under small noise on the image; low is good.
 
     Yeh et al. 2019, eq. 6, by sampling; ``captum.metrics.sensitivity_max`` for the same noise. Undefined for a zero
     map.
     """
 
     higher_is_better = False
+    plot_lower_bound = 0.0
     paper = "Yeh et al. 2019, On the (in)fidelity and sensitivity of explanations, arXiv 1901.09392"
 
     @override
@@ -53,17 +60,17 @@ class MaxSensitivity(StabilityMetric):
 
     @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
-        largest = outputs["distance"].amax(dim=2)
-        return largest.masked_fill(largest.isinf(), float("nan"))
+        return largest_distance(outputs["distance"])
 
 
 class NoiseStability(StabilityMetric):
-    """Mean rank correlation of the map with those of noisy copies of the image; high is good.
+    """Compute the mean rank correlation of the map with those of noisy copies of the image; high is good.
 
     Undefined where the map is constant; a copy whose map is constant is left out.
     """
 
     higher_is_better = True
+    plot_lower_bound, plot_upper_bound = -1.0, 1.0
     paper = "lightning_xai"
 
     @override
@@ -72,23 +79,23 @@ class NoiseStability(StabilityMetric):
 
     @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
-        return batch.where_defined(outputs["spearman"].nanmean(dim=2))
+        return batch.where_defined(mean_correlation(outputs["spearman"]))
 
 
 class Infidelity(MapMetric):
-    """Mean squared error of the map as a linear account of how the answer changes under noise; low is good.
+    """Compute the mean squared error of the output's change under noise as a map predicts it; low is good.
 
     Yeh et al. 2019, eq. 1; ``captum.metrics.infidelity`` for the same noise. The noise is shared by the channels, as
     the map is.
 
     Args:
-        samples: Noisy copies.
-        level: Standard deviation of the noise, as a fraction of the image's own.
+        samples: Number of noisy copies.
+        level: Standard deviation of the noise, as a fraction of the image's.
         scale: Multiply the map by the factor that fits best (Yeh et al. 2019, section 3): without it only maps in units
-            of the answer can be compared.
-        output: The answer: ``"score"`` (the logit; a segmenter's logit mass) or ``"probability"``.
+            of the output can be compared.
+        output: ``"score"`` (the logit; a segmenter's logit mass) or ``"probability"``.
         seed: Another seed gives other noise. The noise is the same for every image.
-        chunk_size: Pictures per forward pass.
+        chunk_size: Noisy copies per forward pass.
 
     Raises:
         ValueError: If the output is unknown.
@@ -96,6 +103,7 @@ class Infidelity(MapMetric):
 
     family = "stability"
     higher_is_better = False
+    plot_lower_bound = 0.0
     paper = MaxSensitivity.paper
     options = ("samples", "level", "scale", "output", "seed")
 
@@ -124,7 +132,6 @@ class Infidelity(MapMetric):
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
         """A constant map is undefined."""
         fields, size = self.noise.fields_and_size(batch.context)
-        predicted = torch.einsum("btn,jn->btj", batch.maps.flatten(2).double(), fields.flatten(1).double())
-        predicted = predicted * size.view(-1, 1, 1)
+        predicted = predicted_change(batch.maps, fields) * size.view(-1, 1, 1)
         change = outputs["noisy"] - outputs["whole"]
         return batch.where_defined(infidelity(predicted, change, self.scale))

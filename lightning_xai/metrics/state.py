@@ -1,4 +1,4 @@
-"""Per-image state of a metric as tensors, which travel between ranks: values with the ids of their images."""
+"""State of a metric as tensors that ranks can exchange: values with the ids of their images."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ ID_BYTES = 96
 
 
 class State(NamedTuple):
-    """The rows of a metric.
+    """The values of a metric as columns, with one row for each image and query.
 
     Attributes:
         values: ``(R,)``.
@@ -28,14 +28,14 @@ class State(NamedTuple):
     ids: Tensor
 
     def unique(self) -> "State":
-        """The rows, each image and query once."""
+        """Return the rows, each image and query once."""
         keys = torch.cat([self.ids.long(), self.query_index.unsqueeze(1)], dim=1)
         keep, _ = first_appearance(keys)
         return State(*(column[keep] for column in self))
 
 
 def first_appearance(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Row index of the first appearance of each distinct key, and for each row the number of its key in that order."""
+    """Find the row of each distinct key's first appearance, and for each row the number of its key in that order."""
     position = torch.arange(len(keys), device=keys.device)
     if not len(keys):
         return position, position
@@ -50,10 +50,10 @@ def first_appearance(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def encode_ids(ids: Sequence[str]) -> Tensor:
-    """Ids as rows of ``ID_BYTES`` bytes, which travel between ranks as a tensor; a longer id ends in its hash."""
+    """Encode ids as rows of ``ID_BYTES`` bytes, a tensor that ranks can exchange; a longer id ends in its hash."""
     table = torch.zeros(len(ids), ID_BYTES, dtype=torch.uint8)
-    for row, name in zip(table, ids, strict=True):
-        raw = name.encode()
+    for row, image_id in zip(table, ids, strict=True):
+        raw = image_id.encode()
         if len(raw) > ID_BYTES:
             # Cut by bytes: drop a character that the cut leaves incomplete.
             head = raw[: ID_BYTES - 17].decode(errors="ignore").encode()
@@ -63,7 +63,7 @@ def encode_ids(ids: Sequence[str]) -> Tensor:
 
 
 def decode_ids(table: Tensor) -> list[str]:
-    """Inverse of :func:`encode_ids`.
+    """Decode what :func:`encode_ids` encodes.
 
     Example:
         >>> decode_ids(encode_ids(["cell_1", "Zelle ä"]))

@@ -1,16 +1,18 @@
-"""The visibility curve: how good is the segmentation when only so much of the image can be seen?"""
+"""The visibility curve: how good is the segmentation when only a fraction of the image is visible?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import matplotlib.pyplot as plt
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_xai.metrics.base import MapMetric
+from lightning_xai.metrics.base import MapMetric, PlotOutput
+from lightning_xai.metrics.baselines import checked_baseline, input_baseline
 from lightning_xai.metrics.batch import MapBatch
-from lightning_xai.metrics.curves import checked_baseline, input_baseline
-from lightning_xai.metrics.functional.visibility import at_common_fraction, at_own_fraction
+from lightning_xai.metrics.functional.visibility import counts_at_fraction, dice_of_counts, visibility_dice
 from lightning_xai.metrics.readouts import Readout
 from lightning_xai.metrics.state import State, decode_ids
 from lightning_xai.perturbation.context import AnyBaseline
@@ -18,18 +20,19 @@ from lightning_xai.perturbation.sets import Curve, other_content, pixel_count
 
 
 class VisibilityCurve(MapMetric):
-    """Dice of the class when the most important fraction of the pixels is visible; the value is that at one fraction.
+    """Compute the Dice of the class when only the most important fraction of the pixels is visible; high is good.
 
     Koker et al. 2021 (U-Noise): one threshold for the whole split, so that images with more to see show more. Here the
-    threshold is one for all images of a class. Each image is shown at equal steps of its own fraction, and its Dice at
-    a common threshold is interpolated between them, so the data are read once, in any order and on any number of ranks.
+    threshold is one for all images of a class. Each image is shown at equal steps of the fraction of its pixels, and
+    its Dice at a common threshold is interpolated between them, so the data are read once, in any order and on any
+    number of ranks.
 
     Args:
-        at: The fraction of visible pixels that the value is taken at.
+        at: The fraction of visible pixels at which the Dice is the metric's value.
         scope: ``"split"``: one threshold for all images; ``"image"``: the same fraction of every image.
-        steps: Equal steps of the fraction.
+        steps: Number of equal steps of the fraction.
         fill: What hidden pixels show; see :class:`~lightning_xai.metrics.curves.CurveMetric`.
-        chunk_size: Pictures per forward pass.
+        chunk_size: Perturbed inputs per forward pass.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -37,6 +40,7 @@ class VisibilityCurve(MapMetric):
 
     family = "segmentation"
     higher_is_better = True
+    plot_lower_bound, plot_upper_bound = 0.0, 1.0
     needs_segmenter = True
     paper = "Koker et al. 2021, U-Noise, arXiv 2101.05791"
     options: ClassVar[tuple[str, ...]] = ("at", "scope", "steps", "fill")
@@ -74,12 +78,12 @@ class VisibilityCurve(MapMetric):
         """Undefined for a constant map and for an empty reference."""
         pixels = batch.maps.flatten(2).shape[2]
         ranks = torch.tensor([max(0, pixel_count(fraction, pixels) - 1) for fraction in self.fractions])
-        places = batch.context.order[..., ranks.to(batch.maps.device)]
-        thresholds = batch.maps.flatten(2).gather(2, places)
+        pixel_index = batch.context.order[..., ranks.to(batch.maps.device)]
+        thresholds = batch.maps.flatten(2).gather(2, pixel_index)
         points = torch.stack([outputs["overlap"], outputs["total"], thresholds.double()], dim=2)
         missing = ~batch.reference.flatten(2).any(dim=2)
         points = batch.where_defined(points.masked_fill(missing.view(*missing.shape, 1, 1), float("nan")))
-        value = _dice(at_own_fraction(points.flatten(0, 1), self.at)).view(missing.shape)
+        value = visibility_dice(points.flatten(0, 1), self.at).view(missing.shape)
         return value, points.flatten(2)
 
     @override
@@ -87,16 +91,16 @@ class VisibilityCurve(MapMetric):
         """With one threshold for all, the values follow from all images together."""
         state = super().unique()
         if self.scope == "split":
-            state = state._replace(values=_dice(self._at_fraction(state, self.at)))
+            state = state._replace(values=visibility_dice(self._points(state), self.at, state.targets))
         return state
 
     def reference_means(self) -> dict[str, float]:
-        """The Dice at every fraction; see :meth:`curve`."""
+        """Return the mean Dice at every fraction; see :meth:`curve`."""
         dice = self.curve()["dice"].tolist()
         return {f"dice at {fraction:g}": value for fraction, value in zip(self.fractions, dice, strict=True)}
 
     def curve(self) -> dict[str, Tensor]:
-        """The curve over all images and classes.
+        """Compute the mean curve over all images and classes.
 
         Returns:
             ``fractions`` of visible pixels, ``dice`` (mean over images) and ``batch_dice`` (one Dice over the pixels of
@@ -104,38 +108,57 @@ class VisibilityCurve(MapMetric):
         """
         with self.sync_context():
             state = super().unique()
-        parts = torch.stack([self._at_fraction(state, fraction) for fraction in self.fractions])
-        defined = parts[:, ~parts.isnan().flatten(2).any(dim=2).any(dim=0)]
+        counts = torch.stack([self._counts(state, fraction) for fraction in self.fractions])
+        defined = counts[:, ~counts.isnan().flatten(2).any(dim=2).any(dim=0)]
         return {
             "fractions": torch.tensor(self.fractions, dtype=torch.float64),
-            "dice": _dice(defined).mean(dim=1),
-            "batch_dice": _dice(defined.sum(dim=1)),
+            "dice": dice_of_counts(defined).mean(dim=1),
+            "batch_dice": dice_of_counts(defined.sum(dim=1)),
         }
 
+    @override
+    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Axes | None = None) -> PlotOutput:
+        """Draw the mean Dice over the fraction of visible pixels, or given values of the metric.
+
+        Args:
+            val: A value of :meth:`compute`, or several; ``None``: the curve of everything scored so far.
+            ax: Axes to draw into; ``None``: those of a new figure.
+
+        Returns:
+            The new figure (``None`` if ``ax`` is given) and the axes.
+        """
+        if val is not None:
+            return super().plot(val, ax)
+        curve = self.curve()
+        figure, axes = plt.subplots() if ax is None else (None, ax)
+        axes.plot(curve["fractions"].cpu(), curve["dice"].cpu())
+        axes.set(
+            xlabel="fraction of visible pixels", ylabel="Dice", xlim=(0, 1), ylim=(0, 1), title=type(self).__name__
+        )
+        return figure, axes
+
     def rows_at_fractions(self) -> dict[float, list[tuple[str, int, float]]]:
-        """``(id, class, Dice)`` of every image and query, for each fraction."""
+        """List ``(id, class, Dice)`` of every image and query, for each fraction."""
         with self.sync_context():
             state = super().unique()
-        names, classes = decode_ids(state.ids), state.targets.tolist()
-        dice = {fraction: _dice(self._at_fraction(state, fraction)).tolist() for fraction in self.fractions}
-        return {fraction: list(zip(names, classes, values, strict=True)) for fraction, values in dice.items()}
+        ids, targets = decode_ids(state.ids), state.targets.tolist()
+        dice = {fraction: dice_of_counts(self._counts(state, fraction)).tolist() for fraction in self.fractions}
+        return {fraction: list(zip(ids, targets, values, strict=True)) for fraction, values in dice.items()}
 
-    def _at_fraction(self, state: State, fraction: float) -> Tensor:
+    def _counts(self, state: State, fraction: float) -> Tensor:
         """Overlap and total ``(R, 2)`` of all rows; a threshold is common to the maps of one class."""
-        points = state.reference_values.view(-1, 3, len(self.fractions))
-        if self.scope == "image":
-            return at_own_fraction(points, fraction)
-        parts = points.new_empty(len(points), 2)
-        for asked in torch.unique(state.targets):
-            rows = state.targets == asked
-            parts[rows] = at_common_fraction(points[rows], fraction)
-        return parts
+        groups = state.targets if self.scope == "split" else None
+        return counts_at_fraction(self._points(state), fraction, groups)
+
+    def _points(self, state: State) -> Tensor:
+        """Overlap, total and threshold ``(R, 3, steps + 1)`` of all rows."""
+        return state.reference_values.view(-1, 3, len(self.fractions))
 
 
 class VisibilityLeak(VisibilityCurve):
-    """How much of the Dice the mask itself draws: the same visible pixels, but of another content; low is good.
+    """Compute the visibility Dice with another content in the visible pixels; low is good.
 
-    What survives the swap was said by the shape of the mask, or by its position alone where images are aligned.
+    Whatever Dice is left comes from the shape of the mask, or from its position alone where images are aligned.
 
     Args:
         content: What visible pixels show: ``"shifted"``, the image moved by half its size; ``"swapped"``, the image
@@ -144,7 +167,7 @@ class VisibilityLeak(VisibilityCurve):
         options: Those of :class:`VisibilityCurve`.
 
     Raises:
-        ValueError: If the content is neither.
+        ValueError: If the content is none of them.
     """
 
     higher_is_better = False
@@ -161,9 +184,3 @@ class VisibilityLeak(VisibilityCurve):
         if self.content == "swapped" and len(value) == 1:
             return torch.full_like(value, float("nan")), torch.full_like(points, float("nan"))
         return value, points
-
-
-def _dice(parts: Tensor) -> Tensor:
-    """Dice ``(...)`` of overlap and total ``(..., 2)``."""
-    overlap, total = parts.unbind(dim=-1)
-    return overlap / total

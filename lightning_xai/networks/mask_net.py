@@ -181,7 +181,7 @@ def mask_features(channels: int, dims: int = 2) -> nn.Module:
 
 
 class MaskNet(nn.Module):
-    """One map per asked class from shared features: a linear head with a row per class.
+    """One map per target class from shared features: a linear head with a row per class.
 
     Args:
         features: ``(B, C, *S)`` -> ``(B, width, *S)``.

@@ -15,11 +15,11 @@ CHANNELS = (16, 24, 40, 112, 320)
 
 
 class EfficientNetUNet(nn.Module):
-    """A segmenter for small sets: EfficientNet-Lite0 with its ImageNet weights, and MONAI's U-Net decoder on it.
+    """A segmenter for small data sets: EfficientNet-Lite0 with its ImageNet weights, and MONAI's U-Net decoder on it.
 
     Args:
-        in_channels: Image channels. The first convolution keeps its filters for three, sums them for one, and is drawn
-            at random for another number.
+        in_channels: Image channels. The first convolution keeps its filters for three, sums them for one, and is
+            initialized at random for another number.
         out_channels: Logits per pixel.
         widths: Channels of the decoder, from the coarsest to the image's resolution.
 
@@ -35,7 +35,7 @@ class EfficientNetUNet(nn.Module):
         super().__init__()
         encoder = efficientnet_lite0()
         stem = encoder._conv_stem
-        # The layer pads by itself, so it is kept and given other filters.
+        # The layer pads by itself, so it is kept and gets other filters.
         if in_channels == 1:
             stem.weight = nn.Parameter(stem.weight.sum(dim=1, keepdim=True))
         elif in_channels != stem.in_channels:

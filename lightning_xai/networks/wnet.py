@@ -1,4 +1,4 @@
-"""Little W-Net: two small U-Nets in a row that find vessels in pictures of the eye's fundus."""
+"""Little W-Net: two small U-Nets in a row that segment vessels in images of the eye's fundus."""
 
 from itertools import pairwise
 
@@ -10,7 +10,7 @@ WIDTHS = (8, 16, 32)
 
 
 class LittleWNet(nn.Module):
-    """Two small U-Nets; the second reads the image and the logits of the first, and its logits are the answer.
+    """Two small U-Nets; the second reads the image and the logits of the first, and its logits are the output.
 
     Galdran et al. 2022, "State-of-the-art retinal vessel segmentation with minimalistic models", Scientific Reports 12.
     Names and shapes are those of the published weights (68,482 parameters), which take color images in [0, 1], cropped
@@ -75,7 +75,7 @@ class LittleUNet(nn.Module):
 
 
 class Block(nn.Module):
-    """Two convolutions and, added, a shortcut of one.
+    """Two convolutions, and a shortcut of one convolution that is added to them.
 
     Args:
         before: Input channels.
@@ -94,7 +94,7 @@ class Block(nn.Module):
 
 
 class Up(nn.Module):
-    """Doubles the resolution and joins the skip of that level.
+    """Doubles the resolution and joins the features that skipped the coarser levels.
 
     Args:
         before: Input channels.
@@ -122,8 +122,8 @@ class Steps(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """``(B, before, H, W)`` -> what the layers make of it."""
-        made: Tensor = self.block(values)
-        return made
+        output: Tensor = self.block(values)
+        return output
 
 
 def _convolution(before: int, after: int) -> list[nn.Module]:

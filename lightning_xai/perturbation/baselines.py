@@ -1,4 +1,4 @@
-"""What stands where pixels are hidden."""
+"""Baselines: what replaces hidden pixels."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -11,19 +11,20 @@ from typing_extensions import override
 
 from lightning_xai.perturbation.imputation import neighbor_imputation
 
-Fill = Callable[[Tensor], Tensor]
+#: Images ``(B, C, *S)`` -> baseline images of the same shape.
+BaselineFunction = Callable[[Tensor], Tensor]
 
 
 class MaskedBaseline(ABC):
-    """A fill that depends on which pixels are visible."""
+    """A baseline that depends on which pixels are visible."""
 
     @abstractmethod
     def hide(self, images: Tensor, visible: Tensor) -> Tensor:
-        """Images ``(n, C, *S)`` with the pixels outside of ``visible (n, 1, *S)`` filled."""
+        """Images ``(n, C, *S)`` with the pixels outside of ``visible (n, 1, *S)`` replaced."""
 
 
 def zero_baseline(images: Tensor) -> Tensor:
-    """Zeros: black. Suits fluorescence, not bright field."""
+    """An image of zeros, black. Suits fluorescence, not bright field."""
     return images.new_zeros(()).expand_as(images)
 
 
@@ -71,8 +72,8 @@ class NeighborBaseline(MaskedBaseline):
     """Noisy linear imputation: hidden pixels are the weighted mean of their neighbors (ROAD, Rong et al. 2022).
 
     Attributes:
-        noise: Standard deviation of the noise on top, as a fraction of the image's own. Without it, how smooth a region
-            is would tell the model where something was hidden.
+        noise: Standard deviation of the noise on top, as a fraction of the image's. Without it, how smooth a region is
+            would tell the model where something was hidden.
         seed: The noise is one field for all images, the same every time.
     """
 
@@ -89,7 +90,7 @@ class NeighborBaseline(MaskedBaseline):
         return torch.where(visible, images, noisy)
 
 
-BASELINES: dict[str, Fill | MaskedBaseline] = {
+BASELINES: dict[str, BaselineFunction | MaskedBaseline] = {
     "zero": zero_baseline,
     "median": median_baseline,
     "channel_mean": channel_mean_baseline,
@@ -99,8 +100,10 @@ BASELINES: dict[str, Fill | MaskedBaseline] = {
 }
 
 
-def named_baseline(fill: str | Tensor | Fill | MaskedBaseline) -> Tensor | Fill | MaskedBaseline:
-    """A fill by its name; anything else is passed on.
+def named_baseline(
+    fill: str | Tensor | BaselineFunction | MaskedBaseline,
+) -> Tensor | BaselineFunction | MaskedBaseline:
+    """Look up a baseline by its name; anything else is returned as it is.
 
     Raises:
         ValueError: If the name is unknown.
@@ -114,8 +117,8 @@ def named_baseline(fill: str | Tensor | Fill | MaskedBaseline) -> Tensor | Fill 
     return BASELINES[fill]
 
 
-def baseline_images(images: Tensor, fill: str | Tensor | Fill) -> Tensor:
-    """What stands where pixels are hidden, whichever they are.
+def baseline_images(images: Tensor, fill: str | Tensor | BaselineFunction) -> Tensor:
+    """The baseline images: what replaces the pixels of some images, whichever of them are hidden.
 
     Args:
         images: ``(B, C, *S)``.
@@ -125,20 +128,20 @@ def baseline_images(images: Tensor, fill: str | Tensor | Fill) -> Tensor:
         ``(B, C, *S)``.
 
     Raises:
-        ValueError: If the name is unknown, or the fill depends on the pixels that are hidden.
+        ValueError: If the name is unknown, or the baseline depends on the pixels that are hidden.
 
     Example:
         >>> baseline_images(torch.ones(1, 1, 2, 2), "zero").sum().item()
         0.0
     """
-    known = named_baseline(fill)
-    if isinstance(known, MaskedBaseline):
-        raise ValueError(f"Fill {fill!r} depends on the hidden pixels, so it is no picture of its own; use another.")
-    return known.to(images).expand_as(images) if isinstance(known, Tensor) else known(images)
+    baseline = named_baseline(fill)
+    if isinstance(baseline, MaskedBaseline):
+        raise ValueError(f"fill={fill!r} depends on the hidden pixels, so it gives no baseline image; use another.")
+    return baseline.to(images).expand_as(images) if isinstance(baseline, Tensor) else baseline(images)
 
 
-def hide_pixels(images: Tensor, visible: Tensor, fill: str | Tensor | Fill | MaskedBaseline) -> Tensor:
-    """Images with some pixels hidden.
+def hide_pixels(images: Tensor, visible: Tensor, fill: str | Tensor | BaselineFunction | MaskedBaseline) -> Tensor:
+    """Replace some pixels of images by a baseline.
 
     Args:
         images: ``(n, C, *S)``.
@@ -149,14 +152,14 @@ def hide_pixels(images: Tensor, visible: Tensor, fill: str | Tensor | Fill | Mas
         >>> hide_pixels(torch.ones(1, 1, 1, 2), torch.tensor([[[[True, False]]]]), "zero").tolist()
         [[[[1.0, 0.0]]]]
     """
-    known = named_baseline(fill)
-    if isinstance(known, MaskedBaseline):
-        return known.hide(images, visible)
-    return torch.where(visible, images, baseline_images(images, known))
+    baseline = named_baseline(fill)
+    if isinstance(baseline, MaskedBaseline):
+        return baseline.hide(images, visible)
+    return torch.where(visible, images, baseline_images(images, baseline))
 
 
 def mean_image(batches: Iterable[dict[str, Any]]) -> Tensor:
-    """The mean image ``(1, C, *S)`` of batches of one size, a natural fill for aligned images.
+    """The mean image ``(1, C, *S)`` of batches of one size, a natural baseline for aligned images.
 
     Raises:
         ValueError: If there is no batch.

@@ -1,4 +1,4 @@
-"""How many pictures fit into one forward pass."""
+"""How many inputs fit into one forward pass."""
 
 import os
 import weakref
@@ -17,12 +17,12 @@ USABLE = 0.5
 
 
 class _PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the tensors that are alive at once, and of all that are made, while it is active."""
+    """Counts the bytes of the tensors that are alive at once, and of all that are allocated, while it is active."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.alive = self.peak = self.made = 0
-        self.seen: set[int] = set()
+        self.alive = self.peak = self.allocated = 0
+        self.storages: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -33,21 +33,21 @@ class _PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
-        if key not in self.seen:
-            self.seen.add(key)
+        if key not in self.storages:
+            self.storages.add(key)
             self.alive += size
-            self.made += size
+            self.allocated += size
             self.peak = max(self.peak, self.alive)
             weakref.finalize(storage, self._release, key, size)
 
     def _release(self, key: int, size: int) -> None:
-        self.seen.discard(key)
+        self.storages.discard(key)
         self.alive -= size
 
 
 @torch.no_grad()
 def fitting_chunk(forward: Callable[[Tensor], Tensor], images: Tensor, gradients: bool = False) -> int:
-    """The largest power of two of pictures whose forward pass fits into half of the free memory.
+    """The largest power of two of inputs whose forward pass fits into half of the free memory.
 
     Args:
         forward: ``(n, C, *S)`` -> logits. It is run once, on one image, to see what it needs.
@@ -64,8 +64,8 @@ def fitting_chunk(forward: Callable[[Tensor], Tensor], images: Tensor, gradients
     counter, one = _PeakMemory(), images[:1].clone()
     with counter:
         forward(one)
-    # The pictures themselves, and what they are drawn from.
-    needed = (2 * counter.made if gradients else counter.peak) + 6 * one.nbytes
+    # The inputs themselves, and what they are perturbed from.
+    needed = (2 * counter.allocated if gradients else counter.peak) + 6 * one.nbytes
     largest = LARGEST.get(images.device.type, LARGEST_ELSEWHERE)
     fits = min(largest, int(USABLE * free_bytes(images.device)) // needed)
     return 1 << max(0, fits.bit_length() - 1)

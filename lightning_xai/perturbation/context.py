@@ -1,17 +1,23 @@
-"""What perturbed inputs are made from."""
+"""What perturbed inputs are computed from: images, maps, and what follows from both."""
 
 from collections.abc import Callable, Hashable
 from functools import cached_property
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from lightning_xai.functional.ranking import order_of, ranks_of
 from lightning_xai.functional.tensors import min_max
-from lightning_xai.perturbation.baselines import Fill, MaskedBaseline, baseline_images, named_baseline, noise_baseline
+from lightning_xai.perturbation.baselines import (
+    BaselineFunction,
+    MaskedBaseline,
+    baseline_images,
+    named_baseline,
+    noise_baseline,
+)
 
-AnyBaseline = str | Tensor | Fill | MaskedBaseline
+AnyBaseline = str | Tensor | BaselineFunction | MaskedBaseline
 T = TypeVar("T")
 
 
@@ -29,8 +35,13 @@ class PerturbationContext:
         self.queries = maps.shape[1]
         self._memo: dict[Hashable, object] = {}
 
+    @classmethod
+    def of_queries(cls, images: Tensor, queries: int) -> Self:
+        """Images ``(B, C, *S)`` with so many queries each, for perturbations that follow from no map."""
+        return cls(images, images.new_zeros(()).expand(len(images), queries, *images.shape[2:]))
+
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """What ``compute`` gives, computed at the first call with this key."""
+        """What ``compute`` returns, computed at the first call with this key."""
         if key not in self._memo:
             self._memo[key] = compute()
         return self._memo[key]  # type: ignore[return-value]
@@ -54,13 +65,13 @@ class PerturbationContext:
         """The images with every pixel hidden, ``(B, C, *S)``."""
         return self.once(("baseline", key_of(fill)), lambda: self._baseline_image(named_baseline(fill)))
 
-    def _baseline_image(self, baseline: Tensor | Fill | MaskedBaseline) -> Tensor:
+    def _baseline_image(self, baseline: Tensor | BaselineFunction | MaskedBaseline) -> Tensor:
         if isinstance(baseline, MaskedBaseline):
             return baseline.hide(self.images, torch.zeros_like(self.images[:, :1], dtype=torch.bool))
         return baseline_images(self.images, baseline)
 
     def content(self, kind: str) -> Tensor:
-        """What is seen where pixels are shown, ``(B, C, *S)``.
+        """The images whose pixels are shown, ``(B, C, *S)``: these images, or others in place of them.
 
         Args:
             kind: ``"own"``: the image; ``"shifted"``: the image moved by half its size along every axis, what leaves

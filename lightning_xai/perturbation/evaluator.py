@@ -1,10 +1,12 @@
 """The one loop that shows perturbed inputs to a model and collects its outputs.
 
-It knows no metric and no explainer. Every forward pass is filled to ``chunk_size``, whatever the number of images,
-queries and perturbation sets, and what two sets share (the unperturbed input, the baseline image) is evaluated once.
+It serves metrics, curves, PEPPR and the explainers that need nothing but outputs, and depends on none of them. Every
+forward pass is filled to ``chunk_size``, whatever the number of images, queries and perturbation sets, and what two
+sets share (the unperturbed input, the baseline image) is evaluated once.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -14,18 +16,16 @@ from torch import Tensor
 from lightning_xai.perturbation.context import PerturbationContext
 from lightning_xai.perturbation.perturbations import Perturbation
 from lightning_xai.perturbation.sets import PerturbationSet
-
-#: ``(inputs (n, C, *S), rows (n,)) -> (n,)``, or ``(n, R)`` for R outputs at once. Row ``b * T + t`` is query ``t`` of
-#: image ``b``. Where queries share inputs a third argument ``input_index (m,)`` says which input each of the ``m`` rows
-#: is about.
-Scorer = Callable[..., Tensor]
+from lightning_xai.structures import Query
+from lightning_xai.targets import Target
+from lightning_xai.targets.outputs import TargetOutput
 
 
 class PerturbedBatch(NamedTuple):
     """Perturbed inputs ``(n, C, *S)`` of one forward pass, and the ``m`` queries about them.
 
     ``rows (m,)`` and ``columns (m,)`` say where the outputs go; ``input_index (m,)`` says which input each query is
-    about, ``None``: each about its own.
+    about; ``None``: query ``i`` is about input ``i``.
     """
 
     inputs: Tensor
@@ -59,50 +59,70 @@ class EvaluationPlan:
         return levels[level]
 
     def passes(self, queries: int = 1) -> int:
-        """Forward passes that an image with so many queries costs."""
+        """Number of forward passes that an image with so many queries costs."""
         return sum(len(levels) * (queries if one.per_query else 1) for one, levels in self.perturbations.values())
 
-    @torch.no_grad()
-    def run(
-        self,
-        evaluate: Callable[[PerturbedBatch], Tensor],
-        context: PerturbationContext,
-        chunk_size: int,
-        per_image: bool,
-        known: Mapping[int, Tensor] | None = None,
-    ) -> Tensor:
-        """Outputs ``(B * T, steps)``, or ``(B * T, steps, R)``; the queue of inputs is cut into full chunks.
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Shows perturbed inputs to a model, chunk by chunk, and collects its outputs.
+
+    Attributes:
+        evaluate: Gives outputs ``(m,)`` or ``(m, R)`` for the queries of a chunk; it runs the model once.
+        chunk_size: Inputs per chunk, all but the last full.
+        per_image: Evaluate all queries of an image on one input where the input is the same for all.
+    """
+
+    evaluate: Callable[[PerturbedBatch], Tensor]
+    chunk_size: int = 64
+    per_image: bool = True
+
+    def __call__(self, context: PerturbationContext, sets: Mapping[str, PerturbationSet]) -> dict[str, Tensor]:
+        """Outputs ``(B, T, steps)``, or ``(B, T, steps, R)``, of perturbation sets by name; what they share runs once.
 
         Args:
-            evaluate: Gives outputs ``(m,)`` or ``(m, R)`` for the queries of a chunk.
-            context: The images and their maps.
-            chunk_size: Inputs per chunk.
-            per_image: Evaluate all queries of an image on one input where the input is the same for all.
-            known: Outputs ``(B * T, ...)`` of columns that need no pass.
+            context: The images, and their maps or their number of queries.
+            sets: The perturbation sets, by name.
         """
-        known = known or {}
+        plan = EvaluationPlan(sets, context.maps[0, 0].numel())
+        outputs = self.table(plan, context)
+        outputs = outputs.view(*context.maps.shape[:2], *outputs.shape[1:])
+        return {name: outputs[:, :, columns] for name, columns in plan.columns.items()}
+
+    @torch.no_grad()
+    def table(
+        self, plan: EvaluationPlan, context: PerturbationContext, computed: Mapping[int, Tensor] | None = None
+    ) -> Tensor:
+        """Outputs ``(B * T, steps)``, or ``(B * T, steps, R)``, of all steps of a plan.
+
+        Args:
+            plan: Which inputs.
+            context: The images and their maps.
+            computed: Outputs ``(B * T, ...)`` of columns that need no pass.
+        """
+        computed = computed or {}
         chunks: list[PerturbedBatch] = []
         outputs: list[Tensor] = []
-        for chunk in self._chunks(context, chunk_size, per_image, known):
-            outputs.append(evaluate(chunk))
+        for chunk in self._chunks(plan, context, computed):
+            outputs.append(self.evaluate(chunk))
             chunks.append(chunk._replace(inputs=chunk.inputs[:0]))
-        values = torch.cat([*outputs, *known.values()])
-        table = values.new_empty(context.maps.shape[:2].numel(), self.steps, *values.shape[1:])
+        values = torch.cat([*outputs, *computed.values()])
+        table = values.new_empty(context.maps.shape[:2].numel(), plan.steps, *values.shape[1:])
         if chunks:
             rows, columns = torch.cat([chunk.rows for chunk in chunks]), torch.cat([chunk.columns for chunk in chunks])
             table[rows, columns] = values[: len(rows)]
-        for column, column_values in known.items():
+        for column, column_values in computed.items():
             table[:, column] = column_values
         return table
 
     def _chunks(
-        self, context: PerturbationContext, chunk_size: int, per_image: bool, known: Mapping[int, Tensor]
+        self, plan: EvaluationPlan, context: PerturbationContext, computed: Mapping[int, Tensor]
     ) -> Iterator[PerturbedBatch]:
         parts: list[PerturbedBatch] = []
-        room = chunk_size
-        for perturbation, all_levels in self.perturbations.values():
-            levels = {level: column for level, column in all_levels.items() if column not in known}
-            shared = per_image and context.queries > 1 and not perturbation.per_query
+        room = self.chunk_size
+        for perturbation, all_levels in plan.perturbations.values():
+            levels = {level: column for level, column in all_levels.items() if column not in computed}
+            shared = self.per_image and context.queries > 1 and not perturbation.per_query
             total = len(levels) * len(context.images) * (1 if shared else context.queries)
             start = 0
             while start < total:
@@ -112,15 +132,42 @@ class EvaluationPlan:
                 start = stop
                 if room == 0:
                     yield joined(parts)
-                    parts, room = [], chunk_size
+                    parts, room = [], self.chunk_size
         if parts:
             yield joined(parts)
+
+
+def output_of_inputs(target: Target, output: TargetOutput, query: Query) -> Callable[[PerturbedBatch], Tensor]:
+    """Make the ``evaluate`` of an :class:`Evaluator` whose perturbations are the same for all queries of an image.
+
+    Each input passes the model once, then the output is read for every query about it.
+
+    Args:
+        target: The target.
+        output: What is read from its logits.
+        query: ``(B, T)``.
+    """
+    count = query.shape[1]
+
+    def evaluate(batch: PerturbedBatch) -> Tensor:
+        queried = query[batch.rows[::count] // count]
+        return output(target, target.logits(batch.inputs), queried).flatten()
+
+    return evaluate
 
 
 def perturb(
     perturbation: Perturbation, levels: Mapping[int, int], context: PerturbationContext, index: Tensor, shared: bool
 ) -> PerturbedBatch:
-    """The inputs ``index`` of a perturbation's own queue: its levels times the rows (``shared``: the images)."""
+    """Perturb some of the inputs of a perturbation.
+
+    Args:
+        perturbation: The perturbation.
+        levels: Its levels, and the column of each.
+        context: The images and their maps.
+        index: ``(n,)`` positions in the list of all its inputs: every level of it for every row (``shared``: image).
+        shared: Whether one input serves all queries of its image.
+    """
     queries, device = context.queries, context.images.device
     index = index.to(device)
     count = len(context.images) * (1 if shared else queries)
@@ -136,7 +183,7 @@ def perturb(
 
 
 def joined(parts: Sequence[PerturbedBatch]) -> PerturbedBatch:
-    """Several parts as one chunk."""
+    """Concatenate several parts into one chunk."""
     if len(parts) == 1:
         return parts[0]
     inputs, rows, columns = (torch.cat([part[field] for part in parts]) for field in range(3))  # type: ignore[misc]
@@ -148,33 +195,3 @@ def joined(parts: Sequence[PerturbedBatch]) -> PerturbedBatch:
         for start, part in zip(starts, parts, strict=False)
     ]
     return PerturbedBatch(inputs, rows, columns, torch.cat(index))
-
-
-def evaluate_sets(
-    score: Scorer,
-    context: PerturbationContext,
-    sets: Mapping[str, PerturbationSet],
-    chunk_size: int = 64,
-    per_image: bool = False,
-) -> dict[str, Tensor]:
-    """Score the inputs of several perturbation sets in one queue.
-
-    Args:
-        score: See :data:`Scorer`.
-        context: The images and their maps.
-        sets: Which inputs, by name.
-        chunk_size: Inputs per forward pass.
-        per_image: Evaluate all queries of an image on one input where the input is the same for all, with the third
-            argument of ``score``.
-
-    Returns:
-        ``{name: (B, T, steps)}``, or ``(B, T, steps, R)`` where the score gives R outputs.
-    """
-    plan = EvaluationPlan(sets, context.maps[0, 0].numel())
-
-    def evaluate(batch: PerturbedBatch) -> Tensor:
-        return score(batch.inputs, batch.rows, *(() if batch.input_index is None else (batch.input_index,)))
-
-    outputs = plan.run(evaluate, context, chunk_size, per_image)
-    outputs = outputs.view(*context.maps.shape[:2], *outputs.shape[1:])
-    return {name: outputs[:, :, columns] for name, columns in plan.columns.items()}

@@ -1,4 +1,4 @@
-"""Fill hidden pixels with the mean of their neighbors: the linear imputation of ROAD, without its noise.
+"""Replace hidden pixels by the mean of their neighbors: the linear imputation of ROAD, without its noise.
 
 Every hidden pixel is to equal the weighted mean of its neighbors, so together they solve a weighted graph Laplacian
 whose boundary values are the visible pixels (https://arxiv.org/abs/2202.00449). Conjugate gradients solve it,
@@ -45,17 +45,17 @@ def neighbor_imputation(images: Tensor, visible: Tensor) -> Tensor:
     """
     axes = tuple(range(2, images.ndim))
     filled = images.double() if images.dtype == torch.float64 else images.float()
-    blank = ~visible.any(dim=axes, keepdim=True)
-    filled = torch.where(blank, filled.mean(dim=axes, keepdim=True), filled).contiguous()
-    hidden = (~visible & ~blank).contiguous()
-    # Axes of length 1 hold no neighbors: dropped, a flat volume costs no more than a picture.
+    all_hidden = ~visible.any(dim=axes, keepdim=True)
+    filled = torch.where(all_hidden, filled.mean(dim=axes, keepdim=True), filled).contiguous()
+    hidden = (~visible & ~all_hidden).contiguous()
+    # Axes of length 1 hold no neighbors: dropped, a flat volume costs no more than an image.
     size = [side for side in images.shape[2:] if side > 1] or [1]
     filled, hidden = filled.view(*images.shape[:2], *size), hidden.view(len(images), 1, *size)
     count = len(images) if images.is_cuda else max(1, CHUNK // images[0].numel())
-    for known, unknown in zip(torch.split(filled, count), torch.split(hidden, count), strict=True):
-        if unknown.any():
-            window = _window(unknown)
-            known[window] = _solve(known[window], unknown[window])
+    for part, hidden_part in zip(torch.split(filled, count), torch.split(hidden, count), strict=True):
+        if hidden_part.any():
+            window = _window(hidden_part)
+            part[window] = _solve(part[window], hidden_part[window])
     return torch.where(visible, images, filled.view_as(images).to(images.dtype))
 
 
@@ -63,8 +63,8 @@ def _window(hidden: Tensor) -> tuple[slice, ...]:
     """The smallest box that holds every hidden pixel and its neighbors."""
     window = [slice(None), slice(None)]
     for axis in range(2, hidden.ndim):
-        places = hidden.transpose(0, axis).flatten(1).any(dim=1).nonzero()
-        window.append(slice(max(0, int(places[0]) - 1), int(places[-1]) + 2))
+        positions = hidden.transpose(0, axis).flatten(1).any(dim=1).nonzero()
+        window.append(slice(max(0, int(positions[0]) - 1), int(positions[-1]) + 2))
     return tuple(window)
 
 
@@ -107,5 +107,5 @@ def _solve(images: Tensor, hidden: Tensor) -> Tensor:
 
 
 def _ratio(top: Tensor, bottom: Tensor) -> Tensor:
-    """``top / bottom``, and 0 where a picture is solved and both have vanished."""
+    """``top / bottom``, and 0 where an image is solved and both have vanished."""
     return torch.where(bottom > 0, top / bottom, 0)

@@ -50,14 +50,14 @@ class Grid:
         return values.view(*values.shape[:2], *self.padded)
 
     def inner(self, values: Tensor, step: Sequence[int] | None = None) -> Tensor:
-        """View ``(n, C, L)`` as ``(n, C, *size)``, seen ``step`` further on."""
+        """View ``(n, C, L)`` as ``(n, C, *size)``, shifted by ``step``."""
         view = self.square(values)
         for axis, ahead in enumerate(step or [0] * len(self.size)):
             view = view.narrow(2 + axis, 1 + ahead, self.size[axis])
         return view
 
     def core(self, values: Tensor, shift: int = 0) -> Tensor:
-        """``(n, C, L)`` without the margins that no unknown lies in, seen ``shift`` points further on."""
+        """``(n, C, L)`` without the margins that no unknown lies in, shifted by ``shift`` points."""
         return values[..., self.margin + shift : values.shape[2] - self.margin + shift]
 
     def whole(self, core: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class Finest(Grid):
     def _around(self, values: Tensor) -> Tensor:
         """The core of the weighted sum of all neighbors and of the point itself, by sums along one axis at a time.
 
-        In 2-D ``[1 2 1]`` along both axes has the weights wanted; in 3-D it has, but for the corners.
+        In 2-D ``[1 2 1]`` along both axes has these weights; in 3-D it has, but for the corners.
         """
         total = values
         for stride in self.strides:
@@ -156,7 +156,7 @@ class Coarse(Grid):
         self.pulls = torch.split(self.core(links), 1, dim=1)
         middle = len(self.steps) // 2
         self.inverse = torch.where(self.mask > 0, -self.damping / links[:, middle : middle + 1], 0)
-        # The small grids cost little, and a better answer from them saves a cycle.
+        # The small grids cost little, and a better solution on them saves a cycle.
         self.sweeps = 1 if isinstance(finer, Finest) else 2
         self.offsets = [sum(a * b for a, b in zip(step, self.strides, strict=True)) for step in self.steps]
 
@@ -204,25 +204,25 @@ def _merge(links: Tensor, dims: int, axis: int) -> Tensor:
     shape = list(links.shape)
     shape[1 + dims + axis] = side // 2 + 1
     merged = links.new_zeros(shape)
-    place = dims + axis
+    points = dims + axis
     before, center, after = merged.unbind(1 + axis)
     # The odd points go half to the one before, half to the one after; so do the links to them.
-    low, own, high = (_every_other(link, place, 0) for link in links.unbind(1 + axis))
-    before.narrow(place, 0, even).copy_(low).mul_(0.5)
-    after.narrow(place, 0, even).copy_(high).mul_(0.5)
-    center.narrow(place, 0, even).copy_(own).add_(low, alpha=0.5).add_(high, alpha=0.5)
-    low, own, high = (_every_other(link, place, 1) for link in links.unbind(1 + axis))
-    low = torch.add(low, own, alpha=0.5).mul_(0.5)
-    high = torch.add(high, own, alpha=0.5).mul_(0.5)
-    before.narrow(place, 1, odd).add_(low)
-    center.narrow(place, 0, odd).add_(low)
-    center.narrow(place, 1, odd).add_(high)
-    after.narrow(place, 0, odd).add_(high)
+    low, middle, high = (_every_other(link, points, 0) for link in links.unbind(1 + axis))
+    before.narrow(points, 0, even).copy_(low).mul_(0.5)
+    after.narrow(points, 0, even).copy_(high).mul_(0.5)
+    center.narrow(points, 0, even).copy_(middle).add_(low, alpha=0.5).add_(high, alpha=0.5)
+    low, middle, high = (_every_other(link, points, 1) for link in links.unbind(1 + axis))
+    low = torch.add(low, middle, alpha=0.5).mul_(0.5)
+    high = torch.add(high, middle, alpha=0.5).mul_(0.5)
+    before.narrow(points, 1, odd).add_(low)
+    center.narrow(points, 0, odd).add_(low)
+    center.narrow(points, 1, odd).add_(high)
+    after.narrow(points, 0, odd).add_(high)
     return merged
 
 
 def add_coarser(grid: Grid) -> None:
-    """Hang coarser and coarser grids below this one, down to one that is small enough to invert."""
+    """Build coarser and coarser grids below this one, down to one that is small enough to invert."""
     while prod(grid.size) > DIRECT:
         grid.coarser = Coarse(grid)
         grid = grid.coarser

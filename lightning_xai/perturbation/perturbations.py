@@ -1,7 +1,7 @@
-"""Ways to perturb an input: not at all, wholly hidden, hidden by rank, blended with the map, noisy."""
+"""Ways to perturb an input: not at all, all of it hidden, hidden by rank, blended by a map or a mask, noisy."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -52,7 +52,7 @@ class Unperturbed(Perturbation):
 
 @dataclass(frozen=True, eq=False)
 class BaselineImage(Perturbation):
-    """Every pixel hidden."""
+    """The baseline image: every pixel hidden."""
 
     fill: AnyBaseline
     per_query = False
@@ -94,7 +94,7 @@ class Masked(Perturbation):
 
 @dataclass(frozen=True, eq=False)
 class SoftMasked(Perturbation):
-    """The image times its map (level 1), or times what the map leaves (level 0)."""
+    """The image blended with its baseline image: by the map (level 1), or by one minus the map (level 0)."""
 
     fill: AnyBaseline
     prescaled: bool
@@ -114,17 +114,51 @@ class SoftMasked(Perturbation):
         return torch.lerp(thin(context.baseline_image(self.fill))[image], inputs, alpha.to(inputs.dtype), out=inputs)
 
 
+@dataclass(frozen=True, eq=False)
+class FixedMasks(Perturbation):
+    """The image under masks that do not depend on the query; both the perturbation and the set of its inputs.
+
+    Attributes:
+        masks: ``(index (n,), level (n,))``, images and numbers of masks, -> masks ``(n or 1, 1, *S)``; boolean, or
+            weights in [0, 1].
+        count: Number of masks.
+        fill: What a mask of 0 shows; see :func:`lightning_xai.perturbation.baselines.baseline_images`.
+    """
+
+    masks: Callable[[Tensor, Tensor], Tensor]
+    count: int
+    fill: AnyBaseline = "zero"
+    per_query: ClassVar[bool] = False
+
+    @property
+    @override
+    def key(self) -> Hashable:
+        return "fixed masks", id(self.masks), key_of(self.fill)
+
+    def steps(self, pixels: int) -> list[Step]:
+        """One step a mask."""
+        return [(self, number) for number in range(self.count)]
+
+    @override
+    def apply(self, context: PerturbationContext, index: Tensor, level: Tensor) -> Tensor:
+        masks, inputs = self.masks(index, level), context.images[index]
+        baseline = thin(context.baseline_image(self.fill))[index]
+        if masks.dtype == torch.bool:
+            return torch.where(masks, inputs, baseline)
+        return torch.lerp(baseline, inputs, masks.to(inputs.dtype))
+
+
 @dataclass(frozen=True)
 class Noisy(Perturbation):
-    """The image with noise on it: a perturbation, and at once the set of its samples.
+    """The image with noise added; both the perturbation and the set of its inputs.
 
-    The noise is one field a sample, the same for every image, so that no value depends on the batch around it.
+    The noise is one field a sample, the same for every image, so that no value depends on the rest of the batch.
 
     Attributes:
         samples: Number of noisy inputs.
         level: Size of the noise, as a fraction of the image's deviation (``"gaussian"``) or range (``"uniform"``).
         law: ``"gaussian"``, or ``"uniform"`` between -1 and 1.
-        per_channel: Whether each channel has noise of its own.
+        per_channel: Whether each channel has different noise.
         seed: Another seed gives other noise.
     """
 

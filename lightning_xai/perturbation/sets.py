@@ -1,17 +1,18 @@
-"""Sets of perturbed inputs: the steps of a curve, a blend, noise."""
+"""Perturbation sets: the perturbed inputs of a curve, or the one of a blend."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from lightning_xai.perturbation.baselines import named_baseline
 from lightning_xai.perturbation.context import AnyBaseline
-from lightning_xai.perturbation.perturbations import BaselineImage, Masked, Noisy, SoftMasked, Step, Unperturbed
+from lightning_xai.perturbation.perturbations import BaselineImage, Masked, SoftMasked, Step, Unperturbed
 
 CONTENTS = ("own", "shifted", "swapped", "noise")
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Pixels hidden or shown in the order of the map.
+    """Inputs whose pixels are hidden or shown step by step in the order of the map.
 
     Attributes:
         fractions: Fractions of pixels that are hidden (``"erase"``) or shown (``"reveal"``), each in [0, 1].
@@ -56,10 +57,10 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Blend:
-    """The image times its map between 0 and 1, over a baseline image.
+    """The image blended with its baseline image by the map, scaled to between 0 and 1.
 
     Attributes:
-        part: ``"map"``: what the map keeps; ``"rest"``: what it leaves.
+        part: ``"map"``: the weight of the image is the map; ``"rest"``: one minus the map.
         fill: What a weight of 0 shows; see :func:`lightning_xai.perturbation.baselines.baseline_images`.
         prescaled: Whether the maps come between 0 and 1 already; else each is brought there.
     """
@@ -73,14 +74,18 @@ class Blend:
         return [(SoftMasked(self.fill, self.prescaled), int(self.part == "map"))]
 
 
-PerturbationSet = Curve | Blend | Noisy
+class PerturbationSet(Protocol):
+    """Perturbed inputs of an image, in order."""
+
+    def steps(self, pixels: int) -> list[Step]:
+        """A perturbation and its level for each of them, for maps of so many pixels."""
 
 
 def other_content(content: str) -> str:
-    """The name of a content that is not the image's own.
+    """Check the name of a content other than the image itself, and return it.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If there is no such content.
     """
     if content not in CONTENTS[1:]:
         raise ValueError(f"content is {content!r}; use {' | '.join(CONTENTS[1:])}.")
@@ -88,6 +93,6 @@ def other_content(content: str) -> str:
 
 
 def pixel_count(fraction: float, pixels: int) -> int:
-    """How many pixels a fraction of them is."""
+    """How many pixels a fraction of all pixels is."""
     # Revealing the first p and erasing the last 1 - p must be one step, but 1 - p is not exact in floating point.
     return round(round(fraction * pixels, 6))

@@ -6,22 +6,24 @@ import torch
 from torch import Tensor
 
 from lightning_xai.functional.resize import resize
-from lightning_xai.perturbation.baselines import Fill, baseline_images
+from lightning_xai.perturbation.baselines import BaselineFunction, baseline_images
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
 
 GOLDEN_RATIO = 0.6180339887498949
 #: Side of the coarse grid that :func:`smooth_noise` is drawn on.
 NOISE_GRID = 8
-Baseline = str | Tensor | Fill | Sequence[str]
+Baseline = str | Tensor | BaselineFunction | Sequence[str]
 
 
 def blend(images: Tensor, baseline: Tensor, alpha: Tensor) -> Tensor:
-    """Mix the pixel channels: ``b + alpha (x - b)``, the explicit mix of :func:`isolate` without its N channels.
+    """Blend images with a baseline image, pixel by pixel: ``b + alpha (x - b)``.
+
+    The same as a mix of the N channels of :func:`isolate`, without computing them.
 
     Args:
         images: ``(B, C, *S)``.
-        baseline: ``(B, C, *S)``, what an absent pixel shows.
+        baseline: ``(B, C, *S)``, the baseline image, which absent pixels show.
         alpha: ``(B, 1 or C, *S)``, 1 = the pixel, 0 = the baseline.
     """
     # lerp, because b + (x - b) rounds: alpha = 1 must give x to the last bit.
@@ -29,7 +31,7 @@ def blend(images: Tensor, baseline: Tensor, alpha: Tensor) -> Tensor:
 
 
 def isolate(images: Tensor, baseline: Tensor) -> Tensor:
-    """Every pixel as a channel of its own, for tests and teaching: N^2 memory.
+    """One image per pixel that shows that pixel alone, for tests and teaching: N^2 memory.
 
     Args:
         images: ``(B, C, *S)``.
@@ -44,25 +46,28 @@ def isolate(images: Tensor, baseline: Tensor) -> Tensor:
 
 
 def baselines(images: Tensor, baseline: Baseline) -> list[Tensor]:
-    """The fills that are drawn in turn, each ``(B, C, *S)``.
+    """The baseline images of an explainer that takes one or several, each ``(B, C, *S)``.
 
     Args:
         images: ``(B, C, *S)``.
-        baseline: One fill (see :func:`lightning_xai.perturbation.baselines.baseline_images`) or a list of names.
+        baseline: One baseline (see :func:`lightning_xai.perturbation.baselines.baseline_images`) or a list of names.
     """
     if isinstance(baseline, str | Tensor) or callable(baseline):
         return [baseline_images(images, baseline)]
-    made = {name: baseline_images(images, name) for name in baseline}
-    return [made[name] for name in baseline]
+    images_of = {name: baseline_images(images, name) for name in baseline}
+    return [images_of[name] for name in baseline]
 
 
-def distinct(fills: Sequence[Tensor]) -> list[Tensor]:
-    """The fills of :func:`baselines`, each once however often it is drawn."""
-    return list({id(fill): fill for fill in fills}.values())
+def distinct(baselines: Sequence[Tensor]) -> list[Tensor]:
+    """The baseline images of :func:`baselines`, each once however often it is listed."""
+    return list({id(baseline): baseline for baseline in baselines}.values())
 
 
 def area_fraction(step: int, low: float = 0.01, high: float = 0.99) -> float:
-    """Area fraction of a step: one deterministic low-discrepancy sequence, so that B images equal B single runs."""
+    """Area fraction that the mask of an optimization step keeps, from a deterministic low-discrepancy sequence.
+
+    It is the same for all images, so that B images equal B single runs.
+    """
     return low + (high - low) * ((step + 1) * GOLDEN_RATIO % 1.0)
 
 
@@ -126,9 +131,9 @@ def total_variation(alpha: Tensor) -> Tensor:
 
 
 def two_sided(target: Target, images: Tensor, baseline: Tensor, mask: Tensor, query: Query) -> Tensor:
-    """How far the masked image falls short of the class, and its complement shows it: ``(1 - p(kept)) + p(rest)``.
+    """Loss of a mask whose inside should show the class, and whose outside should not: ``(1 - p(kept)) + p(rest)``.
 
-    Probabilities, not their logarithms: averaged over area shares this is 1 minus the insertion - deletion gap, so
+    Probabilities, not their logarithms: averaged over area fractions this is 1 minus the insertion - deletion gap, so
     areas at which no mask could keep the class do not dominate those at which one can.
 
     Args:

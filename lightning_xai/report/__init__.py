@@ -1,1 +1,1 @@
-"""Comparison of explainers: statistics and tables."""
+"""Comparison of explainers: statistics, rankings, tables, and pages of HTML."""

@@ -15,14 +15,14 @@ Part = dict[str, Any]
 
 
 def page(title: str, parts: Sequence[Part]) -> str:
-    """The whole page; all text is escaped.
+    """Render a page of HTML from its parts; all text is escaped.
 
     Args:
-        title: Its heading.
-        parts: From the functions below.
+        title: Heading of the page.
+        parts: From :func:`heading`, :func:`paragraph`, :func:`bullets`, :func:`table` and :func:`figure`.
 
     Returns:
-        HTML with everything in it.
+        HTML, with the figures in it.
 
     Example:
         >>> "<h1>Maps &amp; more</h1>" in page("Maps & more", [paragraph("Hello")])
@@ -38,27 +38,27 @@ def page(title: str, parts: Sequence[Part]) -> str:
 
 
 def heading(text: str) -> Part:
-    """A heading."""
+    """Make a heading for :func:`page`."""
     return {"kind": "heading", "text": text}
 
 
 def paragraph(text: str) -> Part:
-    """A paragraph."""
+    """Make a paragraph for :func:`page`."""
     return {"kind": "paragraph", "text": text}
 
 
 def bullets(lines: Sequence[str]) -> Part:
-    """A list of sentences."""
+    """Make a list of sentences for :func:`page`."""
     return {"kind": "bullets", "lines": lines}
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Part:
-    """A table; every cell is shown as text."""
+    """Make a table for :func:`page`; every cell is shown as text."""
     return {"kind": "table", "head": head, "rows": rows}
 
 
 def figure(pixels: NDArray[np.uint8], caption: str) -> Part:
-    """A figure ``(H, W, 3)`` in the page itself, with its caption."""
+    """Make a figure for :func:`page` from pixels ``(H, W, 3)``, with its caption."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="PNG")
     return {"kind": "figure", "data": base64.b64encode(file.getvalue()).decode(), "caption": caption}

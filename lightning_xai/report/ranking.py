@@ -5,10 +5,10 @@ from itertools import permutations
 
 
 def borda_count(means: Mapping[str, Mapping[str, float]], directions: Mapping[str, bool | None]) -> dict[str, float]:
-    """Points of every explainer: in each metric, one for each explainer that it beats and half for each tie.
+    """Rank explainers over several metrics: a point for each explainer that one beats in a metric, half for each tie.
 
     The ranking of the CAPE paper over average drop, increase in confidence, average drop in deletion, ADCC and overlap
-    of the top classes. Metrics without a direction, and those that an explainer has no value of, do not count.
+    of the top classes. Metrics without a direction, and those of which an explainer has no value, do not count.
 
     Args:
         means: ``{explainer: {metric: mean}}``, the same metrics for all.

@@ -37,12 +37,12 @@ class Interval:
         return self.low > 0 or self.high < 0
 
     def as_dict(self) -> dict[str, float | int]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
 def bootstrap(values: Tensor, samples: int = 2000, level: float = 0.95, seed: int = 0) -> Interval:
-    """Percentile bootstrap of a mean, by SciPy.
+    """Compute a mean and its percentile bootstrap interval, by SciPy.
 
     Args:
         values: ``(N,)``, NaN = undefined.
@@ -61,20 +61,20 @@ def bootstrap(values: Tensor, samples: int = 2000, level: float = 0.95, seed: in
     mean = float(defined.mean()) if len(defined) else float("nan")
     low = high = float("nan")
     if len(defined) > 1:
-        found = stats.bootstrap(
+        result = stats.bootstrap(
             (defined,), np.mean, n_resamples=samples, batch=BATCH, confidence_level=level, method="percentile", rng=seed
         )
-        low, high = (float(end) for end in found.confidence_interval)
+        low, high = (float(end) for end in result.confidence_interval)
     return Interval(mean, low, high, len(defined), len(values) - len(defined))
 
 
 def bootstrap_rows(rows: Rows, samples: int = 2000, level: float = 0.95, seed: int = 0) -> Interval:
-    """Bootstrap of the mean over images, each the mean over its queries; see :func:`bootstrap`."""
+    """Compute the mean over images, each the mean over its queries, and its interval; see :func:`bootstrap`."""
     return bootstrap(torch.tensor(list(per_image_means(rows).values()), dtype=torch.float64), samples, level, seed)
 
 
 def paired_bootstrap(first: Rows, second: Rows, samples: int = 2000, level: float = 0.95, seed: int = 0) -> Interval:
-    """Bootstrap of the mean difference ``first - second`` over the images that both have, query by query.
+    """Compute the mean difference of two explainers over the images that both have, query by query, and its interval.
 
     Args:
         first: Rows of one explainer.
@@ -82,15 +82,22 @@ def paired_bootstrap(first: Rows, second: Rows, samples: int = 2000, level: floa
         samples: Resamples.
         level: Coverage.
         seed: See :func:`bootstrap`.
+
+    Returns:
+        The interval of ``first - second``.
     """
-    other = {(name, query): value for name, query, value in second}
-    gaps = [(name, query, value - other[name, query]) for name, query, value in first if (name, query) in other]
+    other = {(image_id, query): value for image_id, query, value in second}
+    gaps = [
+        (image_id, query, value - other[image_id, query])
+        for image_id, query, value in first
+        if (image_id, query) in other
+    ]
     return bootstrap_rows(gaps, samples, level, seed)
 
 
 def per_image_means(rows: Rows) -> dict[str, float]:
-    """Mean over the defined queries of each image: images, not queries, are independent."""
+    """Compute the mean over the defined queries of each image: images, not queries, are independent."""
     values: dict[str, list[float]] = {}
-    for name, _, value in rows:
-        values.setdefault(name, []).append(value)
-    return {name: torch.tensor(row, dtype=torch.float64).nanmean().item() for name, row in values.items()}
+    for image_id, _, value in rows:
+        values.setdefault(image_id, []).append(value)
+    return {image_id: torch.tensor(row, dtype=torch.float64).nanmean().item() for image_id, row in values.items()}

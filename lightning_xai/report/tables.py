@@ -1,8 +1,11 @@
 """The table that ends a run, and its summary as plain values."""
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from lightning_xai.functional.files import atomic_write
 from lightning_xai.report.statistics import Rows, bootstrap_rows, paired_bootstrap
 
 #: More metrics than this have a row each instead of a column.
@@ -12,7 +15,7 @@ Results = Mapping[str, Mapping[str, Rows]]
 
 
 def summarize(results: Results) -> dict[str, Any]:
-    """Mean and interval of every explainer and metric, and paired differences of the first explainer to the rest.
+    """Compute the mean and interval of every explainer and metric, and the first explainer's differences to the rest.
 
     Args:
         results: ``{explainer: {metric: rows}}``, the explainer under test first.
@@ -24,20 +27,25 @@ def summarize(results: Results) -> dict[str, Any]:
         name: {metric: bootstrap_rows(rows).as_dict() for metric, rows in table.items()}
         for name, table in results.items()
     }
-    own, *controls = results
+    first, *controls = results
     differences = {
-        name: {metric: paired_bootstrap(rows, results[name][metric]).as_dict() for metric, rows in results[own].items()}
+        name: {
+            metric: paired_bootstrap(rows, results[name][metric]).as_dict() for metric, rows in results[first].items()
+        }
         for name in controls
     }
     return {"explainers": means, "differences": differences}
 
 
 def format_table(summary: Mapping[str, Any], directions: Mapping[str, bool | None]) -> str:
-    """The summary as text: a row per explainer (a column, where there are many metrics), then the paired differences.
+    """Write the summary as text: a row per explainer (a column, where there are many metrics), then the differences.
 
     Args:
         summary: From :func:`summarize`.
         directions: Whether higher is better, per metric; ``None`` where neither is.
+
+    Returns:
+        Lines of text.
     """
     explainers: Mapping[str, Any] = summary["explainers"]
     metrics = list(next(iter(explainers.values())))
@@ -47,9 +55,9 @@ def format_table(summary: Mapping[str, Any], directions: Mapping[str, bool | Non
         [name, *(_number(table[metric]["mean"], table[metric]["undefined"]) for metric in metrics)]
         for name, table in explainers.items()
     ]
-    own = next(iter(explainers))
+    first = next(iter(explainers))
     gaps = [
-        [f"{own} - {name}", *(_interval(table[metric]) for metric in metrics)]
+        [f"{first} - {name}", *(_interval(table[metric]) for metric in metrics)]
         for name, table in summary["differences"].items()
     ]
     tables = [[head, *body], [head, *gaps]]
@@ -62,7 +70,7 @@ def format_table(summary: Mapping[str, Any], directions: Mapping[str, bool | Non
 
 
 def columns(rows: list[list[str]]) -> list[str]:
-    """Lines of text whose columns line up, of rows of as many cells each."""
+    """Align the cells of a table's rows, each with as many of them, to lines of text."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
@@ -74,3 +82,17 @@ def _number(mean: float, undefined: int) -> str:
 def _interval(interval: Mapping[str, float]) -> str:
     star = "*" if interval["low"] > 0 or interval["high"] < 0 else ""
     return f"{interval['mean']:+.3f} [{interval['low']:+.3f}, {interval['high']:+.3f}]{star}"
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a whole table or nothing.
+
+    Args:
+        path: The file.
+        header: Names of the columns.
+        rows: Their cells; an undefined value (NaN) is left empty.
+    """
+    with atomic_write(path) as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows([["" if cell != cell else cell for cell in row] for row in rows])

@@ -1,10 +1,10 @@
 """Sanity checks: does a map change when the model, the labels it learned or the image change?
 
 After Adebayo et al. 2018, "Sanity Checks for Saliency Maps" (arXiv 1810.03292): a map that stays as it is when the
-model's weights are drawn anew shows something else than the model. Maps are compared as they are, with their signs:
-where the background is flat, as around a digit, most methods give it exact zeros, and absolute values of any two such
-maps agree about the zeros and little else (rank correlation 0.99 between integrated gradients of a trained and of a
-random model of digits; 0.02 with signs).
+model's weights are initialized anew shows something else than the model. Maps are compared as they are, with their
+signs: where the background is flat, as around a digit, most methods give it exact zeros, and absolute values of any two
+such maps agree about the zeros and little else (rank correlation 0.99 between integrated gradients of a trained and of
+a random model of digits; 0.02 with signs).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,13 +44,13 @@ class Check:
 
 @dataclass(frozen=True)
 class Probe:
-    """The same queries, with the same random numbers, to any explainer: only model or image make the difference.
+    """Explains the same queries with the same random numbers each time, so that maps differ by model or image alone.
 
     Attributes:
         make: Makes an explainer of a target.
-        fit: Trains one that learns.
+        fit: Trains an explainer that learns.
         targets: ``(B, T)``, the classes that the trained model predicts.
-        pixels: ``(B, T, *S)``, the pixels that a trained segmenter predicts as them; ``None`` for a classifier.
+        regions: ``(B, T, *S)``, the pixels that a trained segmenter predicts as them; ``None`` for a classifier.
         batch_size: Images that are explained at once.
         seed: Of the explainers' weights and of their noise.
     """
@@ -58,7 +58,7 @@ class Probe:
     make: Make
     fit: Fit | None
     targets: Tensor
-    pixels: Tensor | None
+    regions: Tensor | None
     batch_size: int
     seed: int
 
@@ -87,12 +87,12 @@ class Probe:
             chunks = [slice(first, first + self.batch_size) for first in range(0, len(images), self.batch_size)]
             parts = [explainer.explain(images[rows], *self._queries(rows)) for rows in chunks]
         maps = torch.cat(parts)
-        if self.pixels is None:
+        if self.regions is None:
             return maps.flatten(0, 1).unsqueeze(1)
-        return maps[self.pixels.flatten(2).any(dim=2)].unsqueeze(1)
+        return maps[self.regions.flatten(2).any(dim=2)].unsqueeze(1)
 
     def _queries(self, rows: slice) -> tuple[Tensor, Tensor | None]:
-        return self.targets[rows], None if self.pixels is None else self.pixels[rows]
+        return self.targets[rows], None if self.regions is None else self.regions[rows]
 
 
 def sanity_checks(
@@ -107,14 +107,15 @@ def sanity_checks(
     seed: int = 0,
     fit: Fit | None = None,
 ) -> list[Check]:
-    """Ask an explainer the same queries about the target, about randomized copies of it, and about other images.
+    """Compare the maps of a target with those of randomized copies of it, and with those of other images.
 
     The queries are those that the target itself predicts. An explainer that learns is trained once around the target
     and once around every copy: exchanging the target alone would leave its network, and its maps, as they were.
 
     * ``alive``: the maps are finite and not constant.
-    * ``head`` to ``whole_model``: the weights are drawn anew, from the head down. All stages are reported; the verdict
-      is taken where the whole model is random, since a lucky draw of the head alone may leave much in place.
+    * ``head`` to ``whole_model``: the weights are initialized anew, from the head down. All stages are reported; the
+      verdict is taken where the whole model is random, since a lucky initialization of the head alone may leave much
+      in place.
     * ``random_labels``: the model starts anew and learns permuted labels.
     * ``other_image``: each map against that of the next image, about the same class.
 
@@ -136,10 +137,10 @@ def sanity_checks(
     if len(images) < 2:
         raise ValueError(f"The sanity checks compare maps of different images, but got {len(images)}; give at least 2.")
     names = cascade(target, images, stages)
-    asked = [target.query(chunk) for chunk in torch.split(images, batch_size)]
-    sets = [query.regions for query in asked if query.regions is not None]
-    targets = torch.cat([query.targets for query in asked])
-    probe = Probe(make, fit, targets, torch.cat(sets) if sets else None, batch_size, seed)
+    queries = [target.query(chunk) for chunk in torch.split(images, batch_size)]
+    regions = [query.regions for query in queries if query.regions is not None]
+    targets = torch.cat([query.targets for query in queries])
+    probe = Probe(make, fit, targets, torch.cat(regions) if regions else None, batch_size, seed)
     explainer = probe.explainer(target)
     maps = probe.maps(explainer, images)
     limits = {name: thresholds[name] for name in ("spearman", "ssim")}
@@ -157,27 +158,27 @@ def sanity_checks(
 
 
 def alive(maps: Tensor, least: float) -> Check:
-    """Check that maps ``(n, 1, *S)`` are finite and not constant, as far as a fraction of ``least``."""
+    """Check that at least a fraction ``least`` of maps ``(n, 1, *S)`` is finite and not constant."""
     flat = maps.flatten(1)
     fraction = float((flat.isfinite().all(dim=1) & (flat != flat[:, :1]).any(dim=1)).double().mean())
     return Check("alive", {"alive": fraction}, {"alive": least}, fraction >= least)
 
 
-def compare(name: str, maps: Tensor, others: Tensor, limits: dict[str, float]) -> Check:
-    """Compare maps ``(n, 1, *S)`` one by one; without limits no verdict is taken."""
-    likeness = {"spearman": spearman(maps, others), "ssim": ssim(maps, others)}
+def compare(name: str, maps: Tensor, references: Tensor, limits: dict[str, float]) -> Check:
+    """Compare maps ``(n, 1, *S)`` with as many references, one by one; without limits no verdict is taken."""
+    likeness = {"spearman": spearman(maps, references), "ssim": ssim(maps, references)}
     values = {statistic: float(value.nanmean()) for statistic, value in likeness.items()}
     passed = all(values[statistic] <= limit for statistic, limit in limits.items()) if limits else None
     return Check(name, values | {"undefined": int(likeness["spearman"].isnan().sum())}, limits, passed)
 
 
 def passes(checks: Sequence[Check]) -> bool:
-    """The gate: whether every check that takes a verdict passes."""
+    """Whether every check that takes a verdict passes."""
     return all(check.passed is not False for check in checks)
 
 
 def format_checks(checks: Sequence[Check]) -> str:
-    """The checks as a text table: a row each, a dash where there is no value or no verdict."""
+    """Format the checks as a text table: a row each, a dash where there is no value or no verdict."""
     statistics = ("alive", "spearman", "ssim", "undefined")
     verdicts = {True: "pass", False: "FAIL", None: "-"}
     rows = [

@@ -1,6 +1,6 @@
 """Copies of a target whose model has lost what it learned: by new weights, or by permuted labels.
 
-Adebayo et al. 2018, "Sanity Checks for Saliency Maps" (arXiv 1810.03292). The target itself is never touched.
+Adebayo et al. 2018, "Sanity Checks for Saliency Maps" (arXiv 1810.03292). The target itself is never changed.
 """
 
 import copy
@@ -22,12 +22,12 @@ from lightning_xai.targets.freezing import freeze
 
 log = logging.getLogger(__name__)
 
-#: Added to every seed: the seed that a model was made with could give it its own first weights again.
+#: Added to every seed: the seed that a model was initialized with could give it its own first weights again.
 OFFSET = 181_003_292
 
 
 def layer_names(target: Target) -> list[str]:
-    """Modules of the target's model that hold weights or running statistics of their own, in order of registration.
+    """Names of the modules that hold weights or running statistics themselves, in order of registration.
 
     Raises:
         ValueError: If the model is no plain ``nn.Module``, so that its layers cannot be randomized.
@@ -104,10 +104,10 @@ def cascade(target: Target, images: Tensor, stages: int) -> list[list[str]]:
 
 
 def randomize(target: Target, layers: Sequence[str], images: Tensor, seed: int = 0) -> Target:
-    """A copy of the target with some layers of its model initialized anew.
+    """Copy a target and initialize some layers of its model anew.
 
-    A layer's own ``reset_parameters()`` does it; parameters of a module without one are drawn from a normal
-    distribution of their own mean and deviation. Batch norms among the layers start with plain scale and shift, and
+    A layer's own ``reset_parameters()`` does it; parameters of a module without one are sampled from a normal
+    distribution of their mean and deviation. Batch norms among the layers start with plain scale and shift, and
     take their running statistics from ``images``: with those of the old weights, or with none, activations would
     explode or die out, and a map would change for that reason alone.
 
@@ -127,7 +127,7 @@ def randomize(target: Target, layers: Sequence[str], images: Tensor, seed: int =
         norms = [module for module in modules if tracks_statistics(module)]
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # the plain mean over what it sees
+            norm.momentum = None  # the plain mean over all batches
             norm.train()
         if norms:
             twin.logits(images)
@@ -137,7 +137,7 @@ def randomize(target: Target, layers: Sequence[str], images: Tensor, seed: int =
 
 
 def reinitialize(module: nn.Module) -> None:
-    """Draw the parameters that a module itself holds anew."""
+    """Initialize the parameters that a module itself holds anew."""
     if callable(reset := getattr(module, "reset_parameters", None)):
         reset()
         return
@@ -146,7 +146,7 @@ def reinitialize(module: nn.Module) -> None:
 
 
 def random_labels(target: Target, images: Tensor, labels: Tensor, steps: int, batch_size: int, seed: int = 0) -> Target:
-    """A copy of the target whose model starts anew and learns permuted labels.
+    """Copy a target, initialize its model anew, and train it on permuted labels.
 
     Dropout stays off and batch norms keep the statistics of the first batch, as everywhere around a frozen model.
 
@@ -156,7 +156,7 @@ def random_labels(target: Target, images: Tensor, labels: Tensor, steps: int, ba
         labels: ``(N,)`` classes, ``(N, K)`` multi-hot, or masks ``(N, 1, *S)`` of classes for a segmenter; they are
             permuted between the images once.
         steps: Steps of Adam.
-        batch_size: Images a step, drawn at random.
+        batch_size: Images a step, sampled at random.
         seed: Of weights, permutation and batches.
 
     Raises:
@@ -186,7 +186,7 @@ def random_labels(target: Target, images: Tensor, labels: Tensor, steps: int, ba
 
 
 def label_loss(target: Target, images: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of the target's answers, binary for a sigmoid; see :func:`random_labels`."""
+    """Cross-entropy of the target's logits, binary for a sigmoid; see :func:`random_labels`."""
     logits = target.logits(images)
     if labels.shape != logits.shape:
         labels = labels.flatten(0, 1).long() if labels.ndim > 2 else labels.long()

@@ -1,4 +1,4 @@
-"""What is explained: a frozen model and the output that it is asked about."""
+"""What is explained: a frozen model and the output of it that maps are about."""
 
 from lightning_xai.targets.base import Target
 from lightning_xai.targets.classifier import ClassifierTarget

@@ -11,7 +11,7 @@ TORCHSCRIPT, EXPORT = "TorchScript", "torch.export"
 
 
 def archive_format(path: Path) -> str | None:
-    """What a file that holds a network is, by its content.
+    """The format of a file that holds a whole network, found by its content.
 
     Returns:
         ``"TorchScript"``, ``"torch.export"``, or ``None`` for any other file.
@@ -34,7 +34,7 @@ def load_archive(path: Path, kind: str, allow_code: bool) -> nn.Module:
 
     Args:
         path: The file.
-        kind: What :func:`archive_format` said.
+        kind: What :func:`archive_format` returned.
         allow_code: Whether the user trusts the file.
 
     Raises:
@@ -66,7 +66,7 @@ def _load_export(path: Path) -> nn.Module:
         if _trains(node):
             raise ValueError(f"{path} was exported in training mode ({node.name}); call model.eval() before exporting.")
     module = program.module()
-    # An exported graph has no modes and refuses eval(); the one it was exported in is the one wanted here.
+    # An exported graph has no modes and refuses eval(); the one it was exported in is the right one here.
     for name in ("train", "eval"):
         setattr(module, name, types.MethodType(_keep_mode, module))
     return module

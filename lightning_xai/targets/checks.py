@@ -1,14 +1,15 @@
-"""Checks of what a target is asked."""
+"""Checks of queries, class names and sizes."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
 def checked_targets(images: Tensor, targets: Tensor) -> Tensor:
-    """Class indices as ``(B, T)`` int64 on the device of the images.
+    """Bring class indices into the form ``(B, T)`` int64, on the device of the images.
 
     Args:
         images: ``(B, C, *S)``.
@@ -27,27 +28,27 @@ def checked_targets(images: Tensor, targets: Tensor) -> Tensor:
     return targets
 
 
-def check_range(targets: Tensor, classes: int) -> None:
-    """Refuse a query about a class that the model does not have.
+def check_range(targets: Tensor, classes: int | None) -> None:
+    """Raise an error for a query about a class that the model does not have.
 
     Args:
         targets: Class indices of any shape.
-        classes: How many classes the model tells apart.
+        classes: How many classes the model tells apart; ``None`` where that is unknown.
 
     Raises:
         ValueError: If it has no such class.
     """
-    if not targets.numel():
+    if not targets.numel() or classes is None:
         return
     low, high = torch.stack(torch.aminmax(targets)).tolist()  # one wait for the device
     if low < 0 or high >= classes:
         raise ValueError(
-            f"Asked for class {high if high >= classes else low}, but the model has classes 0 to {classes - 1}."
+            f"A query is about class {high if high >= classes else low}, but the model has classes 0 to {classes - 1}."
         )
 
 
 def check_names(names: Sequence[str] | None, logits: int) -> None:
-    """Refuse names of other classes than the model tells apart.
+    """Raise an error for class names that are not as many as the classes of the model.
 
     Args:
         names: Of the classes, if they have any.
@@ -63,24 +64,54 @@ def check_names(names: Sequence[str] | None, logits: int) -> None:
         )
 
 
-def check_same_number(weights: str | Path, stored: Sequence[str] | None, given: Sequence[str] | None) -> None:
-    """Refuse class names that are not as many as those that a weights file was trained for.
+def check_count(classes: int | None, logits: int) -> None:
+    """Raise an error for a stated number of classes that is not the model's.
+
+    Args:
+        classes: As stated, if it is.
+        logits: How many the model gives; one tells two classes apart.
+
+    Raises:
+        ValueError: If they disagree.
+    """
+    if classes is not None and classes not in {logits, max(logits, 2)}:
+        raise ValueError(
+            f"The model gives {logits} logits, but num_classes is {classes}; give the model's own, or leave it out."
+        )
+
+
+def required_size(target: Any, name: str) -> int:
+    """The ``in_channels`` or ``num_classes`` of a target, for a caller that needs it.
+
+    Raises:
+        ValueError: If the target does not know it.
+    """
+    size: int | None = getattr(target, name)
+    if size is None:
+        raise ValueError(
+            f"The model's layers do not say its {name}; give the {type(target).__name__} {name}=, or example=images."
+        )
+    return size
+
+
+def check_same_number(weights: str | Path, stored: Sequence[str] | None, class_names: Sequence[str] | None) -> None:
+    """Raise an error for class names that are not as many as those that a weights file was trained for.
 
     Args:
         weights: The file.
         stored: The names in it, if it has any.
-        given: The target's names, if it is given any.
+        class_names: The target's names, if it has any.
 
     Raises:
         ValueError: If they are not as many.
     """
-    if stored and given and len(stored) != len(given):
+    if stored and class_names and len(stored) != len(class_names):
         raise ValueError(
             f"{weights} was trained for {listed(stored)}, but the target is given "
-            f"{listed(given)}; use data of the same classes, or leave class_names out."
+            f"{listed(class_names)}; use data of the same classes, or leave class_names out."
         )
 
 
 def listed(names: Sequence[str]) -> str:
-    """The number of classes and the first names, in words."""
+    """Describe classes in words: their number and the first names."""
     return f"{len(names)} classes ({', '.join(map(str, names[:5]))}{', ...' if len(names) > 5 else ''})"

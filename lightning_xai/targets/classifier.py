@@ -16,6 +16,9 @@ class ClassifierTarget(Target):
         torch.Size([2, 1])
     """
 
+    task = "classification"
+    reference_key = "label"
+
     @override
     def default_targets(self, images: Tensor, logits: Tensor | None) -> Tensor:
         """The most probable class ``(B,)``."""

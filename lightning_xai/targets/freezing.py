@@ -1,4 +1,4 @@
-"""What a frozen model needs around it: its mode, its fingerprint, and the statistics that it was trained with."""
+"""Freeze a model, restore it, fingerprint its weights, and normalize its input."""
 
 import contextlib
 import hashlib
@@ -17,10 +17,7 @@ def freeze(model: Any) -> Any:
         # One by one: a TorchScript module has no requires_grad_().
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        # An exported graph has its mode baked in: it refuses eval(), or ignores it.
-        with contextlib.suppress(NotImplementedError):
-            model.eval()
-        model.training = False
+        set_mode(model, False)
     elif not callable(model):
         raise ValueError(
             f"The model is a {type(model).__name__}; give an nn.Module or a callable from images to logits."
@@ -28,20 +25,56 @@ def freeze(model: Any) -> Any:
     return model
 
 
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a module that learns into eval mode for a while; every part of it gets its own mode back."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
+class ModelState:
+    """Remembers the mode of every module and the gradient flag of every parameter, to restore them.
+
+    Args:
+        model: Anything; what is no ``nn.Module`` has neither.
+    """
+
+    def __init__(self, model: Any) -> None:
+        is_module = isinstance(model, nn.Module)
+        self.modes = {module: module.training for module in model.modules()} if is_module else {}
+        self.flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()] if is_module else []
+
+    def restore(self) -> None:
+        """Restore the mode of every module and the gradient flag of every parameter."""
+        self.restore_modes()
+        for parameter, flag in self.flags:
+            parameter.requires_grad_(flag)
+
+    def restore_modes(self) -> None:
+        """Restore the mode of every module."""
+        if self.modes:
+            set_mode(*next(iter(self.modes.items())))
+        for module, mode in self.modes.items():
             module.training = mode
 
 
+def set_mode(model: nn.Module, training: bool) -> None:
+    """Put a model into a mode by its own ``train()``, which may do more than set a flag."""
+    # An exported graph has its mode baked in: it refuses, or ignores it.
+    with contextlib.suppress(NotImplementedError):
+        model.train(training)
+    model.training = training
+
+
+@contextlib.contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Keep a model in eval mode inside a ``with`` block; then restore the mode of every module."""
+    state = ModelState(model)
+    if not any(state.modes.values()):
+        yield
+        return
+    set_mode(model, False)
+    try:
+        yield
+    finally:
+        state.restore_modes()
+
+
 def fingerprint(model: Any) -> str:
-    """SHA-256 of every parameter and buffer (names, shapes, bytes); of the name for a plain callable."""
+    """Hash a model: SHA-256 of every parameter and buffer (names, shapes, bytes), or of a plain callable's name."""
     digest = hashlib.sha256()
     if isinstance(model, nn.Module):
         for name, value in model.state_dict().items():
@@ -54,7 +87,7 @@ def fingerprint(model: Any) -> str:
 
 
 def normalize(images: Tensor, mean: Tensor | None, std: Tensor | None) -> Tensor:
-    """Images as the model takes them: minus mean, divided by standard deviation, channel by channel.
+    """Normalize images as the model takes them: subtract the mean, divide by the standard deviation, per channel.
 
     Args:
         images: ``(B, C, *S)``, natural units.
@@ -62,7 +95,7 @@ def normalize(images: Tensor, mean: Tensor | None, std: Tensor | None) -> Tensor
         std: ``(C,)``, or ``None``.
 
     Returns:
-        ``(B, C, *S)`` in memory of its own: a model may write into its input.
+        ``(B, C, *S)``, always a new tensor: a model may write into its input.
 
     Raises:
         ValueError: If the images have other channels than the statistics, or are no floating numbers.

@@ -1,4 +1,4 @@
-"""The one place where a model is called, whatever it answers and whatever it does to its input."""
+"""The one place where a model is called, whatever it returns and whatever it does to its input."""
 
 import logging
 import re
@@ -29,16 +29,16 @@ CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
 
 
 class ModelCall:
-    """Calls a model with images, and gives its logits in one shape.
+    """Calls a model with images, and returns its logits in one shape.
 
-    The model gets a tensor of its own, so that it may write into its input. A segmenter that does not take images of
+    The model gets a new tensor, so that it may write into its input. A segmenter that does not take images of
     some size, such as a U-Net that cannot halve it, gets them with their last pixels repeated up to the first multiple
     that it takes, and its logits are cropped: gradients flow through both. Which size it gets depends on the size of
     the images alone.
 
     Args:
-        dense: Whether the model answers for every pixel, as a segmenter.
-        output: Which part of the model's answer holds the logits; see
+        dense: Whether the model gives logits for every pixel, as a segmenter does.
+        output: Which part of what the model returns holds the logits; see
             :class:`~lightning_xai.targets.model_output.OutputReader`.
 
     Raises:
@@ -52,48 +52,48 @@ class ModelCall:
         #: Sides with which images reach the model, for every kind and shape ``(C, *S)`` that went through it.
         self.sizes: dict[tuple[Any, ...], tuple[int, ...]] = {}
 
-    def __call__(self, model: Any, images: Tensor, own: Callable[[Tensor], Tensor]) -> Tensor:
+    def __call__(self, model: Any, images: Tensor, normalize: Callable[[Tensor], Tensor]) -> Tensor:
         """Run the model once.
 
         Args:
-            model: ``(B, C, *S)`` -> an answer that holds logits.
+            model: ``(B, C, *S)`` -> logits, or a structure that holds them.
             images: ``(B, C, *S)``, as the caller has them.
-            own: Gives the images as the model takes them, as a tensor that nobody else holds.
+            normalize: Gives the images as the model takes them, as a new tensor.
 
         Returns:
             ``(B, K)``, or ``(B, K, *S)`` of a segmenter; one logit stays one.
 
         Raises:
-            ValueError: If the model does not take such images (:class:`ImageShapeError`), or answers without logits.
+            ValueError: If the model does not take such images (:class:`ImageShapeError`), or returns no logits.
         """
         check_images(images)
         key = key_of(images.shape[1:], images.dtype)
         if key in self.sizes:
-            return self._run(model, images, own, self.sizes[key])
+            return self._run(model, images, normalize, self.sizes[key])
         size = tuple(images.shape[2:])
         try:
             with convolved_in_batches(model, images):
-                logits = self._run(model, images, own, size)
+                logits = self._run(model, images, normalize, size)
         except PASSED_ON:
             raise
         except FAILURES as error:
-            size = self._larger(model, images, own, error)
-            logits = self._run(model, images, own, size)
+            size = self._larger(model, images, normalize, error)
+            logits = self._run(model, images, normalize, size)
         self.sizes[key] = size
         return logits
 
     def knows(self, shape: Sequence[int], kind: torch.dtype) -> bool:
-        """Whether images of this shape ``(C, *S)`` and kind went through the model before."""
+        """Whether the model has already run on images of this shape ``(C, *S)`` and type."""
         return key_of(shape, kind) in self.sizes
 
     def size_of(self, images: Tensor) -> tuple[int, ...]:
         """The sides with which images ``(B, C, *S)`` reach the model."""
         return self.sizes.get(key_of(images.shape[1:], images.dtype), tuple(images.shape[2:]))
 
-    def _run(self, model: Any, images: Tensor, own: Callable[[Tensor], Tensor], size: Sequence[int]) -> Tensor:
-        values = padded(own(images), size)
+    def _run(self, model: Any, images: Tensor, normalize: Callable[[Tensor], Tensor], size: Sequence[int]) -> Tensor:
+        values = padded(normalize(images), size)
         shape = values.shape
-        logits = self.shape_of(self.read(model(values), lambda found: self._fit(found, shape)), shape)
+        logits = self.shape_of(self.read(model(values), lambda values: self._fit(values, shape)), shape)
         return cropped(logits, images.shape[2:]) if self.dense else logits
 
     def _fit(self, logits: Tensor, shape: torch.Size) -> int:
@@ -104,17 +104,19 @@ class ModelCall:
             return 0
 
     @torch.no_grad()
-    def _larger(self, model: Any, images: Tensor, own: Callable[[Tensor], Tensor], error: Exception) -> tuple[int, ...]:
+    def _larger(
+        self, model: Any, images: Tensor, normalize: Callable[[Tensor], Tensor], error: Exception
+    ) -> tuple[int, ...]:
         """The sides of the smallest padding that a segmenter takes.
 
         Raises:
-            ImageShapeError: If there is none; it says what the images lack. A ``ValueError`` of the model passes.
+            ImageShapeError: If there is none; its message says why. A ``ValueError`` of the model passes.
         """
         sentence = misfit(model, images, error)
         if sentence is None and self.dense:
             for size in larger_sizes(model, images.shape[2:]):
                 try:
-                    self._run(model, images[:1], own, size)
+                    self._run(model, images[:1], normalize, size)
                 except PASSED_ON:
                     raise
                 except FAILURES:
@@ -131,12 +133,12 @@ class ModelCall:
 
 
 def key_of(shape: Sequence[int], kind: torch.dtype) -> tuple[Any, ...]:
-    """What images of one shape ``(C, *S)`` and kind have in common."""
+    """The key under which the input size for images of one shape ``(C, *S)`` and type is kept."""
     return (kind, *shape)
 
 
 def check_images(images: Any) -> None:
-    """Refuse what is no batch of images, before a model takes it for something else.
+    """Raise an error for what is no batch of images, before a model takes it for something else.
 
     Raises:
         ImageShapeError: If it is no tensor ``(B, C, *S)`` with two or three spatial axes.
@@ -152,14 +154,14 @@ def check_images(images: Any) -> None:
 
 @contextmanager
 def convolved_in_batches(model: Any, images: Tensor) -> Iterator[None]:
-    """Refuse a volume ``(C, D, H, W)`` that a convolution would silently take for a batch of one.
+    """Raise an error for a volume ``(C, D, H, W)`` that a convolution would silently take for a batch of one.
 
     Raises:
         ImageShapeError: If a convolution is given the images as they are, without a batch axis.
     """
 
-    def refuse(module: nn.Module, given: tuple[Any, ...]) -> None:
-        if given and isinstance(given[0], Tensor) and given[0].ndim == 4:
+    def refuse(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if inputs and isinstance(inputs[0], Tensor) and inputs[0].ndim == 4:
             raise ImageShapeError(few_axes(images, 3))
 
     modules = model.modules() if isinstance(model, nn.Module) and images.ndim == 4 else ()
@@ -171,7 +173,7 @@ def convolved_in_batches(model: Any, images: Tensor) -> Iterator[None]:
 
 
 def misfit(model: Any, images: Tensor, error: Exception) -> str | None:
-    """What the images lack for a model that fails on them, in one sentence; ``None`` if it is unknown."""
+    """Say in one sentence why a model fails on images; ``None`` if the reason is unknown."""
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
     kinds = {value.dtype for value in parameters if value.is_floating_point()}
     autocast = images.is_floating_point() and torch.is_autocast_enabled(images.device.type)
@@ -191,7 +193,7 @@ def misfit(model: Any, images: Tensor, error: Exception) -> str | None:
 
 
 def few_axes(images: Tensor, axes: int) -> str:
-    """The sentence for images with another number of spatial axes than the model's convolutions take."""
+    """The error sentence for images with another number of spatial axes than the model's convolutions take."""
     return (
         f"The images have shape {tuple(images.shape)}, so {images.ndim - 2} spatial axes, but the model's convolutions "
         f"take {axes}; is the batch axis or the channel axis missing? Give (B, C, *S)."
@@ -199,7 +201,7 @@ def few_axes(images: Tensor, axes: int) -> str:
 
 
 def failure(images: Tensor, error: Exception) -> str:
-    """The sentence for a model that fails on images for a reason that only it knows."""
+    """The error sentence for a model that fails on images for a reason of which nothing more is known."""
     return (
         f"The model fails on images of shape {tuple(images.shape)} ({images.dtype}): {first_line(error).rstrip('.')}. "
         "Check their channels and size against what it takes."

@@ -1,4 +1,4 @@
-"""Which part of what a model answers holds its logits, and in which shape it gives them."""
+"""Find the logits in what a model returns, and bring them into one shape."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from lightning_xai.functional.tensors import without_metadata
 
 log = logging.getLogger(__name__)
 
-#: Which part of a model's answer holds the logits: its key or attribute, its position, or a function of the answer.
+#: Which part of what a model returns holds the logits: its key or attribute, its position, or a function of the whole.
 Output = str | int | Callable[[Any], Any] | None
 #: Keys and attributes under which logits are looked for, in this order.
 NAMES = ("logits", "out", "pred", "prediction", "predictions")
@@ -21,23 +21,23 @@ EXACT = 2
 DEPTH = 4
 
 
-class Found(NamedTuple):
-    """A tensor inside a model's answer, and the way to it, such as ``['out'][0]``."""
+class TensorPart(NamedTuple):
+    """A tensor inside what a model returned, and the path to it, such as ``['out'][0]``."""
 
     path: str
     values: Tensor
 
 
 class OutputReader:
-    """Takes the logits out of whatever a model answers: a tensor, a dict, a tuple, a list, an object.
+    """Takes the logits out of whatever a model returns: a tensor, a dict, a tuple, a list, an object.
 
     Without ``output``, the part named ``logits``, ``out``, ``pred``, ``prediction`` or ``predictions`` is taken, else
     the first of those whose shape fits best; if several have that same shape none is taken, for a guess could be
     another head. What was taken is logged once.
 
     Args:
-        output: Which part of the answer holds the logits: its key or attribute, its position, or a function of the
-            answer. A plain tensor has no parts: only a function changes it.
+        output: Which part holds the logits: its key or attribute, its position, or a function of all that the model
+            returns. A plain tensor has no parts: only a function changes it.
 
     Raises:
         ValueError: If it is none of these.
@@ -46,17 +46,17 @@ class OutputReader:
     def __init__(self, output: Output = None) -> None:
         if not (output is None or isinstance(output, str | int) or callable(output)):
             raise ValueError(
-                f"output is {output!r}; give the key, the attribute or the position of the part of the model's answer "
-                "that holds the logits, or a function of the answer."
+                f"output is {output!r}; give the key, the attribute or the position of the part of what the model "
+                "returns that holds the logits, or a function of all that it returns."
             )
         self.output = output
         self.logged = False
 
-    def __call__(self, answer: Any, fit: Callable[[Tensor], int]) -> Tensor:
+    def __call__(self, returned: Any, fit: Callable[[Tensor], int]) -> Tensor:
         """The logits, as the model shapes them.
 
         Args:
-            answer: What the model returned.
+            returned: What the model returned.
             fit: How well the shape of a tensor is that of logits, to choose between several.
 
         Returns:
@@ -65,105 +65,105 @@ class OutputReader:
         Raises:
             ValueError: If there is none, not the part that ``output`` names, or more than one that could be meant.
         """
-        part = answer if self.output is None else chosen_part(answer, self.output)
-        found = find_logits(part, fit)
-        if found is None:
+        part = returned if self.output is None else chosen_part(returned, self.output)
+        logits = find_logits(part, fit)
+        if logits is None:
             raise ValueError(
-                f"The model answers with {described(answer)}, where no tensor of floating numbers is found; say with "
+                f"The model returns {described(returned)}, where no tensor of floating numbers is found; say with "
                 "output= which part of it holds the logits: a key, a position, or a function of it."
             )
-        if not (isinstance(answer, Tensor) or self.logged):
+        if not (isinstance(returned, Tensor) or self.logged):
             self.logged = True
             named = "" if self.output is None else f" (output={self.output!r})"
             log.info(
-                "The model answers with %s; its logits are taken from %s%s.",
-                described(answer),
-                found.path or "it",
+                "The model returns %s; its logits are taken from %s%s.",
+                described(returned),
+                logits.path or "it",
                 named or ", output= names another part",
             )
-        return without_metadata(found.values)
+        return without_metadata(logits.values)
 
 
-def chosen_part(answer: Any, output: str | int | Callable[[Any], Any]) -> Any:
-    """The part of an answer that is named by key, attribute or position, or given by a function.
+def chosen_part(returned: Any, output: str | int | Callable[[Any], Any]) -> Any:
+    """Take the part of what a model returned that a key, an attribute, a position or a function selects.
 
     Raises:
         ValueError: If there is no such part.
     """
     if callable(output):
-        return output(answer)
-    if isinstance(answer, Tensor):
-        return answer  # some networks answer with several parts only while they train
-    found = parts_of(answer)
-    if output in found:
-        return found[output]
-    if isinstance(output, str) and hasattr(answer, output):
-        return getattr(answer, output)
-    if isinstance(output, int) and -len(found) <= output < len(found):
-        return list(found.values())[output]
-    raise ValueError(f"output is {output!r}, but the model answers with {described(answer)}; name one of its parts.")
+        return output(returned)
+    if isinstance(returned, Tensor):
+        return returned  # some networks return several parts only in training mode
+    parts = parts_of(returned)
+    if output in parts:
+        return parts[output]
+    if isinstance(output, str) and hasattr(returned, output):
+        return getattr(returned, output)
+    if isinstance(output, int) and -len(parts) <= output < len(parts):
+        return list(parts.values())[output]
+    raise ValueError(f"output is {output!r}, but the model returns {described(returned)}; name one of its parts.")
 
 
-def find_logits(answer: Any, fit: Callable[[Tensor], int], path: str = "", depth: int = DEPTH) -> Found | None:
-    """The tensor that holds the logits, or ``None`` if there is none; see :class:`OutputReader`.
+def find_logits(returned: Any, fit: Callable[[Tensor], int], path: str = "", depth: int = DEPTH) -> TensorPart | None:
+    """Find the tensor that holds the logits, ``None`` if there is none; see :class:`OutputReader`.
 
     Args:
-        answer: What the model returned, or a part of it.
+        returned: What the model returned, or a part of it.
         fit: How well the shape of a tensor is that of logits.
-        path: The way to this part.
+        path: The path to this part.
         depth: How many containers may lie inside each other.
 
     Raises:
         ValueError: If several nameless parts have the same shape, that of logits.
     """
-    if isinstance(answer, Tensor):
-        return Found(path, answer) if answer.is_floating_point() else None
-    parts = parts_of(answer) if depth else {}
+    if isinstance(returned, Tensor):
+        return TensorPart(path, returned) if returned.is_floating_point() else None
+    parts = parts_of(returned) if depth else {}
     for name in (name for name in NAMES if name in parts):
         named = find_logits(parts[name], fit, f"{path}[{name!r}]", depth - 1)
         if named is not None:
             return named
-    found = [find_logits(part, fit, f"{path}[{key!r}]", depth - 1) for key, part in parts.items()]
-    hits = [hit for hit in found if hit is not None]
+    candidates = [find_logits(part, fit, f"{path}[{key!r}]", depth - 1) for key, part in parts.items()]
+    hits = [hit for hit in candidates if hit is not None]
     best = max(hits, key=lambda hit: fit(hit.values), default=None)
     if best is None or fit(best.values) < EXACT:
         return best
     equal = [hit.path for hit in hits if hit.values.shape == best.values.shape]
     if len(equal) > 1:
         raise ValueError(
-            f"The model answers with {described(answer)}, where {' and '.join(equal)} all have the shape of logits, "
+            f"The model returns {described(returned)}, where {' and '.join(equal)} all have the shape of logits, "
             f"{tuple(best.values.shape)}; say with output= which of them holds them (target.output)."
         )
     return best
 
 
-def parts_of(answer: Any) -> dict[Any, Any]:
+def parts_of(returned: Any) -> dict[Any, Any]:
     """The parts of a container by key, attribute or position, in their order; none of anything else."""
-    if isinstance(answer, Mapping):
-        return dict(answer)
-    if isinstance(answer, tuple) and hasattr(answer, "_asdict"):
-        return dict(answer._asdict())
-    if isinstance(answer, tuple | list):
-        return dict(enumerate(answer))
-    if is_dataclass(answer) and not isinstance(answer, type):
-        return {field.name: getattr(answer, field.name) for field in fields(answer)}
-    attributes = dict(getattr(answer, "__dict__", {}))
-    return attributes | {name: getattr(answer, name) for name in NAMES if hasattr(answer, name)}
+    if isinstance(returned, Mapping):
+        return dict(returned)
+    if isinstance(returned, tuple) and hasattr(returned, "_asdict"):
+        return dict(returned._asdict())
+    if isinstance(returned, tuple | list):
+        return dict(enumerate(returned))
+    if is_dataclass(returned) and not isinstance(returned, type):
+        return {field.name: getattr(returned, field.name) for field in fields(returned)}
+    attributes = dict(getattr(returned, "__dict__", {}))
+    return attributes | {name: getattr(returned, name) for name in NAMES if hasattr(returned, name)}
 
 
-def described(answer: Any) -> str:
-    """The type of an answer and the names of its parts, in words."""
-    kind = type(answer).__name__
-    if isinstance(answer, Tensor):
-        return f"a tensor of {answer.dtype}"
-    parts = list(parts_of(answer).items())
+def described(returned: Any) -> str:
+    """Describe what a model returned in words: its type and the names of its parts."""
+    kind = type(returned).__name__
+    if isinstance(returned, Tensor):
+        return f"a tensor of {returned.dtype}"
+    parts = list(parts_of(returned).items())
     named = [f"{key!r} ({type(part).__name__})" for key, part in parts[:8]]
     more = f" and {len(parts) - 8} more" if len(parts) > 8 else ""
     return f"a {kind} of {', '.join(named)}{more}" if named else f"a {kind} without parts"
 
 
 def per_image(logits: Tensor, shape: Size) -> Tensor:
-    """Logits of a classifier as ``(B, K)``; an axis that was squeezed away is given back.
+    """Logits of a classifier as ``(B, K)``; an axis that was squeezed away is restored.
 
     Args:
         logits: ``(B, K)``, ``(B, K, 1, 1)``, ``(B,)`` of one logit, or for a batch of one image ``(K,)`` or a scalar.
@@ -181,13 +181,13 @@ def per_image(logits: Tensor, shape: Size) -> Tensor:
         raise ValueError(
             f"The model returns logits of shape {tuple(logits.shape)} for images {tuple(shape)}; "
             "a classifier needs (B, K), or (B,) for one logit. Is it a segmenter? "
-            "(output= names the part of its answer that holds the logits.)"
+            "(output= names the part of what it returns that holds the logits.)"
         )
     return logits
 
 
 def per_pixel(logits: Tensor, shape: Size) -> Tensor:
-    """Logits of a segmenter as ``(B, K, *S)``; an axis that was squeezed away is given back.
+    """Logits of a segmenter as ``(B, K, *S)``; an axis that was squeezed away is restored.
 
     Args:
         logits: ``(B, K, *S)``, ``(B, *S)`` of one logit, ``(K, *S)`` for a batch of one image, or ``(B, N, K, *S)`` of
@@ -209,5 +209,5 @@ def per_pixel(logits: Tensor, shape: Size) -> Tensor:
     raise ValueError(
         f"The model returns logits of shape {tuple(logits.shape)} for images {tuple(shape)}; a segmenter "
         "needs one per pixel, (B, K, *S), or (B, *S) for one logit. Is it a classifier? "
-        "(output= names the part of its answer that holds the logits.)"
+        "(output= names the part of what it returns that holds the logits.)"
     )

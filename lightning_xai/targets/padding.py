@@ -1,4 +1,4 @@
-"""Images whose sides a network cannot halve: padded for it, and its answer cropped."""
+"""Images whose sides a network cannot halve: padded for it, and its logits cropped."""
 
 from collections.abc import Iterator, Sequence
 from math import prod
@@ -13,10 +13,9 @@ MULTIPLES = (2, 4, 8, 16, 32, 64)
 
 
 def padded(values: Tensor, size: Sequence[int]) -> Tensor:
-    """Images ``(B, C, *S)`` made larger at the end of each axis.
+    """Pad images at the end of each axis by repeating their last pixels.
 
-    The last pixels are repeated: black or mirrored ones would put an edge, or an object twice, next to those that the
-    network is asked about.
+    Black or mirrored pixels would put an edge, or an object twice, next to those of the image.
 
     Args:
         values: ``(B, C, *S)``.
@@ -26,14 +25,14 @@ def padded(values: Tensor, size: Sequence[int]) -> Tensor:
         >>> padded(torch.tensor([[[[1.0, 2.0]]]]), (1, 4)).tolist()
         [[[[1.0, 2.0, 2.0, 2.0]]]]
     """
-    missing = [wanted - side for wanted, side in zip(size, values.shape[2:], strict=True)]
+    missing = [after - before for after, before in zip(size, values.shape[2:], strict=True)]
     if not any(missing):
         return values
     return F.pad(values, [amount for side in reversed(missing) for amount in (0, side)], mode="replicate")
 
 
 def cropped(values: Tensor, size: Sequence[int]) -> Tensor:
-    """What belongs to the images themselves: the first ``*S`` of each axis of ``(B, K, *P)``."""
+    """Crop values ``(B, K, *P)`` of padded images to the images themselves: the first ``*S`` of each axis."""
     if values.shape[2:] == torch.Size(size):  # views of the whole cost a copy each in the backward pass
         return values
     for axis, side in enumerate(size, start=2):
@@ -52,16 +51,16 @@ def larger_sizes(model: Any, size: Sequence[int]) -> Iterator[tuple[int, ...]]:
         >>> list(larger_sizes(None, (33, 20)))[:3]
         [(34, 20), (36, 20), (40, 24)]
     """
-    seen = {tuple(size)}
+    tried = {tuple(size)}
     for multiples in [*_strides(model, len(size)), *([multiple] * len(size) for multiple in MULTIPLES)]:
         larger = tuple(side + -side % multiple for side, multiple in zip(size, multiples, strict=True))
-        if larger not in seen:
-            seen.add(larger)
+        if larger not in tried:
+            tried.add(larger)
             yield larger
 
 
 def _strides(model: Any, axes: int) -> list[list[int]]:
-    """The product of a network's strides on each axis, where it tells."""
+    """The product of a network's strides on each axis, where it states them."""
     try:
         levels = [
             [level] * axes if isinstance(level, int) else [int(each) for each in level] for level in model.strides

@@ -1,4 +1,4 @@
-"""The head that contributions need: global average pooling over regions, then one linear layer."""
+"""The head of a classifier that allows contributions: average pooling over regions, then one linear layer."""
 
 import logging
 from contextlib import ExitStack
@@ -32,9 +32,9 @@ class PooledHead:
         modules = dict(target.model.named_modules()) if isinstance(target.model, nn.Module) else {}
         linear = [key for key, module in modules.items() if isinstance(module, nn.Linear)]
         if not linear or (name is not None and name not in linear):
-            asked = "" if name is None else f" named {name!r}"
+            named = "" if name is None else f" named {name!r}"
             raise ValueError(
-                f"The model has no linear layer{asked} that can be seen; its linear layers are {linear or 'none'}. "
+                f"The model has no linear layer{named} that can be seen; its linear layers are {linear or 'none'}. "
                 "Contributions need average pooling and one linear layer at the end."
             )
         self.name = linear[-1] if name is None else name
@@ -44,13 +44,13 @@ class PooledHead:
 
     @property
     def weight(self) -> Tensor:
-        """``(K, D)``; one logit becomes the pair (no, yes)."""
+        """Weight of the linear layer, ``(K, D)``; one logit becomes the pair (no, yes)."""
         weight = self.linear.weight
         return weight if len(weight) > 1 else torch.cat([-weight, weight])
 
     @property
     def bias(self) -> Tensor:
-        """``(K,)``; zeros if the layer has none."""
+        """Bias of the linear layer, ``(K,)``; zeros if it has none."""
         if self.linear.bias is None:
             return self.weight.new_zeros(len(self.weight))
         bias = self.linear.bias
@@ -67,11 +67,12 @@ class PooledHead:
         """
         return linear_maps(features, self.weight) / features[0, 0].numel()
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, live: bool = False) -> tuple[Tensor, Tensor]:
         """Run the model once.
 
         Args:
             images: ``(B, C, *S)``.
+            live: Run it in the mode that it is in: it is being trained.
 
         Returns:
             Features ``(B, D, *N)`` on the regions, and the model's logits ``(B, K)``.
@@ -82,11 +83,11 @@ class PooledHead:
         if self.regions is None:
             self.regions = self._find(images[:2])
         module, relu = self.regions
-        seen: list[Tensor] = []
+        outputs: list[Tensor] = []
         # Read after the pass: what follows may work in place, and is then part of the features.
-        with module.register_forward_hook(lambda _module, _input, output: seen.append(output)):
-            logits = self.target.logits(images)
-        grid = to_grid(seen[-1], images.shape[2:])
+        with module.register_forward_hook(lambda _module, _input, output: outputs.append(output)):
+            logits = self.target.live_logits(images) if live else self.target.logits(images)
+        grid = to_grid(outputs[-1], images.shape[2:])
         assert grid is not None
         return (grid.relu() if relu else grid), logits
 
@@ -96,9 +97,9 @@ class PooledHead:
         outputs: dict[nn.Module, Tensor] = {}
         inputs: list[Tensor] = []
 
-        def note(module: nn.Module, given: Any, output: Any) -> None:
+        def note(module: nn.Module, arguments: Any, output: Any) -> None:
             if module is self.linear:
-                inputs.append(given[0])
+                inputs.append(arguments[0])
             if isinstance(output, Tensor):
                 outputs.pop(module, None)  # the order is that of the last calls
                 outputs[module] = output
@@ -123,12 +124,13 @@ class PooledHead:
                     sides = " x ".join(str(side) for side in grid.shape[2:])
                     log.info("Head %r pools the %s regions of %r%s.", self.name, sides, names[module], after)
                     return module, relu
+        reason = self._pooling(outputs, pooled, size)
         raise ValueError(
-            f"The linear layer {self.name!r} does not read the mean of regions: {self._found(outputs, pooled, size)}. "
+            f"The linear layer {self.name!r} does not read the mean of regions: {reason}. "
             "Contributions need global average pooling and one linear layer; use a CAM or PCIM for this model."
         )
 
-    def _found(self, outputs: dict[nn.Module, Tensor], pooled: Tensor, size: torch.Size) -> str:
+    def _pooling(self, outputs: dict[nn.Module, Tensor], pooled: Tensor, size: torch.Size) -> str:
         """What the model does instead of averaging regions, as far as can be said."""
         for values in outputs.values():
             grid = to_grid(values, size)
@@ -146,7 +148,7 @@ class PooledHead:
 
 
 def linear_maps(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A linear head applied region by region: ``(B, D, *N)`` -> ``(B, K, *N)``, at least float32."""
+    """Apply a linear head region by region: ``(B, D, *N)`` -> ``(B, K, *N)``, at least float32."""
     kind = torch.promote_types(features.dtype, torch.float32)
     flat = features.to(kind).flatten(2)
     maps = torch.matmul(weight.to(kind), flat)

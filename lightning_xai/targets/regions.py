@@ -1,6 +1,6 @@
-"""The pixels that a query to a segmenter is about, made from images: small functions that build on one another.
+"""Regions, the pixels that a query to a segmenter is about: small functions that build on one another.
 
-Every set is a function ``(RegionContext) -> bool (B, T, *S)``; options are bound with ``functools.partial``, in YAML
+Every region is a function ``(RegionContext) -> bool (B, T, *S)``; options are bound with ``functools.partial``, in YAML
 with ``_partial_: true``. The result is what ``explain(images, targets, pixels=...)`` takes. Rheude et al. 2024,
 Seg-HiRes-Grad CAM, arXiv 2409.20287; Vinogradova et al. 2020, arXiv 2002.11434.
 """
@@ -18,14 +18,14 @@ from lightning_xai.targets import Target
 
 @dataclass(frozen=True)
 class RegionContext:
-    """What a region is made from.
+    """What a region is computed from.
 
     Attributes:
         target: The segmenter.
         images: ``(B, C, *S)``.
         targets: The classes ``(B, T)``.
         masks: Reference masks ``(B, 1, *S)`` of class indices, or ``None``.
-        logits: ``(B, K, *S)`` of the images; ``None`` where no pass has given them yet.
+        logits: ``(B, K, *S)`` of the images; ``None`` if they were not computed yet.
     """
 
     target: Target
@@ -34,16 +34,16 @@ class RegionContext:
     masks: Tensor | None = None
     logits: Tensor | None = None
 
-    def known_logits(self) -> Tensor:
-        """The given logits, or those of a pass."""
+    def image_logits(self) -> Tensor:
+        """The logits of the images, computed if need be."""
         return self.target.finite_logits(self.images) if self.logits is None else self.logits
 
 
-PixelSet = Callable[[RegionContext], Tensor]
+Region = Callable[[RegionContext], Tensor]
 
 
 def predicted(context: RegionContext) -> Tensor:
-    """The pixels that the segmenter gives to each class.
+    """The pixels that the segmenter predicts as each class.
 
     Example:
         >>> from lightning_xai import SegmenterTarget
@@ -51,16 +51,16 @@ def predicted(context: RegionContext) -> Tensor:
         >>> predicted(RegionContext(target, torch.rand(3, 1, 4, 4), torch.ones(3, 1).long())).shape
         torch.Size([3, 1, 4, 4])
     """
-    return predicted_pixels(context.known_logits(), context.targets, context.target.activation)
+    return predicted_pixels(context.image_logits(), context.targets, context.target.activation)
 
 
 def probable(context: RegionContext, above: float = 0.5) -> Tensor:
     """The pixels where the class's probability is above a bound in [0, 1]."""
-    return gather_classes(context.target.activate(context.known_logits()), context.targets) > above
+    return gather_classes(context.target.activate(context.image_logits()), context.targets) > above
 
 
 def reference(context: RegionContext) -> Tensor:
-    """The pixels that the reference mask gives to each class.
+    """The pixels that the reference mask labels as each class.
 
     Raises:
         ValueError: If there is no mask.
@@ -76,12 +76,12 @@ def whole(context: RegionContext) -> Tensor:
 
 
 def empty(context: RegionContext) -> Tensor:
-    """No pixel at all: the sanity set, whose map must be zero."""
+    """No pixel at all: a sanity check, for the map must be zero."""
     return torch.zeros_like(whole(context))
 
 
 def point(context: RegionContext, at: Sequence[float] = (0.5, 0.5)) -> Tensor:
-    """One pixel.
+    """A single pixel at a relative position.
 
     Args:
         context: The images and the classes.
@@ -97,15 +97,15 @@ def box(
     context: RegionContext,
     low: Sequence[float] = (0.25, 0.25),
     high: Sequence[float] = (0.75, 0.75),
-    of: PixelSet = whole,
+    of: Region = whole,
 ) -> Tensor:
-    """The pixels of another set inside a box.
+    """The pixels of another region inside a box.
 
     Args:
         context: The images and the classes.
         low: First corner, as fractions of each side in [0, 1].
         high: Last corner; it belongs to the box.
-        of: The other set.
+        of: The other region.
 
     Raises:
         ValueError: If a corner has another number of axes, or lies outside.
@@ -122,12 +122,12 @@ def box(
     return of(context) & inside
 
 
-def component(context: RegionContext, of: PixelSet = predicted, which: str = "largest") -> Tensor:
-    """The largest or smallest connected component of another set; pixels touch along an axis.
+def component(context: RegionContext, of: Region = predicted, which: str = "largest") -> Tensor:
+    """The largest or smallest connected component of another region; pixels touch along an axis.
 
     Args:
         context: The images and the classes.
-        of: The other set.
+        of: The other region.
         which: ``"largest"`` or ``"smallest"``; of equal ones the first in scan order.
 
     Raises:
@@ -135,9 +135,9 @@ def component(context: RegionContext, of: PixelSet = predicted, which: str = "la
     """
     if which not in ("largest", "smallest"):
         raise ValueError(f"which is {which!r}; use largest or smallest.")
-    sets = of(context)
-    picked = [torch.from_numpy(connected_component(one.cpu().numpy(), which)) for one in sets.flatten(0, 1)]
-    return torch.stack(picked).view(sets.shape).to(sets.device)
+    regions = of(context)
+    picked = [torch.from_numpy(connected_component(one.cpu().numpy(), which)) for one in regions.flatten(0, 1)]
+    return torch.stack(picked).view(regions.shape).to(regions.device)
 
 
 def _span(low: float, high: float, side: int) -> slice:

@@ -9,12 +9,12 @@ from typing_extensions import override
 
 from lightning_xai.functional.segmentation import predicted_pixels, reference_pixels
 from lightning_xai.targets.base import Target
-from lightning_xai.targets.outputs import dice
+from lightning_xai.targets.outputs import Dice
 from lightning_xai.targets.sliding_window import by_window
 
 
 class SegmenterTarget(Target):
-    """A frozen segmenter ``(B, C, *S) -> (B, K, *S)``; a query is a class index and a pixel set.
+    """A frozen segmenter ``(B, C, *S) -> (B, K, *S)``; a query is a class index and a region.
 
     Images (or windows) whose sides the model does not take, such as a U-Net that cannot halve them, reach it with their
     last pixels repeated, and its logits are cropped; see :mod:`lightning_xai.targets.padding`.
@@ -31,6 +31,9 @@ class SegmenterTarget(Target):
     """
 
     dense = True
+    task = "segmentation"
+    reference_key = "mask"
+    outputs = {**Target.outputs, "dice": Dice()}
 
     def __init__(
         self,
@@ -41,13 +44,13 @@ class SegmenterTarget(Target):
         window: Sequence[int] | int | None = None,
         **kwargs: Any,
     ) -> None:
+        self.window = window  # a pass over an example needs it
         super().__init__(model, activation, *args, **kwargs)
         self.background = background
-        self.window = window
 
     @override
     def logits(self, images: Tensor) -> Tensor:
-        """Images larger than the window go window by window."""
+        """Run the frozen model once, or window by window where the images are larger than the window."""
         return by_window(super().logits, images, self.window)
 
     def dice(self, images: Tensor, targets: Tensor, pixels: Tensor | None = None) -> Tensor:
@@ -62,7 +65,7 @@ class SegmenterTarget(Target):
             0 where both are empty.
         """
         with torch.no_grad():
-            return dice(self, *self._logits_and_query(images, targets, pixels))
+            return Dice()(self, *self._logits_and_query(images, targets, pixels))
 
     @override
     def evidence(self, masks: Tensor, targets: Tensor) -> Tensor:
@@ -72,7 +75,7 @@ class SegmenterTarget(Target):
 
     @override
     def needs_logits(self, images: Tensor, targets: Tensor | None, pixels: Tensor | None) -> bool:
-        """The default regions need a pass, the default classes do not."""
+        """Whether completing a query needs a forward pass: the default regions do, the default classes do not."""
         return pixels is None or super().needs_logits(images, torch.empty(0), pixels)
 
     @override
@@ -99,10 +102,3 @@ class SegmenterTarget(Target):
         """Every class but the background, for each image: ``(B, T)``."""
         classes = self.every_class(images)
         return classes if self.background is None else classes[:, classes[0] != self.background]
-
-    def every_class(self, images: Tensor) -> Tensor:
-        """Every class, for each image: ``(B, K)``."""
-        if not self.classes:
-            with torch.no_grad():
-                self.classes = self.logits(images[:1]).shape[1]
-        return torch.arange(self.classes, device=images.device).expand(len(images), -1)

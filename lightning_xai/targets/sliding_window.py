@@ -20,7 +20,7 @@ def by_window(
         function: ``(n, C, *W)`` -> ``(n, K, *W)``.
         values: ``(B, C, *S)``.
         window: Largest sides ``*W`` of a pass in pixels, or one for all axes; ``None``: no limit.
-        overlap: Fraction of a window that its neighbor sees as well, in [0, 1).
+        overlap: Fraction of a window that its neighbor covers as well, in [0, 1).
 
     Returns:
         ``(B, K, *S)``; exactly ``function(values)`` where it fits.
@@ -42,12 +42,12 @@ def by_window(
 
 
 def fits(size: Sequence[int], window: Sequence[int] | int | None) -> bool:
-    """Whether images ``*S`` go through at once."""
+    """Whether images of size ``*S`` fit into one window."""
     return window is None or all(side <= limit for side, limit in zip(size, limits(size, window), strict=True))
 
 
 def pass_sides(size: Sequence[int], window: Sequence[int] | int | None) -> tuple[int, ...]:
-    """The sides of what goes through at once of images ``*S``."""
+    """The size of one window over images of size ``*S``."""
     return tuple(size) if window is None else tuple(map(min, limits(size, window), size))
 
 

@@ -24,7 +24,7 @@ PICKLED = re.compile(r"GLOBAL|unrecognized function|Can only (create|build)|allo
 
 @dataclass(frozen=True)
 class LoadedInfo:
-    """What a weights file said besides its tensors.
+    """What a weights file holds besides its tensors.
 
     Attributes:
         format: ``"safetensors"``, ``"state dict"``, ``"TorchScript"`` or ``"torch.export"``.
@@ -52,7 +52,7 @@ def load_model(model: nn.Module | None, weights: str | Path, allow_code: bool = 
         allow_code: Whether the file may be code: TorchScript and ``torch.export`` run what they hold.
 
     Returns:
-        The model, and what else the file said.
+        The model, and what else the file holds.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -1,4 +1,4 @@
-"""Pictures of contributions: percentages in the cells of the regions, classes side by side on one scale."""
+"""Figures of contributions: percentages in the cells of the regions, classes side by side on one scale."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +24,7 @@ def contribution_figure(
     difference: str | None = None,
     side: float = 3.4,
 ) -> NDArray[np.uint8]:
-    """An image next to what its regions contribute to some classes, all on one scale.
+    """Draw an image next to what its regions contribute to some classes, all on one scale.
 
     Args:
         image: ``(C, *S)``.
@@ -37,7 +37,7 @@ def contribution_figure(
         ``(H, W, 3)`` uint8.
 
     Raises:
-        ValueError: If there are not as many titles as classes, or a difference is asked of a single class.
+        ValueError: If there are not as many titles as classes, or a difference is wanted of a single class.
 
     Example:
         >>> import torch
@@ -48,9 +48,9 @@ def contribution_figure(
         raise ValueError(
             f"{len(titles)} titles for {len(contributions)} classes; give one each, and two classes for a difference."
         )
-    region = best_slice(contributions.sum(dim=0))
-    planes = to_plane(contributions, region)
-    index = None if region is None else int((region + 0.5) * image.shape[-1] / contributions.shape[-1])
+    region_slice = best_slice(contributions.sum(dim=0))
+    planes = to_plane(contributions, region_slice)
+    index = None if region_slice is None else int((region_slice + 0.5) * image.shape[-1] / contributions.shape[-1])
     gray = display_image(image, index).mean(axis=-1)
     panels = [(plane, title, UNSIGNED, float(planes.max())) for plane, title in zip(planes, titles, strict=True)]
     if difference is not None:
@@ -60,7 +60,7 @@ def contribution_figure(
     figure = Figure(figsize=(side * (len(panels) + 1), height), dpi=DPI, layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(panels) + 1))
     axes[0].imshow(display_image(image, index))
-    axes[0].set_title("image" if region is None else f"image, slice {index}", fontsize=8)
+    axes[0].set_title("image" if index is None else f"image, slice {index}", fontsize=8)
     for axis, (plane, title, colors, top) in zip(axes[1:], panels, strict=True):
         _cells(axis, gray, plane, colors, top)
         axis.set_title(title, fontsize=8)
@@ -89,9 +89,9 @@ def _cells(axis: Any, gray: NDArray[np.float32], plane: NDArray[np.float32], col
             if abs(fraction) >= MIN_SHARE:
                 red, green, blue, alpha = tinted[row, column]
                 bright = alpha * (0.3 * red + 0.6 * green + 0.1 * blue) + (1 - alpha) * 0.5
-                place = ((column + 0.5) * width / columns, (row + 0.5) * height / rows)
+                position = ((column + 0.5) * width / columns, (row + 0.5) * height / rows)
                 axis.text(
-                    *place,
+                    *position,
                     percentage(fraction),
                     color="black" if bright > 0.45 else "white",
                     fontsize=min(8.0, 0.3 * room),
@@ -101,6 +101,6 @@ def _cells(axis: Any, gray: NDArray[np.float32], plane: NDArray[np.float32], col
 
 
 def percentage(fraction: float) -> str:
-    """A fraction as a percentage, with a decimal below 10 %; without its sign, which would fill the cell."""
+    """Write a fraction as a percentage, with a decimal below 10 %; the percent sign would fill the cell."""
     value = abs(100 * fraction)
     return f"{'-' if fraction < 0 else ''}{value:.{1 if value < 9.95 else 0}f}"

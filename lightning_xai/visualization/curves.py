@@ -1,4 +1,4 @@
-"""Curves of several explainers on one axis, with bands."""
+"""Figures of curves of several explainers, with bands."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -7,11 +7,11 @@ from matplotlib.figure import Figure
 
 
 class Band(Protocol):
-    """A mean, and the ends of its interval."""
+    """A mean with its interval, drawn as a line in a band."""
 
     @property
     def mean(self) -> float:
-        """The line."""
+        """The height of the line."""
 
     @property
     def low(self) -> float:
@@ -29,13 +29,16 @@ BOUNDS = {"random": ("tab:gray", "--"), "reversed": ("tab:brown", "--"), "oracle
 def visibility_figure(
     curves: Mapping[str, Mapping[float, Band]], leaks: Mapping[str, Mapping[float, Band]], title: str
 ) -> Figure:
-    """Dice over the fraction of visible pixels: a line and a band for every explainer, its leak dotted in its color.
+    """Draw the Dice over the fraction of visible pixels: a line and a band for every explainer, its leak dotted.
 
     Args:
         curves: ``{explainer: {fraction: mean Dice and its interval}}``, the explainer under test first.
         leaks: The same with another content under the mask, for some or all of them; see
             :class:`~lightning_xai.metrics.VisibilityLeak`.
         title: Above the axes.
+
+    Returns:
+        The figure, which no window shows.
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()

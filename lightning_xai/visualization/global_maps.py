@@ -1,4 +1,4 @@
-"""Pictures of global maps: over the mean image, all labels on one scale, with a color bar."""
+"""Figures of global maps: over the mean image, all labels on one scale, with a color bar."""
 
 from collections.abc import Mapping
 
@@ -25,7 +25,7 @@ def global_figure(
     region: Tensor | None = None,
     side: float = 2.6,
 ) -> NDArray[np.uint8]:
-    """The mean image, and maps over it on one scale.
+    """Draw the mean image, and maps over it on one scale.
 
     Args:
         mean_image: ``(C, *S)``; ``None``: the maps are drawn on black.
@@ -62,8 +62,8 @@ def global_figure(
     top = float(np.percentile(planes, 99.9)) or float(planes.max()) or 1.0
     outline = None if region is None else to_plane(region.unsqueeze(0).float().cpu(), index)[0]
     gray = shown.mean(axis=-1, keepdims=True).repeat(3, axis=-1)
-    for place, (axis, title) in enumerate(zip(axes, titles, strict=False)):
-        number = place - len(titles) + len(maps)
+    for panel_index, (axis, title) in enumerate(zip(axes, titles, strict=False)):
+        number = panel_index - len(titles) + len(maps)
         axis.imshow(shown if number < 0 else mixed(gray, planes[number] / top), interpolation="nearest")
         axis.set_title(title if index is None else f"{title}, slice {index}", fontsize=9)
         if outline is not None and 0 < outline.mean() < 1:
@@ -76,27 +76,27 @@ def global_figure(
 
 
 def mixed(gray: NDArray[np.float32], strength: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A map ``(H, W)``, 1 = strongest, over a gray picture ``(H, W, 3)``: the stronger the more opaque."""
+    """Lay a map ``(H, W)``, 1 = strongest, over a gray image ``(H, W, 3)``: the stronger the more opaque."""
     opacity = 0.85 * np.sqrt(np.clip(strength, 0, 1))[..., None]
     colors = colormaps[UNSIGNED](np.clip(strength, 0, 1))[..., :3]
-    drawn: NDArray[np.float32] = (gray * (1 - opacity) + colors * opacity).astype(np.float32)
-    return drawn
+    overlaid: NDArray[np.float32] = (gray * (1 - opacity) + colors * opacity).astype(np.float32)
+    return overlaid
 
 
 def matrix_figure(values: NDArray[np.float64], rows: list[str], columns: list[str], title: str) -> NDArray[np.uint8]:
-    """A table of numbers as colors, 0 white.
+    """Draw a table of numbers as colors, 0 white.
 
     Args:
         values: ``(R, C)``.
-        rows: A name for each row.
-        columns: A name for each column.
+        rows: A label for each row.
+        columns: A label for each column.
         title: Above it.
 
     Returns:
         ``(H, W, 3)`` uint8.
     """
     cell = 0.75
-    longest = max(len(name) for name in rows)
+    longest = max(map(len, rows))
     size = (cell * len(columns) + 0.09 * longest + 1.6, 0.5 * len(rows) + 1.3 + 0.06 * max(map(len, columns)))
     figure = Figure(figsize=(max(size[0], 0.085 * len(title) + 0.5), size[1]), dpi=DPI, layout="constrained")
     axes = figure.subplots()

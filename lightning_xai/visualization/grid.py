@@ -1,4 +1,4 @@
-"""Pictures of images and maps: overlays and grids, with no knowledge of loggers."""
+"""Figures of images and maps: overlays and grids, with no knowledge of loggers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from lightning_xai.functional.files import atomic_write
@@ -26,7 +27,7 @@ DPI = 100
 
 
 def display_image(image: Tensor, index: int | None = None) -> Array:
-    """An image with any number of channels as colors.
+    """Convert an image with any number of channels to colors.
 
     One channel becomes gray and three become RGB, stretched together so that their colors stay; others get a color
     each and are stretched one by one.
@@ -56,11 +57,11 @@ def display_image(image: Tensor, index: int | None = None) -> Array:
 
 
 def color_map(values: Tensor, signed: bool | None = None, index: int | None = None) -> Array:
-    """A map as colors: diverging around 0 if it is signed, else dark to bright; all-zero and NaN get the color of 0.
+    """Convert a map to colors: diverging around 0 if it is signed, else dark to bright; NaN gets the color of 0.
 
     Args:
         values: ``(H, W)`` or ``(H, W, D)``.
-        signed: Whether to use the diverging colors; ``None`` asks the map.
+        signed: Whether to use the diverging colors; ``None``: whether the map has negative values.
         index: The slice of a volume; the one with most mass if ``None``.
 
     Returns:
@@ -77,14 +78,14 @@ def _colored(plane: Array, signed: bool) -> Array:
 def overlay(
     image: Tensor, values: Tensor, signed: bool | None = None, alpha: float = 0.8, index: int | None = None
 ) -> Array:
-    """A map laid over its image in gray, the more opaque the stronger it is: where the map is 0, only the image shows.
+    """Lay a map over its image in gray, the more opaque the stronger it is: where the map is 0, only the image shows.
 
     Gray, because a red stain under a red map would look like the map.
 
     Args:
         image: ``(C, H, W)`` or ``(C, H, W, D)``.
         values: The map, ``(H, W)`` or ``(H, W, D)``.
-        signed: Whether to use diverging colors; ``None`` asks the map.
+        signed: Whether to use diverging colors; ``None``: whether the map has negative values.
         alpha: Opacity of the map's maximum.
         index: The slice of a volume; the one with the map's most mass if ``None``.
 
@@ -107,8 +108,9 @@ def map_grid(
     titles: Sequence[Sequence[str]] | None = None,
     labels: Sequence[str] | None = None,
     cell: float = 1.9,
+    heading: str = "",
 ) -> NDArray[np.uint8]:
-    """A grid with a row an image: the image, then the map and its overlay for each query.
+    """Draw a grid with a row for each image: the image, then the map and its overlay for each query.
 
     Args:
         images: ``(N, C, *S)``.
@@ -117,6 +119,7 @@ def map_grid(
         titles: A title for each query of each image.
         labels: A title for each image.
         cell: Height of a row in inches.
+        heading: Above all rows.
 
     Returns:
         ``(H, W, 3)`` uint8.
@@ -125,11 +128,15 @@ def map_grid(
     height, width = to_plane(images[0], 0).shape[-2:]
     columns, title_room = 1 + 2 * queries, 0.38
     cell_width = max(cell * width / height, 1.2)
-    full_height = rows * (cell + title_room)
+    heading_room = 0.25 if heading else 0.0
+    full_height = rows * (cell + title_room) + heading_room
     figure = Figure(figsize=(columns * (cell_width + 0.06), full_height), dpi=DPI)
     spaces = {"wspace": 0.06 / cell_width, "hspace": title_room / cell}
     axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=spaces)
-    figure.subplots_adjust(left=0.005, right=0.995, bottom=0.01 / rows, top=1 - title_room / full_height)
+    top = 1 - (title_room + heading_room) / full_height
+    figure.subplots_adjust(left=0.005, right=0.995, bottom=0.01 / rows, top=top)
+    if heading:
+        figure.suptitle(heading, fontsize=8, x=0.005, y=1 - 0.05 / full_height, ha="left", va="top")
     for row in range(rows):
         shown = best_slice(maps[row].abs().sum(dim=0))
         mask = None if masks is None else to_plane(masks[row], shown)[0] > 0
@@ -150,45 +157,49 @@ def render(figure: Figure) -> NDArray[np.uint8]:
     return pixels[..., :3].copy()
 
 
-def save_png(path: str | Path, picture: NDArray[Any]) -> None:
-    """Write a picture, atomically and with its folder.
+def save_png(path: str | Path, pixels: NDArray[Any], about: str = "") -> None:
+    """Write an image to a PNG file, atomically and with its folder.
 
     Args:
-        path: Where to.
-        picture: ``(H, W, 3)``, uint8 or float in [0, 1].
+        path: The file.
+        pixels: ``(H, W, 3)``, uint8 or float in [0, 1].
+        about: The file's text ``Title``: what made it.
     """
-    if picture.dtype != np.uint8:
-        picture = np.round(picture * 255).astype(np.uint8)
+    if pixels.dtype != np.uint8:
+        pixels = np.round(pixels * 255).astype(np.uint8)
+    texts = PngInfo()
+    if about:
+        texts.add_text("Title", about)
     with atomic_write(Path(path), "wb") as file:
-        Image.fromarray(picture).save(file, format="PNG")
+        Image.fromarray(pixels).save(file, format="PNG", pnginfo=texts)
 
 
 def best_slice(values: Tensor) -> int | None:
-    """The slice of a volume's map with most mass; ``None`` for a picture's map."""
+    """Return the slice of a volume's map with most mass; ``None`` for a 2-D map."""
     if values.ndim == 2:
         return None
     return int(torch.nan_to_num(values).abs().flatten(0, 1).sum(dim=0).argmax())
 
 
 def middle(image: Tensor) -> int:
-    """The middle slice of ``(C, *S)``."""
+    """Return the middle slice of ``(C, *S)``."""
     return image.shape[-1] // 2
 
 
 def to_plane(image: Tensor, index: int | None) -> Array:
-    """``(C, H, W)`` as it is; ``(C, X, Y, Z)`` as its slice ``Z = index``, turned so that a head in RAS faces up."""
+    """Return ``(C, H, W)`` as it is, of ``(C, X, Y, Z)`` the slice ``Z = index``, turned so that a head faces up."""
     array: Array = torch.nan_to_num(torch.as_tensor(image).detach().float(), posinf=0.0, neginf=0.0).cpu().numpy()
     return array if array.ndim == 3 else np.rot90(array[..., index], axes=(1, 2))
 
 
 def stretch(planes: Array) -> Array:
-    """Values between the 0.5 % and 99.5 % percentiles as [0, 1]; a constant stays as it is, cut to that range."""
+    """Scale values between the 0.5 % and 99.5 % percentiles to [0, 1]; of a constant, only cut it to that range."""
     low, high = np.percentile(planes, (0.5, 99.5))
     return np.clip((planes - low) / (high - low) if high > low else planes, 0, 1).astype(np.float32)
 
 
 def scaled_plane(values: Tensor, signed: bool | None, index: int | None) -> tuple[Array, bool]:
-    """A map's plane in [-1, 1], 0 at 0 if it is signed, else at its lowest value; and whether it is signed."""
+    """Scale a map's plane to [-1, 1] if it is signed, else to [0, 1] from its lowest value; and say if it is signed."""
     index = best_slice(values) if index is None else index
     plane = to_plane(values.unsqueeze(0), index)[0]
     signed = bool((plane < 0).any()) if signed is None else signed
@@ -203,13 +214,13 @@ def scaled_plane(values: Tensor, signed: bool | None, index: int | None) -> tupl
 
 
 def value_range(values: Tensor) -> str:
-    """The range of a raw map, as text."""
+    """Write the range of a raw map as text."""
     finite = values[torch.isfinite(values)]
     return f"raw {float(finite.min()):.2g} to {float(finite.max()):.2g}" if len(finite) else "no finite value"
 
 
-def _draw(axes: Any, picture: Array, title: str, mask: NDArray[np.bool_] | None) -> None:
-    axes.imshow(picture, interpolation="nearest")
+def _draw(axes: Any, pixels: Array, title: str, mask: NDArray[np.bool_] | None) -> None:
+    axes.imshow(pixels, interpolation="nearest")
     axes.set_title(title, fontsize=7, pad=2)
     axes.axis("off")
     if mask is not None and mask.any():

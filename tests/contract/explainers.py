@@ -38,7 +38,7 @@ def class_of(name: str) -> type[Explainer]:
 
 EXPLAINS = {name: class_of(name).explains for name in NAMES}
 PAIRS = [(name, kind) for name in NAMES for kind in KINDS]
-MADE_FOR = [(name, kind) for name, kind in PAIRS if issubclass(KINDS[kind][0], EXPLAINS[name])]
+MADE_FOR = [(name, kind) for name, kind in PAIRS if EXPLAINS[name] in (None, KINDS[kind][0].task)]
 #: Each kind of target and each number of dimensions once.
 BRIEF = [(name, kind, 2 if kind == "classifier" else 3) for name, kind in MADE_FOR]
 LONG = [case for case in BRIEF if case[0] not in SHORT]

@@ -3,13 +3,15 @@
 import copy
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from hydra.utils import instantiate
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from lightning_xai import ClassifierTarget, SegmenterTarget
-from lightning_xai.metrics import MetricSuite
+from lightning_xai.metrics import DeletionAUC, MetricSuite, PointingGame
 from tests.helpers import GradientMap, cnn, segmenter
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "metrics"
@@ -68,7 +70,7 @@ def part_of(batch, order):
     chosen = {
         key: value if key in whole or value is None else value[order] for key, value in batch.items() if key != "ids"
     }
-    return chosen | {"ids": [batch["ids"][place] for place in order]}
+    return chosen | {"ids": [batch["ids"][index] for index in order]}
 
 
 def tables(suite):
@@ -85,15 +87,15 @@ def assert_equal(tables, others, tolerance=1e-5):
 
 @pytest.fixture(scope="module")
 def scored():
-    """The suite of each case after one batch, made once."""
-    made = {}
+    """The suite of each case after one batch, computed once."""
+    cases = {}
 
     def of(name, kind, dims):
-        if (name, kind, dims) not in made:
+        if (name, kind, dims) not in cases:
             batch, suite = batch_of(kind, dims), suite_of(name)
             suite.update(**batch)
-            made[name, kind, dims] = batch, suite
-        return made[name, kind, dims]
+            cases[name, kind, dims] = batch, suite
+        return cases[name, kind, dims]
 
     return of
 
@@ -121,8 +123,8 @@ def test_values_belong_to_images_whatever_the_batch(scored, name, kind, dims):
     order = [2, 0, 1]
     moved, pieces = suite_of(name, chunk_size=5), suite_of(name, chunk_size=64)
     moved.update(**part_of(batch, order))
-    for place in order:
-        pieces.update(**part_of(batch, [place]))
+    for index in order:
+        pieces.update(**part_of(batch, [index]))
     assert_equal(tables(suite), tables(moved))
     assert_equal(tables(suite), tables(pieces))
 
@@ -167,7 +169,7 @@ def test_half_maps_are_what_they_say(kind, dtype):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_volume_of_depth_one_is_a_picture(kind):
+def test_a_volume_of_depth_one_is_an_image(kind):
     """For a model that sees no depth either."""
     batch = batch_of(kind, 2)
     flat = batch["target"]
@@ -184,26 +186,26 @@ def test_a_volume_of_depth_one_is_a_picture(kind):
     suite, volume = suite_of("full"), suite_of("full")
     suite.update(**batch)
     volume.update(**(batch | thick | {"target": deep, "explainer": GradientMap(deep)}))
-    expected, told = tables(suite), tables(volume)
+    expected, values = tables(suite), tables(volume)
     # One row of pixels has no interior of its own in depth: the border of the volume is no outside.
-    assert_equal(expected, told, tolerance=1e-4)
+    assert_equal(expected, values, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_constant_maps_and_empty_masks_are_undefined_where_they_say_nothing(kind):
+def test_constant_maps_and_empty_masks_are_undefined(kind):
     batch = batch_of(kind, 2)
     batch["maps"] = torch.ones_like(batch["maps"])
     batch["masks"] = torch.zeros_like(batch["masks"])
     suite = suite_of("full")
     suite.update(**batch)
     for key, metric in suite.members().items():
-        asked, undefined = metric.counts()
+        count, undefined = metric.counts()
         if key in ("p_zero", "p_blur"):
-            assert undefined == 0, "the blank image has a class whatever the map"
+            assert undefined == 0, "the baseline image has a class whatever the map"
         elif key == "max_sensitivity":
             assert undefined == 0, "a constant map has a size, and a distance"
         else:
-            assert undefined == asked, f"{key} gives a number for a map that says nothing"
+            assert undefined == count, f"{key} gives a number for a map that ranks nothing"
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -219,3 +221,61 @@ def test_paper_and_full_sets_explain_again_and_fast_does_not():
     assert suite_of("fast").passes()["explanations"] == 0
     explanations = suite_of("full").passes()["explanations"]
     assert explanations == 10 + 1 + 1, "noisy copies, the image times its map, and a rival class"
+
+
+# ------------------------------------------------------------------ figures
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def drawn(line):
+    """The heights of a line's points."""
+    return [float(value) for value in line.get_ydata()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_metric_draws_its_value_and_several(scored, kind):
+    _, suite = scored("full", kind, 2)
+    for key, metric in suite.members().items():
+        if not metric.counts()[0]:
+            continue
+        figure, axes = metric.plot()
+        (line,) = axes.get_lines()
+        curve = key == "visibility"
+        expected = list(metric.reference_means().values()) if curve else [metric.compute().item()]
+        assert isinstance(figure, Figure) and drawn(line) == pytest.approx(expected), key
+        assert axes.get_ylabel() == ("Dice" if curve else type(metric).__name__), key
+        steps = [metric.compute(), metric.compute() / 2]
+        _, axes = metric.plot(steps)
+        assert drawn(axes.get_lines()[0]) == pytest.approx([step.item() for step in steps]), key
+        mine = Figure().subplots()
+        assert metric.plot(ax=mine)[1] is mine and mine.get_lines(), key
+        plt.close("all")
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_range_that_is_drawn_is_the_range_of_the_values(name):
+    for key, metric in suite_of(name).members().items():
+        low, high = OTHER_RANGES.get(key, (0, 1))
+        bounds = metric.plot_lower_bound, metric.plot_upper_bound
+        assert bounds == (low, None if high == float("inf") else high), key
+
+
+def test_an_output_without_bounds_is_drawn_without_them(scored):
+    batch, _ = scored("fast", "classifier", 2)
+    for options in ({"output": "score"}, {"normalize": True}):
+        metric = DeletionAUC(steps=3, **options)
+        metric.update(**batch)
+        assert metric.plot_lower_bound is None and metric.plot_upper_bound is None
+        assert isinstance(metric.plot()[0], Figure)
+
+
+def test_a_suite_draws_all_its_metrics_and_an_undefined_one_too(scored):
+    batch, _ = scored("fast", "classifier", 2)
+    suite = MetricSuite({"deletion": DeletionAUC(steps=3), "pointing": PointingGame()})
+    suite.update(**batch | {"masks": torch.zeros_like(batch["masks"])})
+    assert [axes.get_ylabel() for _, axes in suite.plot()] == ["DeletionAUC", "PointingGame"]

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 import train
-from lightning_xai.cli import runs
+from lightning_xai.cli.components import note_data_info
 from lightning_xai.cli.target_cache import build_target
 from lightning_xai.explainers import CAPE
 from tests.running import CONFIGS, bars_npz, configure
@@ -68,7 +68,7 @@ def test_a_cifar_resnet_that_someone_else_trained(data_root, tmp_path):
         cfg = compose("train", ["experiment=cape_cifar", f"run_dir={tmp_path}", "data.limit=600"])
     data = instantiate(cfg.data)
     data.setup()
-    runs.note_data_info(cfg, data)
+    note_data_info(cfg, data)
     target, _ = build_target(cfg, data)
     cape = CAPE(target, lr=0.01, anchor=1.0)
     quiet = {"logger": False, "callbacks": [], "enable_checkpointing": False, "enable_progress_bar": False}

@@ -27,7 +27,7 @@ def test_help_lists_every_group_with_a_line_and_every_choice():
     for group in GROUPS:
         assert re.search(rf"^ +{group} +\w.*", done.stdout, re.MULTILINE), f"no line says what {group} is"
         (listed,) = re.findall(rf"^{group}: (.*)$", done.stdout, re.MULTILINE)
-        assert listed.split(", ") == sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+        assert listed.split(", ") == sorted(path.stem for path in (CONFIGS / group).glob("[!_]*.yaml"))
     assert "$" not in done.stdout, "a placeholder was not filled in"
     for key in yaml.safe_load((CONFIGS / "train.yaml").read_text()):
         if key not in ("defaults", "hydra", "data_info", "name"):
@@ -46,6 +46,9 @@ def test_a_typo_is_one_sentence_and_a_status():
     [
         ("explaner=pcim", "Unknown group 'explaner'; did you mean 'explainer'?"),
         ("explainer=pcmi", "There is no explainer 'pcmi'; did you mean 'pcim'? (available: ablation_cam, "),
+        ("data=_base", "There is no data '_base' (available: birds, "),
+        ("task=fit", "There is no task 'fit' (available: explain, global, predict, sanity, target, test)"),
+        ("global.fill=black", "'global.fill' is a key of task=global: add that to the command line."),
         ("experiment=demmo", "There is no experiment 'demmo'; did you mean 'demo'?"),
         ("ask_=label", "Unknown key 'ask_': did you mean 'ask'?"),
     ],
@@ -113,7 +116,7 @@ def test_runs_from_the_shell_have_a_folder_each_and_end_with_the_table(tmp_path)
             *("maps", "target"),
         } - ({"target"} if folder == folders[1] else set())
         assert lines[0] == f"Run folder: {folder}" == (folder / "train.log").read_text().splitlines()[0]
-        assert [line.split()[0] for line in lines[-3:]] == ["Pictures", "Per", "Summary"]
+        assert [line.split()[0] for line in lines[-3:]] == ["Figures", "Per", "Summary"]
     assert (folders[0] / ".hydra" / "config.yaml").is_file() and list((tmp_path / "runs" / "targets").glob("*.ckpt"))
 
 

@@ -165,7 +165,6 @@ BAD = {
     "no folder": (["data=folder", "data.root=nowhere"], OSError, "folder nowhere does not exist; correct data.root"),
     "no file": (["data=npz", "data.path=nowhere.npz"], FileNotFoundError, "nowhere.npz does not exist; set data.path"),
     "splits": (["data=npz", "data.path=x.npz", "data.splits=[1,1,1]"], InstantiationException, "data.splits is"),
-    "task": (["task=explode"], ValueError, "task is 'explode'; use one of explain, test, predict, target"),
     "checkpoint": (["ckpt_path=nowhere.ckpt"], FileNotFoundError, "ckpt_path=nowhere.ckpt does not exist"),
 }
 

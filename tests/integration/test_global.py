@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 import train
+from lightning_xai.cli.tasks import global_maps
 from tests.running import CONFIGS, bars_npz, configure, tiny
 
 FILES = ["maps.npz", "maps.png", "over_images.png", "peppr.png", "specificity.png"]
@@ -84,10 +85,12 @@ def test_an_explainer_that_learns_is_fitted_and_its_checkpoint_is_enough(shared,
     assert second == first and not (again / "checkpoints").exists()
 
 
-def test_the_answers_of_an_earlier_run_are_used_again(shared, bars, grad_cam, monkeypatch):
+def test_the_outputs_of_an_earlier_run_are_used_again(shared, bars, grad_cam, monkeypatch):
     folder, first = grad_cam
     files = set((shared / "targets" / "peppr").rglob("*.npy"))
-    monkeypatch.setattr("lightning_xai.global_maps.progressive.ask", lambda *_: pytest.fail("a step was asked again"))
+    monkeypatch.setattr(
+        "lightning_xai.global_maps.progressive.outputs_of_images", lambda *_: pytest.fail("a step ran again")
+    )
     assert train.main(configure(folder, *bars, "explainer=grad_cam")) == first
     assert set((shared / "targets" / "peppr").rglob("*.npy")) == files
     assert (folder / "earlier").is_dir(), "the first results were moved aside"
@@ -105,7 +108,7 @@ def test_a_region_can_be_a_file(shared, bars):
 
 def test_retraining_fits_a_model_for_every_step(shared, bars, monkeypatch):
     fitted = []
-    fit = train.global_task.fit_target
+    fit = global_maps.fit_target
 
     def noted(module, trainer, data):
         fitted.append(trainer)

@@ -12,7 +12,7 @@ from lightning_xai import ClassifierTarget
 from lightning_xai.explainers import CaptumExplainer, GradCAMPlusPlus
 from lightning_xai.metrics import (
     ROAD,
-    BlankProbability,
+    BaselineProbability,
     DeletionAUC,
     InsertionAUC,
     InsertionDeletionGap,
@@ -222,7 +222,7 @@ def test_deletion_and_insertion(name, fill, maps):
     assert_close(scored(InsertionDeletionGap(**settings), **asked), insertion - deletion, AREA, "gap")
     if maps == "maps":
         blank = table([curve[-1] for curve in peer["deletion"]])
-        assert_close(scored(BlankProbability(BASELINES[fill]), **asked), blank, PROBABILITY, "blank")
+        assert_close(scored(BaselineProbability(BASELINES[fill]), **asked), blank, PROBABILITY, "blank")
         score = asked["target"].scorer(asked["images"], asked["targets"].unsqueeze(1))
         for direction, kind in (("erase", "deletion"), ("reveal", "insertion")):
             points = reveal_curve(score, asked["images"], asked["maps"], TWELFTHS, BASELINES[fill], direction)[:, 0]

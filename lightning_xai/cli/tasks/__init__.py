@@ -1,1 +1,35 @@
-"""One file a task, one function ``run(cfg, data, target)``."""
+"""The tasks of the command: one file each, with one function ``run(cfg, data, target)`` that returns its numbers."""
+
+from collections.abc import Callable
+
+from omegaconf import DictConfig
+
+from lightning_xai.cli.tasks import explain, global_maps, predict, sanity, target, test
+from lightning_xai.data import ImageDataModule
+from lightning_xai.targets import Target
+
+Task = Callable[[DictConfig, ImageDataModule, Target], dict[str, float]]
+
+#: What ``task=<name>`` runs; ``configs/task/<name>.yaml`` holds the keys that only it reads.
+TASKS: dict[str, Task] = {
+    "explain": explain.run,
+    "test": test.run,
+    "predict": predict.run,
+    "target": target.run,
+    "sanity": sanity.run,
+    "global": global_maps.run,
+}
+
+
+def find_task(name: str) -> Task:
+    """Look up the function of a task.
+
+    Args:
+        name: A key of :data:`TASKS`.
+
+    Raises:
+        ValueError: If there is no such task; one sentence with the names there are.
+    """
+    if name not in TASKS:
+        raise ValueError(f"task is {name!r}; use one of {', '.join(TASKS)}.")
+    return TASKS[name]

@@ -14,34 +14,62 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_xai.callbacks import SaveGlobalMaps
+from lightning_xai.cli.components import build_explainer
+from lightning_xai.cli.run_folder import start_checkpoint
+from lightning_xai.cli.stages import build_trainer, fit
 from lightning_xai.cli.target_cache import target_module
 from lightning_xai.data import ImageDataModule
 from lightning_xai.data.splits import SPLITS
 from lightning_xai.explainers.base import Explainer
-from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.global_maps import PEPPRResult, peppr
 from lightning_xai.global_maps.bias_finder import foreground, read_region
 from lightning_xai.global_maps.findings import Findings
 from lightning_xai.global_maps.progressive import Hide
 from lightning_xai.global_maps.report import write_report
+from lightning_xai.loggers import finish_loggers
 from lightning_xai.perturbation.baselines import mean_image
 from lightning_xai.targets import Target
 from lightning_xai.targets.training.classifier import fit_target
 
 
+def run(cfg: DictConfig, data: ImageDataModule, target: Target) -> dict[str, float]:
+    """Make maps that hold for a whole data set, test them, and write ``global.html``, ``global.json`` and figures.
+
+    An explainer that learns is trained first, unless the run starts from a checkpoint.
+
+    Args:
+        cfg: The composed configuration.
+        data: The data module, set up; aligned images.
+        target: The frozen target.
+
+    Returns:
+        See :func:`explain_globally`.
+    """
+    classes = "all" if cfg["global"].maps.subset == "all" else "label"
+    # A segmenter is asked about every foreground class anyway.
+    explainer = build_explainer(cfg, target, None if target.dense else classes)
+    trainer = build_trainer(cfg)
+    checkpoint = start_checkpoint(cfg)
+    if explainer.learned and checkpoint is None:
+        checkpoint = fit(cfg, trainer, explainer, data)
+    results = explain_globally(cfg, data, explainer, trainer.loggers, checkpoint)
+    finish_loggers(trainer.loggers)
+    return results
+
+
 def explain_globally(
     cfg: DictConfig, data: ImageDataModule, explainer: Explainer, loggers: Sequence[Logger], checkpoint: str | None
 ) -> dict[str, float]:
-    """Make global maps, put them to the test, and write ``global.html``, ``global.json`` and the folder ``global``.
+    """Make the maps of one split, and score them on another.
 
-    The maps come from all processes of the trainer; PEPPR and the page from rank zero alone. The answers of PEPPR's
-    steps are kept in ``target_dir``, so that a killed run goes on where it stopped.
+    The maps come from all processes of the trainer; PEPPR and the page from rank zero alone. The outputs of PEPPR's
+    steps are kept in ``paths.peppr``, so that a killed run goes on where it stopped.
 
     Args:
-        cfg: ``global``, ``trainer``, ``target_dir``, ``seed`` and ``run_dir`` are read.
+        cfg: ``global``, ``trainer``, ``paths``, ``seed`` and ``run_dir`` are read.
         data: The data module, set up; aligned images.
         explainer: The explainer, fitted where it learns.
-        loggers: Get the pictures.
+        loggers: Get the figures.
         checkpoint: The explainer's weights; ``None``: as it is.
 
     Returns:
@@ -54,9 +82,8 @@ def explain_globally(
     check_splits(settings.maps_split, settings.peppr_split)
     region = region_of(data, settings.maps_split, settings.region)
     saver = SaveGlobalMaps(region, **OmegaConf.to_container(settings.maps))  # type: ignore[arg-type]
-    if not explainer.target.dense:  # a segmenter is asked about every foreground class anyway
-        explainer.query_policy = QueryPolicy("all" if settings.maps.subset == "all" else "label")
-    trainer = instantiate(cfg.trainer, logger=list(loggers), callbacks=[saver])
+    trainer = instantiate(cfg.trainer, logger=False, callbacks=[saver])
+    trainer.loggers = list(loggers)  # which Hydra cannot pass on: those of debug=fast_dev_run have every attribute
     images = data.plain_dataloader(settings.maps_split)
     trainer.test(explainer, dataloaders=images, ckpt_path=checkpoint, verbose=False, weights_only=True)
     if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
@@ -77,19 +104,19 @@ def explain_globally(
 
 
 def check_splits(maps_split: str, peppr_split: str) -> None:
-    """Refuse unknown splits, and maps that are judged on the images they are made of."""
+    """Refuse unknown splits, and maps that are scored on the images that they were computed from."""
     for split in (maps_split, peppr_split):
         if split not in SPLITS:
             raise ValueError(f"global names the split {split!r}; use one of {', '.join(SPLITS)}.")
     if maps_split == peppr_split:
         raise ValueError(
             f"global.maps_split and global.peppr_split are both {maps_split!r}: a map must be judged on other images "
-            "than it was made of."
+            "than it was computed from."
         )
 
 
 def region_of(data: ImageDataModule, split: str, path: str | None) -> Tensor:
-    """Where evidence can be, bool ``(*S)``: from a mask file, or the bright part of the split's mean image."""
+    """Find the pixels where evidence can be, bool ``(*S)``: a mask file, or the bright part of the mean image."""
     if path is not None:
         return read_region(path, data.image_shape[1:])
     return foreground(mean_image(data.plain_dataloader(split))[0])
@@ -98,7 +125,7 @@ def region_of(data: ImageDataModule, split: str, path: str | None) -> Tensor:
 def erased_and_restored(
     cfg: DictConfig, data: ImageDataModule, target: Target, overall: Tensor, saver: SaveGlobalMaps
 ) -> PEPPRResult:
-    """PEPPR of the overall map, and of every label's."""
+    """Compute PEPPR of the overall map, and of every label's."""
     settings, result = cfg["global"], saver.result
     assert result is not None
     return peppr(
@@ -112,12 +139,12 @@ def erased_and_restored(
         seed=cfg.seed,
         others=result.found(),
         retrain=partial(retrained, cfg, data, overall.device) if settings.retrain else None,
-        cache_dir=Path(cfg.target_dir) / "peppr",
+        cache_dir=Path(cfg.paths.peppr),
     )
 
 
 def retrained(cfg: DictConfig, data: ImageDataModule, device: torch.device, hide: Hide) -> Target:
-    """A target that was trained, with the target's own recipe, on images of which pixels are hidden."""
+    """Train a target, with the recipe of the original, on images with hidden pixels."""
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     trainer = instantiate(cfg.target_trainer.trainer)
     trainer.callbacks.append(HidePixels(hide, device))
@@ -127,7 +154,7 @@ def retrained(cfg: DictConfig, data: ImageDataModule, device: torch.device, hide
 
 
 class HidePixels(lightning.Callback):
-    """Hides pixels of every batch, whatever the stage.
+    """Hides pixels of every batch in training, validation and test.
 
     Args:
         hide: Images ``(B, C, *S)`` on ``device`` -> the same with pixels hidden.

@@ -11,8 +11,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
+from lightning_xai.cli.components import build_explainer
 from lightning_xai.cli.run_folder import is_first
-from lightning_xai.cli.runs import build_explainer, log_config
+from lightning_xai.cli.saved_config import log_config
 from lightning_xai.data import ImageDataModule
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.functional.files import atomic_write
@@ -24,7 +25,7 @@ from lightning_xai.targets import Target
 LABELED = 64
 
 
-def check_sanity(cfg: DictConfig, data: ImageDataModule, target: Target) -> dict[str, float]:
+def run(cfg: DictConfig, data: ImageDataModule, target: Target) -> dict[str, float]:
     """Check the explainer on test images, print the table and write ``sanity.json``.
 
     One process on one device does it, whatever the trainer says; of several processes, rank zero alone. An explainer
@@ -55,8 +56,7 @@ def check_sanity(cfg: DictConfig, data: ImageDataModule, target: Target) -> dict
     trainer = instantiate(cfg.trainer, **quiet, **alone)
     log_config(cfg, trainer)
     device = trainer.strategy.root_device
-    answers = "mask" if target.dense else "label"
-    images, labels = first_of(data.train_dataloader(), ("image", answers), LABELED)
+    images, labels = first_of(data.train_dataloader(), ("image", target.reference_key), LABELED)
     (tested,) = first_of(data.test_dataloader(), ("image",), cfg.sanity.images)
     checks = sanity_checks(
         lambda target: build_explainer(cfg, target),
@@ -76,7 +76,7 @@ def check_sanity(cfg: DictConfig, data: ImageDataModule, target: Target) -> dict
 
 
 def first_of(loader: Iterable[dict[str, Any]], names: tuple[str, ...], count: int) -> tuple[Tensor, ...]:
-    """The first ``count`` samples of a loader, or all if there are fewer, a plain tensor for each name.
+    """Collect the first ``count`` samples of a loader, or all if there are fewer, as a plain tensor for each name.
 
     Raises:
         ValueError: If the batches lack a name.

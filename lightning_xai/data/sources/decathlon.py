@@ -1,4 +1,4 @@
-"""The layout of the Medical Segmentation Decathlon: volumes listed in dataset.json, as volumes or as slices."""
+"""Data in the layout of the Medical Segmentation Decathlon: volumes listed in dataset.json, or their slices."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ BOTH = ("image", "mask")
 
 
 class DecathlonData(ImageDataModule):
-    """Training volumes of a Decathlon task with their labels, split by volume.
+    """Loads the training volumes of a Decathlon task, or their slices, with their masks, split by volume.
 
     The classes come from dataset.json; `mask_classes` with two names merges all labels into the second.
 
@@ -63,7 +63,7 @@ class DecathlonData(ImageDataModule):
             self.prepare = [*self._volumes, *self.prepare]
 
     def prepare_data(self) -> None:
-        """Download the task where that is wanted and it is missing; once a machine."""
+        """Download the task if `download` is set and it is missing; once a machine."""
         if self.download and not (self.root / "dataset.json").is_file():
             DecathlonDataset(self.root.parent, self.root.name, "training", download=True, cache_num=0)
 

@@ -1,4 +1,4 @@
-"""Real images that arrive with a Python package, without a download."""
+"""Real images from an installed Python package, without a download."""
 
 from typing import Unpack
 

@@ -1,4 +1,4 @@
-"""One folder a class, or one folder of images to segment."""
+"""Images in one folder a class, or in one folder of images to segment."""
 
 import logging
 from collections import Counter
@@ -18,11 +18,11 @@ Masks = Path | tuple[Path, ...] | None
 
 
 class FolderData(ImageDataModule):
-    """Images in one folder a class: `root/cat/1.png`, or `root/train/cat/1.png` where the splits are given.
+    """Loads images from one folder a class: `root/cat/1.png`, or `root/train/cat/1.png` where folders give the splits.
 
     Masks may lie next to the images: `1_mask.png`, several of one image as `1_mask_1.png`, or `masks/1.png` next to
     `images/1.png` (see `sort_files`). With `mask_classes` the class folders may be left out: `root/1.png`, or
-    `root/train/1.png`. Slices of one patient need given splits then, or `ManifestData` with a group column.
+    `root/train/1.png`. Slices of one patient need split folders then, or `ManifestData` with a group column.
 
     Args:
         root: The folder that holds the class folders or the split folders. To `predict`, any folder of images, whatever
@@ -50,11 +50,11 @@ class FolderData(ImageDataModule):
         rows: list[tuple[str | None, Path, Path, Masks]] = []
         left_out: list[Path] = []
         for split, folder in layout.folders:
-            found = self._files(folder)
-            if not found.images:
+            files = self._files(folder)
+            if not files.images:
                 raise ValueError(f"The folder {folder} has no images; add some or remove the folder.")
-            rows += [(split, folder, image, found.masks.get(image)) for image in found.images]
-            left_out += found.left_out
+            rows += [(split, folder, image, files.masks.get(image)) for image in files.images]
+            left_out += files.left_out
         self._report_files(layout, sum(mask is not None for *_, mask in rows), left_out)
         indexed = {} if self.mask_root is None else index_masks(self.mask_root)
         # Of images to segment each needs its mask; masks of evidence may be missing.
@@ -76,19 +76,19 @@ class FolderData(ImageDataModule):
         if self.root.is_file():
             return [Item(without_suffix(Path(self.root.name)), self.root)]
         self._check_root()
-        found = self._files(self.root)
-        self._report_files(Layout([], False), len(found.masks), found.left_out)
+        files = self._files(self.root)
+        self._report_files(Layout([], False), len(files.masks), files.left_out)
         indexed = {} if self.mask_root is None else index_masks(self.mask_root)
-        names = [without_suffix(image.relative_to(self.root)) for image in found.images]
+        names = [without_suffix(image.relative_to(self.root)) for image in files.images]
         count = Counter(names)
         return [
             # Images that differ in their suffix alone keep it.
             Item(
                 name if count[name] == 1 else image.relative_to(self.root).as_posix(),
                 image,
-                mask=found.masks.get(image) if self.mask_root is None else indexed.get(name),
+                mask=files.masks.get(image) if self.mask_root is None else indexed.get(name),
             )
-            for name, image in zip(names, found.images, strict=True)
+            for name, image in zip(names, files.images, strict=True)
         ]
 
     def _check_root(self) -> None:
@@ -105,7 +105,7 @@ class FolderData(ImageDataModule):
         return sort_files(images, folder)
 
     def _report_files(self, layout: Layout, masks: int, left_out: Sequence[Path]) -> None:
-        """Say what lies next to the images, and what is left out."""
+        """Log what lies next to the images, and what is left out."""
         if masks and self.mask_root is not None:
             log.warning("Left out the masks next to %d images of %s: data.mask_root is given.", masks, self.root)
         elif masks:

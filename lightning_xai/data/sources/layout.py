@@ -1,4 +1,4 @@
-"""What the folders of a data set are: splits, classes, images next to masks, or something else."""
+"""Find out what the folders of a data set are: splits, classes, images next to masks, or something else."""
 
 import os
 import re
@@ -22,10 +22,10 @@ Folders = list[tuple[str | None, Path]]
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the images are.
+    """The folders that hold the images of a data set.
 
     Attributes:
-        folders: Split, or None where none is given, and folder of images.
+        folders: Split, or None where there is none, and folder of images.
         labeled: Whether the folders are classes.
         left_out: Folders that are neither.
     """
@@ -58,10 +58,10 @@ def find_layout(root: Path, mask_root: Path | None, segmentation: bool) -> Layou
     splits = _class_splits(root, folders)
     if splits:
         classes = [(split, part) for split, folder in splits for part in _classes(_inner(folder))]
-        return Layout(classes, True, _others(folders, splits))
+        return Layout(classes, True, _left_out(folders, splits))
     splits = _image_splits(folders, segmentation)
     if splits and segmentation:
-        return Layout(splits, False, _others(folders, splits))
+        return Layout(splits, False, _left_out(folders, splits))
     if splits:
         raise ValueError(
             f"The split folders {_listed([folder for _, folder in splits])} of {root} hold images but no class "
@@ -87,8 +87,8 @@ def subfolders(folder: Path, ignored: Path | None = None) -> list[Path]:
         The paths.
     """
     with os.scandir(folder) as entries:  # which knows the kind of each without a look at the file
-        found = sorted(folder / entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name))
-    return [path for path in found if ignored is None or path.resolve() != ignored.resolve()]
+        visible = sorted(folder / entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name))
+    return [path for path in visible if ignored is None or path.resolve() != ignored.resolve()]
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -117,25 +117,27 @@ def split_in_name(name: str) -> tuple[str, str] | None:
         name: The name.
 
     Returns:
-        The split and what else the name says, or None: also for folders of masks.
+        The split and the other words of the name, or None: also for folders of masks.
 
     Example:
         >>> split_in_name("seg_train"), split_in_name("Training Images"), split_in_name("contest")
         (('train', 'seg'), ('train', ''), None)
     """
     words = _words(name)
-    found = [word for word in words if split_name(word) is not None]
-    if len({split_name(word) for word in found}) != 1:
+    split_words = [word for word in words if split_name(word) is not None]
+    if len({split_name(word) for word in split_words}) != 1:
         return None
-    rest = [word for word in words if word not in found and word not in _NEUTRAL_WORDS]
-    split = split_name(found[0])
+    rest = [word for word in words if word not in split_words and word not in _NEUTRAL_WORDS]
+    split = split_name(split_words[0])
     return None if split is None or (MASK_WORDS - {"seg"}) & set(rest) else (split, " ".join(rest))
 
 
 def _class_splits(root: Path, folders: Sequence[Path]) -> Folders:
     """Return the split folders that hold class folders."""
     holds = {folder: {path.name for path in _classes(_inner(folder))} for folder in folders}
-    named = [(*found, folder) for folder in folders if (found := split_in_name(folder.name)) and holds[folder]]
+    named = [
+        (*named_split, folder) for folder in folders if (named_split := split_in_name(folder.name)) and holds[folder]
+    ]
     splits: Folders = []
     for rest in sorted({rest for _, rest, _ in named}):
         alike = [(split, folder) for split, other, folder in named if other == rest]
@@ -154,7 +156,7 @@ def _class_splits(root: Path, folders: Sequence[Path]) -> Folders:
         (split, path) for split, _, path in named if split_name(path.name) is not None and not images_in(path)
     ]
     classes = {name for _, folder in exact for name in holds[folder]}
-    if any(classes & holds[folder] for folder in _others(folders, exact)):
+    if any(classes & holds[folder] for folder in _left_out(folders, exact)):
         raise ValueError(
             f"{root} holds the folders {_listed(folders)}, of which {exact[0][1].name} alone is named as a split, but "
             "others hold folders of the same name; name the splits train, val and test, and move other folders away."
@@ -165,9 +167,9 @@ def _class_splits(root: Path, folders: Sequence[Path]) -> Folders:
 def _image_splits(folders: Sequence[Path], segmentation: bool) -> Folders:
     """Return the split folders that hold images, not class folders."""
     named = [
-        (*found, folder)
+        (*named_split, folder)
         for folder in folders
-        if (found := split_in_name(folder.name)) and (images_in(folder) or _parallel(subfolders(folder)))
+        if (named_split := split_in_name(folder.name)) and (images_in(folder) or _parallel(subfolders(folder)))
     ]
     splits: Folders = []
     for rest in sorted({rest for _, rest, _ in named}):
@@ -179,7 +181,7 @@ def _image_splits(folders: Sequence[Path], segmentation: bool) -> Folders:
     return splits
 
 
-def _others(folders: Sequence[Path], splits: Folders) -> list[Path]:
+def _left_out(folders: Sequence[Path], splits: Folders) -> list[Path]:
     chosen = {folder for _, folder in splits}
     return [folder for folder in folders if folder not in chosen]
 
@@ -203,7 +205,7 @@ def _parallel(folders: Sequence[Path]) -> bool:
 
 
 def _check_parallel(root: Path, folders: Sequence[Path]) -> None:
-    """Refuse folders of images and of masks, of which only the first holds data."""
+    """Raise an error for folders of images and of masks, of which only the first holds data."""
     if len(folders) > 1 and _parallel(folders):
         images = next(folder for folder in folders if set(_words(folder.name)) & IMAGE_WORDS)
         masks = next((folder for folder in folders if set(_words(folder.name)) & MASK_WORDS), None)
@@ -215,7 +217,7 @@ def _check_parallel(root: Path, folders: Sequence[Path]) -> None:
 
 
 def _check_classes(root: Path, folders: Sequence[Path]) -> None:
-    """Refuse what cannot be the class folders of a classifier."""
+    """Raise an error for what cannot be the class folders of a classifier."""
     if not folders:
         raise ValueError(f"{root} has no class folders; put each class into a folder of its own.")
     _check_parallel(root, folders)
@@ -232,7 +234,7 @@ def _check_classes(root: Path, folders: Sequence[Path]) -> None:
 
 
 def check_class_names(names: Sequence[str], root: Path) -> None:
-    """Refuse a single class, of which a classifier learns nothing.
+    """Raise an error for a single class, of which a classifier learns nothing.
 
     Args:
         names: Names of the class folders.

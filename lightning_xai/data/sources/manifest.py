@@ -1,4 +1,4 @@
-"""A CSV table with one row an image."""
+"""Images listed in a CSV table with one row an image."""
 
 import csv
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _TRUTH = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 
 
 class ManifestData(ImageDataModule):
-    """Images listed in a CSV table.
+    """Loads images that are listed in a CSV table.
 
     A column that is None is taken under its usual name (mask, split, group, laterality, id) where the table has it. To
     `predict`, a table needs the column of the images alone.
@@ -29,7 +29,8 @@ class ManifestData(ImageDataModule):
         mask_root: The folder of the masks; without a mask column they are named as the images.
         mask_column: Column of the mask files; an empty cell is an empty mask.
         split_column: Column of train, val and test.
-        group_column: Column of what must stay in one split, such as the patient; an empty cell is a group of its own.
+        group_column: Column of what must stay in one split, such as the patient; an image with an empty cell is a group
+            by itself.
         laterality_column: Column of the side of the body, passed on in batches.
         id_column: Column of the image ids; else the image file without suffix.
         classes: The classes to keep, in this order; None keeps all, sorted.
@@ -177,6 +178,6 @@ def _check_column(name: str, header: list[str], path: Path) -> None:
         raise ValueError(f"{path} has no column {name!r}{_nearest(name, header)}; its columns are {', '.join(header)}.")
 
 
-def _nearest(name: str, known: "set[str] | list[str]") -> str:
-    close = get_close_matches(name, sorted(known), n=1)
+def _nearest(name: str, names: "set[str] | list[str]") -> str:
+    close = get_close_matches(name, sorted(names), n=1)
     return f", did you mean {close[0]!r}" if close else ""

@@ -1,4 +1,4 @@
-"""Arrays in one npz file."""
+"""Images from the arrays of one npz file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from lightning_xai.data.splits import SPLITS
 
 
 class NpzData(ImageDataModule):
-    """Images from an npz file, in one of two layouts.
+    """Loads images from an npz file, in one of two layouts.
 
     MedMNIST: `train_images`, `train_labels`, the same for val and test, and maybe `train_masks`. Plain: `images` of
     shape (N, *S) or (N, *S, C) or (N, C, *S), `labels`, and where there are any `split`, `masks`, `ids` and a group.

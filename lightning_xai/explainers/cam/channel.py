@@ -1,18 +1,24 @@
 """Class activation maps without gradients: the model is asked again, channel by channel."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_xai.explainers.cam.base import ActivationMap, Layer, ObservedMap
+from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional.tensors import close, min_max
+from lightning_xai.perturbation.context import PerturbationContext
+from lightning_xai.perturbation.evaluator import Evaluator, output_of_inputs
+from lightning_xai.perturbation.perturbations import FixedMasks, Perturbation, Step
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
 from lightning_xai.targets.layers.grid import to_image
 from lightning_xai.targets.layers.replay import Replay, replayed
-from lightning_xai.targets.outputs import score
+from lightning_xai.targets.outputs import Logit
 
 
 class ChannelCAM(ActivationMap):
@@ -23,12 +29,19 @@ class ChannelCAM(ActivationMap):
         layer: See :class:`ActivationMap`.
         negative: See :class:`ActivationMap`.
         chunk_size: Channels per pass.
+        query_policy: See :class:`ActivationMap`.
     """
 
     def __init__(
-        self, target: Target, layer: Layer | Sequence[Layer] = "auto", *, negative: bool = False, chunk_size: int = 64
+        self,
+        target: Target,
+        layer: Layer | Sequence[Layer] = "auto",
+        *,
+        negative: bool = False,
+        chunk_size: int = 64,
+        query_policy: QueryPolicy | None = None,
     ) -> None:
-        super().__init__(target, layer, negative=negative)
+        super().__init__(target, layer, negative=negative, query_policy=query_policy)
         self.chunk_size = chunk_size
 
 
@@ -50,18 +63,44 @@ class ScoreCAM(ChannelCAM, ObservedMap):
 
     def _weighted(self, features: Tensor, images: Tensor, query: Query) -> Tensor:
         """Maps ``(B, T, *s)`` of feature maps ``(B, D, *s)``."""
-        rows = []
-        for number, image in enumerate(images):
-            masks = min_max(to_image(self.target, features[number : number + 1], images))[0].unsqueeze(1)
-            asked = query[number : number + 1]
-            chunks = [
-                score(self.target, self.target.logits(image * part), asked.repeat(len(part)))
-                for part in torch.split(masks, self.chunk_size)
-            ]
-            scores = torch.cat(chunks)
-            weights = (-scores if self.negative else scores).softmax(dim=0)
-            rows.append(torch.einsum("dt,d...->t...", weights, features[number]))
-        return torch.stack(rows)
+
+        def masks_of(index: Tensor, channel: Tensor) -> Tensor:
+            return min_max(to_image(self.target, features[index, channel].unsqueeze(1), images))
+
+        evaluator = Evaluator(output_of_inputs(self.target, Logit(), query), self.chunk_size)
+        context = PerturbationContext.of_queries(images, query.shape[1])
+        scores = evaluator(context, {"masks": FixedMasks(masks_of, features.shape[1])})["masks"]
+        weights = (-scores if self.negative else scores).softmax(dim=2)
+        return torch.einsum("btd,bd...->bt...", weights.to(features.dtype), features)
+
+
+@dataclass(frozen=True, eq=False)
+class Ablated(Perturbation):
+    """A layer's output without one of its channels: a perturbation of that output, and at once the set of them all.
+
+    Attributes:
+        grid: The output ``(n, ...)`` -> a view of it as feature maps ``(n, D, *s)``.
+        channels: ``D``.
+    """
+
+    grid: Callable[[Tensor], Tensor]
+    channels: int
+    per_query: ClassVar[bool] = False
+
+    @property
+    @override
+    def key(self) -> Hashable:
+        return "ablated", id(self.grid)
+
+    def steps(self, pixels: int) -> list[Step]:
+        """One step a channel."""
+        return [(self, channel) for channel in range(self.channels)]
+
+    @override
+    def apply(self, context: PerturbationContext, index: Tensor, level: Tensor) -> Tensor:
+        values = context.images[index]
+        self.grid(values)[torch.arange(len(level), device=level.device), level] = 0
+        return values
 
 
 class AblationCAM(ChannelCAM):
@@ -80,24 +119,25 @@ class AblationCAM(ChannelCAM):
 
     def _one(self, layer: nn.Module, image: Tensor, query: Query) -> Tensor:
         with replayed(self.target.model, layer) as replay:
-            whole = score(self.target, self.target.logits(image), query)[0]
+            whole = Logit()(self.target, self.target.logits(image), query)[0]
             output = replay.value
             grid = self.grid(output, image)
             self._check(replay, whole, image, query)
-            losses = []
-            for channels in torch.split(torch.arange(grid.shape[1], device=image.device), self.chunk_size):
-                ablated = output.expand(len(channels), *output.shape[1:]).clone()
-                self.grid(ablated, image)[torch.arange(len(channels)), channels] = 0
-                losses.append(whole - self._rest(replay, ablated, image, query))
-        lost = torch.cat(losses)
-        weights = torch.where(whole != 0, lost / whole.abs(), lost)
-        return torch.einsum("dt,d...->t...", -weights if self.negative else weights, grid[0]).unsqueeze(0)
+            evaluator = Evaluator(
+                lambda batch: self._rest(replay, batch.inputs, image, query).flatten(), self.chunk_size
+            )
+            ablated = Ablated(lambda values: self.grid(values, image), grid.shape[1])
+            context = PerturbationContext.of_queries(output, query.shape[1])
+            (scores,) = evaluator(context, {"channels": ablated})["channels"]
+        whole = whole.unsqueeze(1)
+        weights = torch.where(whole != 0, (whole - scores) / whole.abs(), whole - scores)
+        return torch.einsum("td,d...->t...", -weights if self.negative else weights, grid[0]).unsqueeze(0)
 
     def _rest(self, replay: Replay, value: Tensor, image: Tensor, query: Query) -> Tensor:
         """Scores ``(n, T)`` with ``n`` values of the layer."""
         count = len(value)
         replay.replace(value)
-        return score(self.target, self.target.logits(image.expand(count, *image.shape[1:])), query.repeat(count))
+        return Logit()(self.target, self.target.logits(image.expand(count, *image.shape[1:])), query.repeat(count))
 
     def _check(self, replay: Replay, whole: Tensor, image: Tensor, query: Query) -> None:
         """Make sure that a replay with the layer's own value gives the score itself; with copies, if views do not."""

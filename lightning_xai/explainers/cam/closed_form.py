@@ -6,11 +6,12 @@ from typing_extensions import override
 
 from lightning_xai.explainers.base import Complete, Explainer, finished
 from lightning_xai.explainers.cam.base import ObservedMap
+from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional.finite import check_outputs
 from lightning_xai.functional.resize import resize
 from lightning_xai.functional.segmentation import gather_classes
 from lightning_xai.structures import Explanation, Query
-from lightning_xai.targets import ClassifierTarget, Target
+from lightning_xai.targets import Target
 from lightning_xai.targets.pooled_head import PooledHead
 
 
@@ -52,15 +53,22 @@ class CAM(Explainer):
         target: A classifier with average pooling and one linear layer.
         head: Name of the linear layer; default: the model's last one.
         negative: Explain what speaks against the class.
+        query_policy: See :class:`Explainer`.
 
     Raises:
         ValueError: If the model has no such head.
     """
 
-    explains = ClassifierTarget
+    explains = "classification"
 
-    def __init__(self, target: Target, head: str | None = None, negative: bool = False) -> None:
-        super().__init__(target)
+    def __init__(
+        self,
+        target: Target,
+        head: str | None = None,
+        negative: bool = False,
+        query_policy: QueryPolicy | None = None,
+    ) -> None:
+        super().__init__(target, query_policy)
         self.pooled = PooledHead(target, head)
         self.negative = negative
 

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_xai.explainers.cam.base import Layer, ObservedMap
+from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional.gradients import from_gradients
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
-from lightning_xai.targets.outputs import score
+from lightning_xai.targets.outputs import Logit
 
 
 class GradientCAM(ObservedMap):
@@ -23,7 +24,7 @@ class GradientCAM(ObservedMap):
         self, layers: list[nn.Module], images: Tensor, query: Query, logits: Tensor, features: list[Tensor]
     ) -> list[Tensor]:
         """Backward passes of many queries each, which start at the layers."""
-        scores = score(self.target, logits, query)
+        scores = Logit()(self.target, logits, query)
         grids = [self.grid(values.detach(), images) for values in features]
 
         def maps(found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -77,18 +78,25 @@ class XResCAM(GradientCAM):
         target: See :class:`ActivationMap`.
         layer: See :class:`ActivationMap`.
         negative: See :class:`ActivationMap`.
-        window: Side of the windows, in places of the layer.
+        window: Side of the windows, in positions of the layer.
+        query_policy: See :class:`ActivationMap`.
 
     Raises:
         ValueError: If the window is below 1.
     """
 
     def __init__(
-        self, target: Target, layer: Layer | Sequence[Layer] = "auto", *, negative: bool = False, window: int = 3
+        self,
+        target: Target,
+        layer: Layer | Sequence[Layer] = "auto",
+        *,
+        negative: bool = False,
+        window: int = 3,
+        query_policy: QueryPolicy | None = None,
     ) -> None:
-        super().__init__(target, layer, negative=negative)
+        super().__init__(target, layer, negative=negative, query_policy=query_policy)
         if window < 1:
-            raise ValueError(f"window is {window}; it is at least 1 place wide.")
+            raise ValueError(f"window is {window}; it is at least 1 position wide.")
         self.window = window
 
     @override

@@ -20,13 +20,13 @@ from lightning_xai.explainers.cape.contributions import (
     mu_cape,
 )
 from lightning_xai.explainers.cape.features import CachedFeatures
+from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional.finite import check_outputs
 from lightning_xai.functional.resize import resize, spread
 from lightning_xai.functional.segmentation import gather_classes
 from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.structures import Explanation, Query
-from lightning_xai.targets import ClassifierTarget, Target
-from lightning_xai.targets.freezing import freeze
+from lightning_xai.targets import Target
 from lightning_xai.targets.pooled_head import PooledHead, linear_maps
 
 MODES = ("pf", "ts")
@@ -57,11 +57,13 @@ class CAPE(Explainer):
         cache: Where ``pf`` keeps the features of the training images, computed once and without augmentation:
             ``"memory"``, ``"file"``, or ``"auto"`` by size; ``None``: computed in every step, from augmented images.
         cache_dir: Folder of the feature files.
+        query_policy: See :class:`Explainer`.
 
     Raises:
         ValueError: If the target is none that CAPE can explain, or an option is unknown.
 
     Example:
+        >>> from lightning_xai import ClassifierTarget
         >>> from lightning_xai.networks.mask_net import SmallCNN
         >>> cape = CAPE(ClassifierTarget(SmallCNN(1, 3)))
         >>> images = torch.rand(2, 1, 28, 28)
@@ -71,7 +73,7 @@ class CAPE(Explainer):
         True
     """
 
-    explains = ClassifierTarget
+    explains = "classification"
 
     def __init__(
         self,
@@ -86,12 +88,13 @@ class CAPE(Explainer):
         anchor: float = 0.0,
         cache: str | None = "auto",
         cache_dir: str | Path = "runs/features",
+        query_policy: QueryPolicy | None = None,
     ) -> None:
-        super().__init__(target)
+        super().__init__(target, query_policy)
         if mode not in MODES or map not in MAPS:
             raise ValueError(f"mode is {mode!r}, map {map!r}; use mode={' | '.join(MODES)} and map={' | '.join(MAPS)}.")
-        arguments = {name: value for name, value in locals().items() if name not in ("self", "target", "__class__")}
-        self.save_hyperparameters(arguments | {"cache_dir": str(cache_dir)})
+        self.save_hyperparameters(ignore=["target", "cache_dir", "query_policy"])
+        self.cache_dir = cache_dir
         self.mode, self.map = mode, map
         self.pooled = PooledHead(target, head)
         classes, width = self.pooled.weight.shape
@@ -212,7 +215,7 @@ class CAPE(Explainer):
         if "features" in batch:
             features, logits = batch["features"], batch["logits"]
         elif self.mode == "ts":
-            features, logits = self.pooled(batch["image"])
+            features, logits = self.pooled(batch["image"], live=True)
         else:
             features, logits = self.features(batch["image"])
         # No gradient of CAPE reaches the classifier, in either mode.
@@ -243,19 +246,18 @@ class CAPE(Explainer):
         """Features instead of images where the classifier is frozen and a cache is wanted."""
         if self.mode == "ts" or self.hparams["cache"] is None:
             return data
-        return CachedFeatures(data, self, self.hparams["cache"], self.hparams["cache_dir"])
+        return CachedFeatures(data, self, self.hparams["cache"], self.cache_dir)
 
     def setup(self, stage: str) -> None:
         """Let ``ts`` train the classifier."""
         if self.mode == "ts" and stage == "fit":
-            self.target.frozen = False
+            self.target.release()
             self.backbone.requires_grad_(True).train()
 
     def teardown(self, stage: str) -> None:
         """Freeze the classifier again."""
         if self.mode == "ts" and stage == "fit":
-            self.target.frozen = True
-            freeze(self.backbone)
+            self.target.freeze()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """SGD with steps, as published."""

@@ -1,4 +1,4 @@
-"""Localization as functions: how well do maps agree with the evidence that an expert marked?
+"""Localization: how well do maps agree with the evidence that an expert marked?
 
 One sort and cumulative sums serve the whole family: :func:`sort_evidence` once, then any of the functions that take a
 :class:`Sorted`. Shapes: ``B`` images, ``T`` queries, ``N`` pixels. Every function returns ``(B, T)`` float64 in
@@ -11,21 +11,20 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lightning_xai.metrics.functional.chance import check_threshold
-from lightning_xai.metrics.functional.evidence import (
-    Sorted,
+from lightning_xai.metrics.functional._rows import (
     box_spans,
     by_block,
     check_evidence,
+    check_threshold,
     occupied_along,
-    sort_evidence,  # noqa: F401 - the examples use it
 )
+from lightning_xai.metrics.functional.evidence import Sorted, sort_evidence  # noqa: F401 - the examples use the latter
 
 NAN = float("nan")
 
 
 def pointing_game(ranked: Sorted) -> Tensor:
-    """Whether the map's maximum lies on the evidence (Zhang et al. 2018); the fraction of maxima where several tie.
+    """Say whether the map's highest pixel is evidence (Zhang et al. 2018); where several tie, the fraction of them.
 
     Args:
         ranked: From :func:`sort_evidence`.
@@ -39,7 +38,7 @@ def pointing_game(ranked: Sorted) -> Tensor:
 
 
 def relevance_rank(ranked: Sorted) -> Tensor:
-    """Fraction of evidence among the ``K`` highest pixels, where ``K`` pixels are evidence (Arras et al. 2022).
+    """Compute the fraction of evidence among as many of the highest pixels as there is evidence (Arras et al. 2022).
 
     Args:
         ranked: From :func:`sort_evidence`.
@@ -53,7 +52,7 @@ def relevance_rank(ranked: Sorted) -> Tensor:
 
 
 def top_k_intersection(ranked: Sorted, k: int) -> Tensor:
-    """Fraction of evidence among the ``k`` highest pixels (Theiner et al. 2022).
+    """Compute the fraction of evidence among the ``k`` highest pixels (Theiner et al. 2022).
 
     Args:
         ranked: From :func:`sort_evidence`.
@@ -73,7 +72,7 @@ def top_k_intersection(ranked: Sorted, k: int) -> Tensor:
 
 
 def pixel_auc(ranked: Sorted) -> Tensor:
-    """Area under the ROC curve of the map as a classifier of the evidence's pixels; ties count one half.
+    """Compute the area under the ROC curve of the map as a classifier of pixels; ties count one half.
 
     Undefined also for a full mask.
 
@@ -94,7 +93,9 @@ def pixel_auc(ranked: Sorted) -> Tensor:
 
 
 def pixel_average_precision(ranked: Sorted) -> Tensor:
-    """Mean precision over the steps of recall, as in ``sklearn.metrics.average_precision_score``.
+    """Compute the average precision of the map as a detector of the evidence's pixels.
+
+    As ``sklearn.metrics.average_precision_score``.
 
     Args:
         ranked: From :func:`sort_evidence`.
@@ -104,12 +105,12 @@ def pixel_average_precision(ranked: Sorted) -> Tensor:
         >>> pixel_average_precision(sort_evidence(maps, inside)).item()
         0.75
     """
-    (gain,) = by_block(partial(_gained_precision, _places(ranked)), ranked.hits)
+    (gain,) = by_block(partial(_gained_precision, _positions(ranked)), ranked.hits)
     return _where_defined(gain / ranked.positives, ranked)
 
 
 def best_iou(ranked: Sorted) -> Tensor:
-    """Highest intersection over union of the evidence and the pixels above a threshold, over all thresholds.
+    """Compute the intersection over union of the evidence and the pixels above the best of all thresholds.
 
     Args:
         ranked: From :func:`sort_evidence`.
@@ -119,12 +120,14 @@ def best_iou(ranked: Sorted) -> Tensor:
         >>> best_iou(sort_evidence(maps, inside)).item()
         1.0
     """
-    (value,) = by_block(partial(_highest_iou, _places(ranked)), ranked.hits)
+    (value,) = by_block(partial(_highest_iou, _positions(ranked)), ranked.hits)
     return _where_defined(value, ranked)
 
 
 def fixed_iou(ranked: Sorted, threshold: float) -> Tensor:
-    """Intersection over union of the evidence and the pixels of at least ``min + threshold * (max - min)``.
+    """Compute the intersection over union of the evidence and the pixels above a fraction of the map's range.
+
+    That is, the pixels of at least ``min + threshold * (max - min)``.
 
     Undefined also for a map with infinite values.
 
@@ -150,14 +153,14 @@ def fixed_iou(ranked: Sorted, threshold: float) -> Tensor:
     return _where_defined(both.double() / (shown + ranked.positives - both), ranked, border.isfinite())
 
 
-def relevance_mass(flat: Tensor, inside: Tensor) -> Tensor:
-    """Fraction of the map's positive mass that lies on the evidence (Arras et al. 2022).
+def relevance_mass(maps: Tensor, masks: Tensor) -> Tensor:
+    """Compute the fraction of the map's positive values that lies on the evidence (Arras et al. 2022).
 
     Undefined also for a map whose positive mass is zero or infinite; a constant positive map has the area fraction.
 
     Args:
-        flat: ``(B, T, N)`` maps.
-        inside: ``(B, T, N)`` bool, the evidence.
+        maps: ``(B, T, *S)``.
+        masks: ``(B, T, *S)`` bool, the evidence.
 
     Raises:
         ValueError: If the maps are no floats or the evidence has another shape.
@@ -166,19 +169,22 @@ def relevance_mass(flat: Tensor, inside: Tensor) -> Tensor:
         >>> relevance_mass(torch.tensor([[[3.0, 1.0, -5.0]]]), torch.tensor([[[True, False, True]]])).item()
         0.75
     """
-    check_evidence(flat, inside)
-    total, found = by_block(_mass_inside, flat.detach(), inside)
-    return _fraction_of_mass(total, found, occupied_along(inside, [2]))
+    check_evidence(maps, masks)
+    inside = masks.flatten(2)
+    total, evident = by_block(_mass_inside, maps.detach().flatten(2), inside)
+    return _fraction_of_mass(total, evident, occupied_along(inside, [2]))
 
 
 def box_energy(maps: Tensor, masks: Tensor) -> Tensor:
-    """Fraction of the positive mass inside the evidence's bounding box (Wang et al. 2020, energy-based pointing game).
+    """Compute the fraction of the map's positive values inside the evidence's bounding box.
+
+    Wang et al. 2020, the energy-based pointing game.
 
     Undefined also for a map whose positive mass is zero or infinite.
 
     Args:
         maps: ``(B, T, *S)``, 2-D or 3-D.
-        masks: ``(B, T, *S)`` bool.
+        masks: ``(B, T, *S)`` bool, the evidence.
 
     Raises:
         ValueError: If the maps are no floats or the masks have another shape.
@@ -190,8 +196,8 @@ def box_energy(maps: Tensor, masks: Tensor) -> Tensor:
     """
     check_evidence(maps, masks)
     spans = box_spans(masks)
-    total, found = by_block(_mass_in_box, maps.detach().flatten(2), *spans)
-    return _fraction_of_mass(total, found, occupied_along(spans[0] > 0, [2]))
+    total, boxed = by_block(_mass_in_box, maps.detach().flatten(2), *spans)
+    return _fraction_of_mass(total, boxed, occupied_along(spans[0] > 0, [2]))
 
 
 def _twice_the_area(hits: Tensor, last: Tensor) -> tuple[Tensor]:
@@ -201,17 +207,17 @@ def _twice_the_area(hits: Tensor, last: Tensor) -> tuple[Tensor]:
     return (before + hits.shape[1] * hits[:, -1].long() - left,)
 
 
-def _gained_precision(places: Tensor, hits: Tensor) -> tuple[Tensor]:
+def _gained_precision(positions: Tensor, hits: Tensor) -> tuple[Tensor]:
     """Sum of new hits times precision over the groups of tied values."""
     gained = hits.double()
     gained[:, 1:] -= hits.cummax(dim=1).values[:, :-1]
-    return (gained.mul_(hits).div_(places).sum(dim=1),)
+    return (gained.mul_(hits).div_(positions).sum(dim=1),)
 
 
-def _highest_iou(places: Tensor, hits: Tensor) -> tuple[Tensor]:
-    # hits / (shown + positives - hits) rises with hits / (shown + positives), which is at most one half. Places inside
-    # a group have no hits, so they are never the highest.
-    ratio = (hits / (places + hits[:, -1:])).amax(dim=1)
+def _highest_iou(positions: Tensor, hits: Tensor) -> tuple[Tensor]:
+    # hits / (shown + positives - hits) rises with hits / (shown + positives), which is at most one half. Positions
+    # inside a group have no hits, so they are never the highest.
+    ratio = (hits / (positions + hits[:, -1:])).amax(dim=1)
     return (ratio / (1 - ratio),)
 
 
@@ -231,9 +237,9 @@ def _mass_in_box(maps: Tensor, *spans: Tensor) -> tuple[Tensor, Tensor]:
     return total, mass.squeeze(1).minimum(total)  # summed in another order, it may be rounded above the total
 
 
-def _fraction_of_mass(total: Tensor, found: Tensor, marked: Tensor) -> Tensor:
+def _fraction_of_mass(total: Tensor, part: Tensor, marked: Tensor) -> Tensor:
     """NaN for an empty mask, and for a map with NaN or without a positive, finite mass."""
-    return (found / total).where(total.isfinite() & marked, NAN)
+    return (part / total).where(total.isfinite() & marked, NAN)
 
 
 def _fraction_of_top(ranked: Sorted, k: Tensor) -> Tensor:
@@ -268,6 +274,6 @@ def _where_defined(value: Tensor, ranked: Sorted, also: Tensor | bool = True) ->
     return value.where((ranked.positives > 0) & (ranked.values[..., 0] > ranked.values[..., -1]) & also, NAN)
 
 
-def _places(ranked: Sorted) -> Tensor:
+def _positions(ranked: Sorted) -> Tensor:
     """1 to N, ``(N,)`` float64."""
     return torch.arange(1, ranked.values.shape[2] + 1, dtype=torch.float64, device=ranked.values.device)

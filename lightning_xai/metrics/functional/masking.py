@@ -11,9 +11,10 @@ from lightning_xai.metrics.functional.similarity import pearson
 
 
 def average_drop(whole: Tensor, kept: Tensor) -> Tensor:
-    """``max(0, y - o) / y``: the fraction of the confidence that the map alone loses (Chattopadhay et al. 2018).
+    """Compute the fraction of the confidence that is lost when the image is multiplied by its map.
 
-    Also the average drop in deletion (Jung & Oh 2021), with ``d`` for ``o``.
+    ``max(0, y - o) / y`` (Chattopadhay et al. 2018). With ``d`` for ``o`` it is the average drop in deletion (Jung & Oh
+    2021).
 
     Args:
         whole: ``y``, any shape.
@@ -31,17 +32,44 @@ def average_drop(whole: Tensor, kept: Tensor) -> Tensor:
 
 
 def increase_in_confidence(whole: Tensor, kept: Tensor) -> Tensor:
-    """``[y < o]``: whether the map alone is more convincing than the image (Chattopadhay et al. 2018)."""
+    """Say whether the confidence rises when the image is multiplied by its map.
+
+    ``[y < o]`` (Chattopadhay et al. 2018).
+
+    Args:
+        whole: ``y``, any shape.
+        kept: ``o``.
+
+    Returns:
+        1 or 0.
+
+    Example:
+        >>> increase_in_confidence(torch.tensor([0.5, 0.5]), torch.tensor([0.75, 0.25])).tolist()
+        [1.0, 0.0]
+    """
     return (whole < kept).double()
 
 
 def complexity(scaled: Tensor) -> Tensor:
-    """Mean of ``E`` ``(B, T, *S)``: how much of the image the map keeps (Poppi et al. 2021, eq. 5)."""
+    """Compute the mean of a map between 0 and 1: the fraction of the image that it keeps (Poppi et al. 2021, eq. 5).
+
+    Args:
+        scaled: ``E``, ``(B, T, *S)``.
+
+    Returns:
+        ``(B, T)`` in [0, 1].
+
+    Example:
+        >>> complexity(torch.tensor([[[[0.0, 1.0], [0.5, 0.5]]]])).item()
+        0.5
+    """
     return scaled.flatten(2).double().mean(dim=2)
 
 
 def coherency(again: Tensor, first: Tensor) -> Tensor:
-    """``(Pearson(E(x * E), E(x)) + 1) / 2``: does the map of what the map keeps look alike (Poppi et al. 2021, eq. 4).
+    """Correlate the map of an image with the map of that image times its map.
+
+    ``(Pearson(E(x * E), E(x)) + 1) / 2`` (Poppi et al. 2021, eq. 4).
 
     Args:
         again: ``(B, T, *S)``, the map of ``x * E``.
@@ -49,12 +77,22 @@ def coherency(again: Tensor, first: Tensor) -> Tensor:
 
     Returns:
         ``(B, T)`` in [0, 1]; NaN where one of them is constant.
+
+    Example:
+        >>> maps = torch.tensor([[[[0.0, 1.0, 2.0]]]])
+        >>> round(coherency(3 * maps, maps).item(), 4), round(coherency(-maps, maps).item(), 4)
+        (1.0, 0.0)
     """
     return (pearson(again, first) + 1) / 2
 
 
 def adcc(coherency: Tensor, complexity: Tensor, drop: Tensor) -> Tensor:
-    """Harmonic mean of coherency, 1 - complexity and 1 - average drop (Poppi et al. 2021, eq. 7).
+    """Compute the harmonic mean of coherency, 1 - complexity and 1 - average drop (Poppi et al. 2021, eq. 7).
+
+    Args:
+        coherency: From :func:`coherency`, any shape.
+        complexity: From :func:`complexity`.
+        drop: From :func:`average_drop`.
 
     Returns:
         In [0, 1]; 0 where one of the three is 0, NaN where one is undefined.
@@ -69,7 +107,9 @@ def adcc(coherency: Tensor, complexity: Tensor, drop: Tensor) -> Tensor:
 
 
 def top_iou(first: Tensor, second: Tensor, threshold: float = 0.2) -> Tensor:
-    """Overlap of two maps, each cut at a fraction of its own maximum: low where they tell classes apart.
+    """Compute the intersection over union of two maps, each cut at a fraction of its maximum.
+
+    Chowdhury et al. 2024 (CAPE), for the maps of the two most probable classes: low where they tell classes apart.
 
     Args:
         first: ``(B, T, *S)``.
@@ -78,6 +118,10 @@ def top_iou(first: Tensor, second: Tensor, threshold: float = 0.2) -> Tensor:
 
     Returns:
         ``(B, T)`` in [0, 1]; NaN where neither map has a positive value.
+
+    Example:
+        >>> top_iou(torch.tensor([[[[1.0, 0.5, 0.0]]]]), torch.tensor([[[[0.0, 3.0, 0.1]]]])).item()
+        0.5
     """
     shown = [
         (flat > threshold * flat.amax(dim=2, keepdim=True)) & (flat > 0)

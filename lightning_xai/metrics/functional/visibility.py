@@ -9,12 +9,69 @@ import torch
 from torch import Tensor
 
 
-def at_own_fraction(points: Tensor, fraction: float) -> Tensor:
-    """Overlap and total ``(R, 2)`` when every image shows the same fraction of its pixels."""
-    return _between(points[:, :2], points.new_full((len(points),), fraction))
+def visibility_dice(points: Tensor, fraction: float, groups: Tensor | None = None) -> Tensor:
+    """Compute the Dice of every image when its most important pixels alone are visible (Koker et al. 2021, U-Noise).
+
+    Args:
+        points: ``(R, 3, P)``, see the module.
+        fraction: Fraction of visible pixels, 0 to 1.
+        groups: See :func:`counts_at_fraction`.
+
+    Returns:
+        ``(R,)`` in [0, 1]; NaN for points with NaN.
+
+    Example:
+        >>> points = torch.tensor([[[0.0, 3.0, 4.0], [2.0, 4.0, 4.0], [0.9, 0.5, 0.1]]], dtype=torch.float64)
+        >>> visibility_dice(points, 0.5).item()
+        0.75
+    """
+    return dice_of_counts(counts_at_fraction(points, fraction, groups))
 
 
-def at_common_fraction(points: Tensor, fraction: float) -> Tensor:
+def dice_of_counts(counts: Tensor) -> Tensor:
+    """Divide twice the overlap by the sum of both sizes.
+
+    Args:
+        counts: ``(..., 2)`` from :func:`counts_at_fraction`.
+
+    Returns:
+        ``(...)`` in [0, 1].
+
+    Example:
+        >>> dice_of_counts(torch.tensor([3.0, 4.0])).item()
+        0.75
+    """
+    overlap, total = counts.unbind(dim=-1)
+    return overlap / total
+
+
+def counts_at_fraction(points: Tensor, fraction: float, groups: Tensor | None = None) -> Tensor:
+    """Read overlap and total off every image's curve where a fraction of the pixels is visible.
+
+    Args:
+        points: ``(R, 3, P)``, see the module.
+        fraction: Fraction of visible pixels, 0 to 1.
+        groups: ``(R,)``, such as classes: maps of one group share a threshold that shows the fraction of all their
+            pixels. ``None``: every image shows that fraction of its pixels.
+
+    Returns:
+        ``(R, 2)``; NaN for points with NaN.
+
+    Example:
+        >>> points = torch.tensor([[[0.0, 3.0, 4.0], [2.0, 4.0, 4.0], [0.9, 0.5, 0.1]]], dtype=torch.float64)
+        >>> counts_at_fraction(points, 0.75, groups=torch.tensor([1])).tolist()
+        [[3.5, 4.0]]
+    """
+    if groups is None:
+        return _between(points[:, :2], points.new_full((len(points),), fraction))
+    counts = points.new_empty(len(points), 2)
+    for group in torch.unique(groups):
+        rows = groups == group
+        counts[rows] = _counts_at_threshold(points[rows], fraction)
+    return counts
+
+
+def _counts_at_threshold(points: Tensor, fraction: float) -> Tensor:
     """Overlap and total ``(R, 2)`` when one threshold for all maps shows a fraction of all pixels.
 
     Where many pixels have the very value of the threshold, the fraction of them that is wanted counts.
@@ -39,13 +96,26 @@ def at_common_fraction(points: Tensor, fraction: float) -> Tensor:
 
 
 def fractions_above(points: Tensor, threshold: Tensor) -> Tensor:
-    """Fraction of each map's pixels ``(R,)`` that are at least the threshold."""
+    """Compute the fraction of each map's pixels that are at least a threshold.
+
+    Args:
+        points: ``(R, 3, P)``, see the module.
+        threshold: One value, ``()``.
+
+    Returns:
+        ``(R,)`` in [0, 1]; NaN for points with NaN.
+
+    Example:
+        >>> points = torch.tensor([[[0.0, 3.0, 4.0], [2.0, 4.0, 4.0], [0.9, 0.5, 0.1]]], dtype=torch.float64)
+        >>> fractions_above(points, torch.tensor(0.5, dtype=torch.float64)).item()
+        0.5
+    """
     steps = points.shape[2] - 1
     rising = points[:, 2].flip(1).contiguous()
     index = torch.searchsorted(rising, threshold.expand(len(points), 1).contiguous())[:, 0]
     # The first of the rising values that is at least the threshold has the largest fraction; before it, interpolate.
     after, before = index.clamp(max=steps), (index - 1).clamp(min=0)
-    upper, lower = (rising.gather(1, place.unsqueeze(1))[:, 0] for place in (after, before))
+    upper, lower = (rising.gather(1, neighbor.unsqueeze(1))[:, 0] for neighbor in (after, before))
     # A span without end is passed through at its finite end.
     reached = torch.where(upper > lower, ((upper - threshold) / (upper - lower)).nan_to_num(1.0), 0.0)
     fraction = (steps - after + reached) / steps
@@ -56,7 +126,7 @@ def fractions_above(points: Tensor, threshold: Tensor) -> Tensor:
 def _between(values: Tensor, fraction: Tensor) -> Tensor:
     """Values ``(R, 2, P)`` at one fraction each ``(R,)``."""
     steps = values.shape[2] - 1
-    place = (fraction.nan_to_num(0.0) * steps).clamp(0, steps)
-    before = place.floor().long().clamp(max=max(0, steps - 1))
+    position = (fraction.nan_to_num(0.0) * steps).clamp(0, steps)
+    before = position.floor().long().clamp(max=max(0, steps - 1))
     first, second = (values.gather(2, (before + step).view(-1, 1, 1).expand(-1, 2, 1))[..., 0] for step in (0, 1))
-    return torch.lerp(first, second, (place - before).unsqueeze(1))
+    return torch.lerp(first, second, (position - before).unsqueeze(1))

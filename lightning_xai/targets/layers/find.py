@@ -1,4 +1,4 @@
-"""Find a layer by its name, or the one that a map is usually made of."""
+"""Find a layer by its name, or the one that class activation maps are usually computed from."""
 
 from contextlib import ExitStack
 from typing import Any
@@ -12,7 +12,7 @@ from lightning_xai.targets.layers.grid import to_grid
 
 
 def named_layer(target: Target, layer: str) -> nn.Module:
-    """A module of the target's model by its name.
+    """Look up a module of the target's model by its name.
 
     Raises:
         ValueError: If there is none of that name.
@@ -20,19 +20,19 @@ def named_layer(target: Target, layer: str) -> nn.Module:
     layers = dict(target.model.named_modules()) if isinstance(target.model, nn.Module) else {}
     if layer not in layers:
         raise ValueError(f"The model has no layer {layer!r}; it has {', '.join(name for name in layers if name)}.")
-    found: nn.Module = layers[layer]
-    return found
+    module: nn.Module = layers[layer]
+    return module
 
 
 def auto_layer(target: Target, images: Tensor, targets: Tensor) -> str:
-    """The layer that a map is usually made of.
+    """Choose the layer that class activation maps are usually computed from.
 
     Of the modules whose output has positions, and whose gradient does not vanish at all but one of them: the last for a
     classifier; the coarsest, the bottleneck, for a segmenter.
 
     Args:
         target: The target.
-        images: ``(B, C, *S)``; the first is asked.
+        images: ``(B, C, *S)``; the first goes through the model.
         targets: ``(B, T)``.
 
     Raises:
@@ -63,16 +63,16 @@ def auto_layer(target: Target, images: Tensor, targets: Tensor) -> str:
         score = (scores * torch.arange(1, len(scores) + 1).to(scores)).sum()
     gradients = torch.autograd.grad(score, list(outputs.values()), allow_unused=True) if outputs else ()
     # A segmenter's logits are no layer of it.
-    seen = target.seen_size(image)
-    answers = [(count, *seen) for count in (1, target.classes)] if target.dense else []
-    found: dict[str, int] = {}
+    size = target.input_size(image)
+    logits_shapes = [(count, *size) for count in (1, target.num_classes)] if target.dense else []
+    positions: dict[str, int] = {}
     for module, gradient in zip(outputs, gradients, strict=True):
-        grid = None if gradient is None else to_grid(gradient, seen)
-        if grid is not None and grid.shape[1:] not in answers and int((grid != 0).any(dim=1).sum()) > 1:
-            found[names[module]] = grid[0, 0].numel()
-    if not found:
-        raise ValueError("No layer of the model has positions that the answer depends on; name one with layer=.")
+        grid = None if gradient is None else to_grid(gradient, size)
+        if grid is not None and grid.shape[1:] not in logits_shapes and int((grid != 0).any(dim=1).sum()) > 1:
+            positions[names[module]] = grid[0, 0].numel()
+    if not positions:
+        raise ValueError("No layer of the model has positions that the output depends on; name one with layer=.")
     if not target.dense:
-        return list(found)[-1]
-    smallest = min(found.values())
-    return [name for name, size in found.items() if size == smallest][-1]
+        return list(positions)[-1]
+    smallest = min(positions.values())
+    return [name for name, count in positions.items() if count == smallest][-1]

@@ -1,4 +1,4 @@
-"""Activations as grids of positions, and maps of a layer at image resolution."""
+"""Rearrange activations into grids of positions, and enlarge maps of a layer to image resolution."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from lightning_xai.targets.padding import cropped
 
 
 def to_grid(values: Tensor, size: Sequence[int]) -> Tensor | None:
-    """Activations as ``(B, D, *s)``: channels first as they are, channels last and tokens rearranged.
+    """Rearrange activations into ``(B, D, *s)``: channels last and tokens; channels first stay as they are.
 
     Args:
         values: ``(B, D, *s)``, ``(B, *s, D)`` or tokens ``(B, N, D)``, leading class tokens included.
@@ -50,14 +50,14 @@ def _factors(tokens: int, size: Sequence[int]) -> tuple[int, ...] | None:
 
 
 def to_image(target: Target, maps: Tensor, images: Tensor) -> Tensor:
-    """Maps of a layer at image resolution.
+    """Enlarge maps of a layer to image resolution.
 
     Args:
-        target: The target, whose model saw the images, padded where it wants that.
-        maps: ``(B, T, *s)`` over all that it saw.
+        target: The target, whose model ran on the images, padded where it needs that.
+        maps: ``(B, T, *s)`` over the padded images.
         images: ``(B, C, *S)``.
 
     Returns:
         ``(B, T, *S)``, linearly enlarged, without what was padded.
     """
-    return cropped(resize(maps, target.seen_size(images)), images.shape[2:])
+    return cropped(resize(maps, target.input_size(images)), images.shape[2:])

@@ -1,4 +1,4 @@
-"""See what layers give, and leave no hook behind."""
+"""Capture the outputs of layers, and leave no hook behind."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,7 +14,7 @@ UNCALLED = "The layer {} gave nothing: the model does not call it, or is a scrip
 
 @contextmanager
 def capture_outputs(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
-    """Collect what modules give while the model runs, ready to be differentiated by.
+    """Collect the outputs of modules while the model runs, so that gradients by them can be taken.
 
     The backward pass starts at the earliest of them: nothing before it is part of the graph. Hooks are gone at the end,
     also after an exception.
@@ -25,30 +25,30 @@ def capture_outputs(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Te
     Yields:
         ``{module: output}``, filled by a forward pass; the last call counts where a module is called twice.
     """
-    seen: dict[nn.Module, Tensor] = {}
+    outputs: dict[nn.Module, Tensor] = {}
 
     def keep(module: nn.Module, _: Any, output: Any) -> Tensor:
         if not isinstance(output, Tensor):
             raise ValueError(NO_TENSOR.format(type(module).__name__, type(output).__name__))
-        seen[module] = output if output.requires_grad else output.detach().requires_grad_(True)
-        # What comes next may work in place, and must not change what was seen.
-        return seen[module].clone()
+        outputs[module] = output if output.requires_grad else output.detach().requires_grad_(True)
+        # What comes next may work in place, and must not change what was captured.
+        return outputs[module].clone()
 
     with ExitStack() as hooks:
         for module in modules:
             hooks.enter_context(module.register_forward_hook(keep))
-        yield seen
-    missing = [type(module).__name__ for module in modules if module not in seen]
+        yield outputs
+    missing = [type(module).__name__ for module in modules if module not in outputs]
     if missing:
         raise ValueError(UNCALLED.format(missing[0]))
 
 
 @contextmanager
 def hook_guard(model: Any) -> Iterator[None]:
-    """Let others hook into a model: at the end their hooks are gone, also after an exception.
+    """Remove all hooks that other code adds to a model inside a ``with`` block, also after an exception.
 
-    So are the attributes that they hung on its modules, as Captum's DeepLIFT does with what a layer gave. Until then
-    nothing in it works in place, which backward hooks do not bear.
+    Attributes that it sets on modules are removed too: Captum's DeepLIFT keeps outputs of layers there. Until then
+    nothing in the model works in place, which backward hooks do not bear.
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     hooks = [(kind, dict(kind)) for module in modules for kind in _hooks(module)]

@@ -1,4 +1,4 @@
-"""Run only what comes after a layer."""
+"""Run only the part of a model that comes after a layer."""
 
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
@@ -14,10 +14,10 @@ from lightning_xai.targets.layers.hooks import NO_TENSOR, UNCALLED
 
 @contextmanager
 def replayed(model: nn.Module, layer: nn.Module) -> Iterator["Replay"]:
-    """Run what comes after a layer again and again: what comes before it is computed once.
+    """Run the part of a model after a layer repeatedly; the part before it is computed once.
 
     Yields:
-        A :class:`Replay`: run the model on one image inside, then :meth:`Replay.replace` and run it as often as wanted.
+        A :class:`Replay`: run the model on one image inside, then :meth:`Replay.replace` and run it as often as needed.
     """
     replay, fast = Replay(model, layer), torch.backends.mha.get_fastpath_enabled()
     # PyTorch's fused transformer layers would not call the modules inside them.
@@ -30,7 +30,7 @@ def replayed(model: nn.Module, layer: nn.Module) -> Iterator["Replay"]:
 
 
 class Replay:
-    """Remembers what modules give before a layer does, and gives it back instead of running them.
+    """Records the outputs of the modules before a layer, and returns them instead of running the modules again.
 
     Args:
         model: The model.
@@ -39,28 +39,28 @@ class Replay:
 
     def __init__(self, model: nn.Module, layer: nn.Module) -> None:
         self.layer = layer
-        #: What each module gave in its calls up to the layer's first.
+        #: The outputs of each module in its calls up to the layer's first.
         self.outputs: dict[nn.Module, list[Any]] = {}
-        #: Whether outputs are given as copies, for models that work in place on them.
+        #: Whether outputs are returned as copies, for models that work in place on them.
         self.copies = False
         self.replaced: Tensor | None = None
         self._calls: dict[nn.Module, int] = {}
-        #: Modules whose forward is exchanged, and the one that an instance had of its own.
+        #: Modules whose forward is exchanged, and the one that an instance had itself.
         self._patched: dict[nn.Module, Any] = {}
         self._handles = [module.register_forward_hook(self._note) for module in model.modules()]
 
     @property
     def value(self) -> Tensor:
-        """What the layer gave.
+        """The output of the layer.
 
         Raises:
-            ValueError: If it gave no tensor.
+            ValueError: If it is no tensor.
         """
-        given = self.outputs.get(self.layer, [None])[0]
-        if not isinstance(given, Tensor):
-            name, what = type(self.layer).__name__, type(given).__name__
-            raise ValueError(UNCALLED.format(name) if given is None else NO_TENSOR.format(name, what))
-        return given
+        output = self.outputs.get(self.layer, [None])[0]
+        if not isinstance(output, Tensor):
+            name, what = type(self.layer).__name__, type(output).__name__
+            raise ValueError(UNCALLED.format(name) if output is None else NO_TENSOR.format(name, what))
+        return output
 
     def _note(self, module: nn.Module, _: Any, output: Any) -> None:
         if self.layer not in self.outputs:
@@ -68,7 +68,7 @@ class Replay:
             self.outputs.setdefault(module, []).append(batched(output, None, copy=True))
 
     def replace(self, value: Tensor) -> None:
-        """In the next run the layer gives ``value (n, D, *s)``, and all before it what it gave to the one image."""
+        """In the next run, use ``value (n, D, *s)`` as the output of the layer, and the recorded outputs before it."""
         assert self.value.shape[1:] == value.shape[1:]
         self.replaced = value
         self._calls = dict.fromkeys(self.outputs, 0)
@@ -80,9 +80,9 @@ class Replay:
                     self._patch(module)
 
     def _patch(self, module: nn.Module) -> None:
-        own = module.__dict__.get("forward")
+        instance_forward = module.__dict__.get("forward")
         forward = module.forward
-        self._patched[module] = own
+        self._patched[module] = instance_forward
 
         def give(*args: Any, **kwargs: Any) -> Any:
             assert self.replaced is not None
@@ -104,17 +104,17 @@ class Replay:
         self._handles = []
 
     def stop(self) -> None:
-        """Leave the model as it was."""
+        """Remove all hooks and restore every forward method."""
         self._remove_hooks()
-        for module, own in self._patched.items():
+        for module, instance_forward in self._patched.items():
             del module.forward
-            if own is not None:
-                module.forward = own
+            if instance_forward is not None:
+                module.forward = instance_forward
         self._patched = {}
 
 
 def batched(output: Any, count: int | None, copy: bool) -> Any:
-    """What a module gave to one image, for a batch of ``count`` (``None``: as it was), as a view or a copy."""
+    """Expand the output of a module for one image to a batch of ``count`` (``None``: as it is), as a view or a copy."""
     if isinstance(output, Tensor):
         many = output if count is None else output.expand(count, *output.shape[1:])
         return many.clone() if copy else many
@@ -122,7 +122,7 @@ def batched(output: Any, count: int | None, copy: bool) -> Any:
         names = [field.name for field in fields(output) if field.init]
         return replace(output, **{name: batched(getattr(output, name), count, copy) for name in names})
     if isinstance(output, MutableMapping):
-        like = shallow_copy(output)  # of its own class, whose attributes the model may ask for
+        like = shallow_copy(output)  # of its own class, whose attributes the model may read
         like.update({key: batched(value, count, copy) for key, value in output.items()})
         return like
     if isinstance(output, tuple | list):

@@ -1,4 +1,4 @@
-"""Train a classifier to be explained, and say how good it is before anything is explained."""
+"""Train a classifier to be explained, and measure how good it is before anything is explained."""
 
 import logging
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class ClassifierTask(LightningModule):
     """Trains a classifier with AdamW and a cosine schedule; the best checkpoint is a weights file for a target.
 
     Args:
-        model: ``(B, C, *S)`` -> ``(B, K)`` logits, or an answer that holds them, as a target takes it.
+        model: ``(B, C, *S)`` -> ``(B, K)`` logits, or a structure that holds them, as a target takes it.
         num_classes: Classes of the data: ``K``, or 2 for a model of one logit.
         activation: ``"softmax"`` (labels ``(B,)``), or ``"sigmoid"``: labels are multi-hot ``(B, K)``, 0 and 1 for one
             logit, or classes ``(B,)`` of which every logit learns one against the rest.
@@ -34,7 +34,7 @@ class ClassifierTask(LightningModule):
         lr: Highest learning rate.
         weight_decay: AdamW's.
         label_smoothing: Fraction of the label that is spread over all classes (softmax only).
-        output: Which part of the model's answer holds the logits; see
+        output: Which part of what the model returns holds the logits; see
             :class:`~lightning_xai.targets.model_output.OutputReader`.
 
     Raises:
@@ -42,7 +42,7 @@ class ClassifierTask(LightningModule):
             classes and labels of the data.
     """
 
-    #: Whether the model answers for every pixel.
+    #: Whether the model gives logits for every pixel.
     dense = False
     mean: Tensor | None
     std: Tensor | None
@@ -87,7 +87,7 @@ class ClassifierTask(LightningModule):
         self.call_model = ModelCall(self.dense, output)
 
     def metrics_of(self, logits: Tensor, batch: dict[str, Any]) -> MetricCollection:
-        """Metrics of a batch: labels of one class each are judged as exclusive, whatever the activation."""
+        """Choose the metrics by a batch: labels of one class each count as exclusive, whatever the activation."""
         several = logits.shape[1] == 1 or batch["label"].ndim > 1
         return classifier_metrics(logits.shape[1], "sigmoid" if several else "softmax")
 
@@ -144,14 +144,14 @@ class ClassifierTask(LightningModule):
         check_loss(self, loss, batch, "validation" if stage == "val" else stage)
         self.log(f"target/{stage}_loss", loss, batch_size=len(logits), sync_dist=True)
         if not hasattr(self, "val_metrics"):
-            # Only the first answer tells how many logits there are, and of which kind the labels.
+            # Only the first batch tells how many logits there are, and of which kind the labels.
             with torch.inference_mode(False):
                 metrics = self.metrics_of(logits, batch).to(self.device)
                 self.val_metrics = metrics.clone(prefix="target/val_")
                 self.test_metrics = metrics.clone(prefix="target/test_")
-        judges = self.val_metrics if stage == "val" else self.test_metrics
-        judges.update(*self.judged(logits, batch))
-        self.log_dict(judges, batch_size=len(logits))
+        stage_metrics = self.val_metrics if stage == "val" else self.test_metrics
+        stage_metrics.update(*self.judged(logits, batch))
+        self.log_dict(stage_metrics, batch_size=len(logits))
 
     def judged(self, logits: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """What the metrics compare: probabilities and labels."""
@@ -175,7 +175,7 @@ class ClassifierTask(LightningModule):
 
 
 def check_logits(count: int, labels: Tensor, num_classes: int, activation: str) -> None:
-    """Refuse to train a classifier whose logits do not fit the data.
+    """Raise an error for a classifier whose logits do not fit the data.
 
     Args:
         count: Logits of the model.
@@ -205,7 +205,7 @@ def check_logits(count: int, labels: Tensor, num_classes: int, activation: str) 
 
 
 def logits_in_words(count: int) -> str:
-    """So many logits."""
+    """A number of logits in words."""
     return "1 logit" if count == 1 else f"{count} logits"
 
 
@@ -242,7 +242,7 @@ def classifier_metrics(num_classes: int, activation: str) -> MetricCollection:
             "balanced_accuracy": (scores.MultilabelRecall(num_classes) + scores.MultilabelSpecificity(num_classes)) / 2,
             "auc": scores.MultilabelAUROC(num_classes),
             "f1": scores.MultilabelF1Score(num_classes, average="macro"),
-            # Takes (B, K) as B * K yes-or-no answers.
+            # Takes (B, K) as B * K binary labels.
             "ece": scores.BinaryCalibrationError(),
         }
     # With compute groups two metrics whose first states are equal would be merged for good (torchmetrics 1.9).

@@ -1,4 +1,4 @@
-"""Train a segmenter to be explained, and say how well it segments each class before anything is explained."""
+"""Train a segmenter to be explained, and measure how well it segments each class before anything is explained."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ class SegmenterTask(ClassifierTask):
     """Trains a segmenter with Dice and cross-entropy, AdamW and a cosine schedule.
 
     Args:
-        model: ``(B, C, *S)`` -> ``(B, K, *S)`` logits, or an answer that holds them, as a target takes it; one logit
+        model: ``(B, C, *S)`` -> ``(B, K, *S)`` logits, or a structure that holds them, as a target does; one logit
             with ``activation="sigmoid"`` is a binary segmenter. Images whose sides it does not take reach it padded,
             as they do in a target; see :mod:`lightning_xai.targets.padding`.
         num_classes: Classes of the masks, background included.
@@ -67,12 +67,12 @@ class SegmenterTask(ClassifierTask):
     def _loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
         if batch.get("mask") is None:
             raise ValueError("The data have no masks to train a segmenter with; give data with masks, or weights.")
-        wanted = self.hparams["num_classes"] if self.hparams["activation"] == "softmax" else 1
-        if logits.shape[1] != wanted:
+        expected = self.hparams["num_classes"] if self.hparams["activation"] == "softmax" else 1
+        if logits.shape[1] != expected:
             raise ValueError(
                 f"The model gives {logits_in_words(logits.shape[1])} for each pixel, but the data have "
                 f"{self.hparams['num_classes']} classes, background included, so that a segmenter with "
-                f"{self.hparams['activation']} gives {wanted}; give it so many outputs (target.model.*)"
+                f"{self.hparams['activation']} gives {expected}; give it so many outputs (target.model.*)"
                 + (", or use target.activation=sigmoid." if logits.shape[1] == 1 else ".")
             )
         loss: Tensor = self.criterion(logits, batch["mask"].float())

@@ -80,8 +80,10 @@ def grids(monkeypatch):
     """What the callback gives to be drawn."""
     seen = []
 
-    def keep(images, maps, masks=None, titles=None, labels=None):
-        seen.append({"images": images, "maps": maps, "masks": masks, "titles": titles, "labels": labels})
+    def keep(images, maps, masks=None, titles=None, labels=None, heading=""):
+        seen.append(
+            {"heading": heading, "images": images, "maps": maps, "masks": masks, "titles": titles, "labels": labels}
+        )
         return np.zeros((2, 2, 3), np.uint8)
 
     monkeypatch.setattr(attribution_maps, "map_grid", keep)
@@ -98,7 +100,11 @@ def test_same_images_every_second_epoch_and_on_test(tmp_path, classifier, grids)
     names = sorted(path.name for path in (tmp_path / "maps").iterdir())
     assert names == ["test.png", "val_epoch000.png", "val_epoch002.png"]
     for grid in grids:
-        assert grid["labels"][4].startswith("image_4\n") and len(grid["labels"]) == len(grid["images"]) == 5
+        assert (
+            grid["heading"] == "Gradient"
+            and grid["labels"][4].startswith("image_4\n")
+            and len(grid["labels"]) == len(grid["images"]) == 5
+        )
         assert torch.equal(grid["images"], torch.stack([Samples()[i]["image"] for i in range(5)]))
     assert torch.allclose(grids[0]["maps"], explainer.explain(grids[0]["images"]), atol=1e-6), "in batches of 4 and 1"
 

@@ -212,8 +212,10 @@ def test_a_second_test_starts_from_nothing(tmp_path):
 
 
 def test_all_queries_of_a_step_are_scored(tmp_path):
-    callback, explainer = Faithfulness(metrics(), {"random": RandomMap}), GradientMap(ClassifierTarget(cnn()))
-    explainer.query_policy = QueryPolicy("all")
+    callback, explainer = (
+        Faithfulness(metrics(), {"random": RandomMap}),
+        GradientMap(ClassifierTarget(cnn()), QueryPolicy("all")),
+    )
     run(tmp_path, callback).test(explainer, Blobs(2))
     rows = [row[:2] for row in table(tmp_path / "per_image.csv")[1:] if row[3] == "gap"]
     assert rows == [[f"blob_{image}", str(query)] for image in range(2) for query in range(3)]
@@ -223,9 +225,8 @@ def test_segmenters_are_scored_over_the_sets_of_the_step(tmp_path):
     target = SegmenterTarget(segmenter())
     callback, explainer = (
         Faithfulness({"gap": InsertionDeletionGap(steps=4)}, {"random": RandomMap}),
-        GradientMap(target),
+        GradientMap(target, QueryPolicy(region=pixel_sets.whole)),
     )
-    explainer.query_policy = QueryPolicy(region=pixel_sets.whole)
     data = Blobs(2)
     run(tmp_path, callback).test(explainer, data)
     (batch,) = data.loader()

@@ -28,8 +28,7 @@ def arrays(folder):
 
 
 def test_maps_of_the_labels_are_written(tmp_path):
-    explainer = GradientMap(ClassifierTarget(cnn(), class_names=["a", "b", "c"]))
-    explainer.query_policy = QueryPolicy("label")
+    explainer = GradientMap(ClassifierTarget(cnn(), class_names=["a", "b", "c"]), query_policy=QueryPolicy("label"))
     result = run(explainer, tmp_path).result
     items = Blobs().items
     expected = GlobalMaps(["a", "b", "c"])
@@ -69,8 +68,7 @@ def test_volumes_become_nifti_with_their_affine(tmp_path):
         {"image": torch.rand(1, 5, 6, 7), "label": number % 2, "id": f"scan_{number}", "affine": affine}
         for number in range(4)
     ]
-    explainer = GradientMap(ClassifierTarget(linear_net(torch.randn(2, 210))))
-    explainer.query_policy = QueryPolicy("all")
+    explainer = GradientMap(ClassifierTarget(linear_net(torch.randn(2, 210))), query_policy=QueryPolicy("all"))
     result = run(explainer, tmp_path, DataLoader(items, batch_size=2), subset="all").result
     volume = nibabel.load(tmp_path / "global" / "maps.nii.gz")
     assert volume.shape == (5, 6, 7, 3) and np.array_equal(volume.affine, affine)
@@ -80,8 +78,7 @@ def test_volumes_become_nifti_with_their_affine(tmp_path):
 def test_what_lies_outside_of_a_region_is_measured_per_image_and_label(tmp_path):
     region = torch.zeros(8, 8, dtype=torch.bool)
     region[:, :4] = True
-    explainer = GradientMap(ClassifierTarget(cnn()))
-    explainer.query_policy = QueryPolicy("all")
+    explainer = GradientMap(ClassifierTarget(cnn()), query_policy=QueryPolicy("all"))
     callback = run(explainer, tmp_path, region=region)
     assert {bias.label for bias in callback.biases} == {"0", "1", "2"}
     for bias in callback.biases:

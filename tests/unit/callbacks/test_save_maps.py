@@ -6,6 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import BasePredictionWriter
 from monai.data import MetaTensor
 from PIL import Image
 
@@ -16,20 +17,21 @@ from lightning_xai.structures import Explanation, Query
 
 def save(tmp_path, maps, ids, image=None, callback=None, **extra):
     callback = callback or SaveMaps()
-    trainer = SimpleNamespace(default_root_dir=tmp_path)
+    trainer = SimpleNamespace(default_root_dir=tmp_path, predict_loop=SimpleNamespace(current_batch_indices=[]))
     callback.on_predict_start(trainer, None)
     batch = {"image": torch.rand(len(maps), 1, *maps.shape[2:]) if image is None else image, "id": ids, **extra}
     found = Explanation(maps, Query(torch.zeros(maps.shape[:2], dtype=torch.long)))
-    callback.on_predict_batch_end(trainer, None, found, batch, 0)
+    callback.on_predict_batch_end(trainer, SimpleNamespace(title="GradCAM, layer 4"), found, batch, 0)
     return sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
 
 
-def test_pictures_become_npy_and_png(tmp_path):
+def test_2d_images_become_npy_and_png(tmp_path):
     maps = torch.randn(2, 1, 6, 8)
     assert save(tmp_path, maps, ["a", "b"]) == [f"predictions/{name}" for name in ("a.npy", "a.png", "b.npy", "b.png")]
     stored = np.load(tmp_path / "predictions" / "b.npy")
     assert stored.dtype == np.float32 and np.array_equal(stored, maps[1].numpy())
     assert Image.open(tmp_path / "predictions" / "a.png").size == (8, 6)
+    assert Image.open(tmp_path / "predictions" / "a.png").text == {"Title": "GradCAM, layer 4"}
 
 
 def test_one_png_a_query(tmp_path):
@@ -55,8 +57,8 @@ def test_volumes_become_nifti_with_the_affine(tmp_path, queries, given):
     assert torch.equal(data, maps[1, 0] if queries == 1 else maps[1].movedim(0, -1))
 
 
-def test_nifti_of_a_picture_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="a is a picture .* use format npy or png"):
+def test_nifti_of_a_2d_image_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="a is a 2-D image .* use format npy or png"):
         save(tmp_path, torch.randn(1, 1, 6, 8), ["a"], callback=SaveMaps("nifti"))
 
 
@@ -79,3 +81,8 @@ def test_the_same_image_twice_is_none(tmp_path):
 def test_unknown_format_is_named():
     with pytest.raises(ValueError, match="'tiff'; use one of auto, npy, png, nifti"):
         SaveMaps("tiff")
+
+
+def test_it_writes_as_lightnings_prediction_writers_do():
+    writer = SaveMaps()
+    assert isinstance(writer, BasePredictionWriter) and writer.interval.on_batch and not writer.interval.on_epoch

@@ -37,7 +37,7 @@ TRAINED = (
     "logger=none",
     "seed=5",
 )
-TRAINED += ("name=mine", "ask=all", "~callbacks.maps", "+trainer.enable_progress_bar=false", "sanity.images=3")
+TRAINED += ("name=mine", "ask=all", "~callbacks.maps", "+trainer.enable_progress_bar=false", "target_dir=elsewhere")
 
 
 @pytest.fixture(autouse=True)
@@ -132,6 +132,27 @@ def test_last_goes_on_with_the_runs_task_if_that_trains(task, next_task):
     name, words = start_from(words, CONFIGS)
     assert composed(words, name).task == next_task
     assert on_top(BEST).task == "explain", "a checkpoint is no reason to repeat the run's task"
+
+
+def test_the_keys_of_a_task_are_the_runs_too():
+    trained("runs/mine", "task=global", "global.fill=black", "paths.root=results")
+    now = on_top(BEST, "task=global", "global.samples=7")
+    assert (now["global"].fill, now["global"].samples, now["global"].random_orders) == ("black", 7, 5)
+    assert now.paths.root == "results"
+
+
+def test_a_run_from_before_there_were_groups_of_tasks_and_paths_is_read():
+    cfg = trained("runs/mine", "task=sanity", "sanity.images=3")
+    del cfg.paths, cfg.optimized_metric
+    cfg.target_dir = "runs/targets"
+    write_config(cfg)
+    now = on_top(BEST, "task=sanity")
+    assert (now.sanity.images, now.task, now.paths.root) == (3, "sanity", "runs")
+
+
+def test_a_trial_of_a_sweep_is_tested_like_any_run():
+    trained("runs/mine", "optimized_metric=val/gap")
+    assert on_top(BEST, "task=test").optimized_metric is None, "a test has no such number"
 
 
 @pytest.mark.parametrize(

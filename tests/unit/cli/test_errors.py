@@ -8,7 +8,7 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightning_xai.cli.errors import exits, one_sentence, sentence_of
+from lightning_xai.cli.errors import exit_with_sentence, one_sentence, optimized_value, sentence_of
 
 
 def raising(error):
@@ -38,7 +38,7 @@ def test_bad_input_is_its_sentence(wrap, monkeypatch):
     assert sentence_of(wrap(FileNotFoundError("x is not there."))) == "train.py: x is not there."
     assert sentence_of(wrap(RuntimeError("a bug"))) is None
     with pytest.raises(SystemExit, match="^train.py: wrong$"):
-        exits(raising(wrap(ValueError("wrong"))))(None)
+        exit_with_sentence(raising(wrap(ValueError("wrong"))))(None)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     assert sentence_of(wrap(ValueError("wrong"))) is None
 
@@ -47,7 +47,7 @@ def test_bad_input_ends_a_job_and_a_sweep_goes_on(mode, capsys):
     failed = []
     job = one_sentence(raising(ValueError("wrong")), failed)
     if mode == RunMode.MULTIRUN:
-        assert job(None) == {}
+        assert job(None) is None, "a sweeper must not take it for a result"
         assert capsys.readouterr().err == "train.py: wrong (job 4 of the sweep)\n"
     else:
         with pytest.raises(SystemExit, match="^train.py: wrong$"):
@@ -74,5 +74,25 @@ def test_a_terminated_job_does_not_end_well(mode):
 )
 def test_a_failed_sanity_check_counts_as_failed(mode, results, bad):
     failed = []
-    assert one_sentence(lambda cfg: results, failed)(None) == results
+    assert one_sentence(lambda cfg: results, failed)(SimpleNamespace(optimized_metric=None)) is None
     assert failed == [bad]
+
+
+def test_hydra_gets_the_number_that_is_optimized():
+    failed = []
+    job = one_sentence(lambda cfg: {"val/gap": 0.5, "test/gap": 0.25}, failed)
+    assert job(SimpleNamespace(optimized_metric="test/gap")) == 0.25 and failed == [False]
+    assert optimized_value({"val/gap": 1}, "val/gap") == 1.0 and optimized_value({}, None) is None
+
+
+def test_a_number_that_is_not_there_is_one_sentence_with_those_that_are(mode, capsys):
+    failed, sentence = [], "train.py: optimized_metric=val/gpa is none of the numbers of this run: test/gap, val/gap."
+    job = one_sentence(lambda cfg: {"val/gap": 0.5, "test/gap": 0.25}, failed)
+    if mode == RunMode.MULTIRUN:
+        assert job(SimpleNamespace(optimized_metric="val/gpa")) is None
+        assert capsys.readouterr().err == f"{sentence} (job 4 of the sweep)\n"
+    else:
+        with pytest.raises(SystemExit) as stop:
+            job(SimpleNamespace(optimized_metric="val/gpa"))
+        assert stop.value.code == sentence
+    assert failed == [True]

@@ -10,7 +10,7 @@ REPO = Path(__file__).parents[3]
 
 TREE = {
     "train.yaml": """
-defaults: [{explainer: pcim}, {data/source: digits}, {callbacks: default}, {trainer: default},
+defaults: [{task: fit}, {explainer: pcim}, {data/source: digits}, {callbacks: default}, {trainer: default},
   {experiment: null}, _self_]
 seed: 0
 run_dir: ${hydra:runtime.output_dir}
@@ -18,6 +18,9 @@ root: ${oc.env:NO_SUCH_VARIABLE}
 ckpt_path: null
 """,
     "other.yaml": "depth: 3",
+    "task/fit.yaml": "# @package _global_\ntask: fit",
+    "task/audit.yaml": "# @package _global_\n{task: audit, audit: {color: 1}}",
+    "explainer/_base.yaml": "steps: 1",
     "explainer/pcim.yaml": "{steps: 300, baseline: auto}",
     "explainer/random.yaml": "seed: 0",
     "data/source/digits.yaml": "path: ???",
@@ -28,6 +31,9 @@ ckpt_path: null
     "experiment/cells.yaml": """# @package _global_
 defaults: [{override /explainer: random}]
 only_in_cells: 1
+""",
+    "experiment/searched.yaml": """# @package _global_
+defaults: [{override /hydra/sweeper: nowhere}]
 """,
     "experiment/broken.yaml": """# @package _global_
 defaults: [{override /explainer: nonsense}]
@@ -87,6 +93,15 @@ def test_valid_or_hydras(tree: Path, line: str) -> None:
         ),
         ("zzz=3", "Unknown key 'zzz': there are callbacks, ckpt_path, .*trainer; .*\\+zzz="),
         ("explainer=pcmi", "There is no explainer 'pcmi'; did you mean 'pcim'\\? \\(available: pcim, random\\)$"),
+        ("explainer=_base", "There is no explainer '_base' \\(available: pcim, random\\)$"),
+        ("-m explainer=pcim,_base", "There is no explainer '_base'"),
+        ("+trainer.new=1 trainer.nw=2", "Unknown key 'trainer.nw': did you mean 'trainer.new'\\?"),
+        ("audit.color=3", "'audit.color' is a key of task=audit: add that to the command line.$"),
+        ("task=audit audit.colr=3", "Unknown key 'audit.colr': did you mean 'audit.color'\\?"),
+        (
+            "experiment=searched",
+            "^A package that brings hydra/sweeper/nowhere is not installed; for hparams_search: pip",
+        ),
         ("explainer=xyz seed=1", "There is no explainer 'xyz' \\(available: pcim, random\\)$"),
         ("experiment=cels explainer.seed=1", "There is no experiment 'cels'; did you mean 'cells'\\?"),
         ("callbacks=[default,quite]", "There is no callbacks 'quite'; did you mean 'quiet'\\?"),

@@ -25,8 +25,8 @@ def alone(tmp_path, monkeypatch):
     run_lock._release_all()
 
 
-def folder_of(run_dir=None, name="pcim_digits", seed=0, ckpt_path=None):
-    return run_folder.run_folder(run_dir, name, seed, ckpt_path)
+def folder_of(run_dir=None, name="pcim_digits", seed=0, ckpt_path=None, root="runs"):
+    return run_folder.run_folder(run_dir, name, seed, ckpt_path, root)
 
 
 def test_a_new_run_gets_a_folder_named_after_the_time_and_seed(tmp_path):
@@ -125,11 +125,11 @@ def test_only_the_first_process_holds_the_lock_and_makes_the_link(tmp_path, monk
 
 
 def test_a_sweep_has_a_folder_that_its_other_ranks_share(tmp_path, monkeypatch):
-    first = run_folder.sweep_folder()
+    first = run_folder.sweep_folder("runs")
     assert first == str(tmp_path / "runs" / "sweeps" / "2031-02-03_04-05-06")
-    assert run_folder.sweep_folder() != first, "another sweep of the same process"
+    assert run_folder.sweep_folder("runs") != first, "another sweep of the same process"
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert run_folder.sweep_folder() == os.environ[run_folder.SWEEP] != first
+    assert run_folder.sweep_folder("runs") == os.environ[run_folder.SWEEP] != first
 
 
 def test_processes_of_slurm_name_the_folder_after_the_job(monkeypatch):
@@ -151,12 +151,12 @@ def test_processes_of_torchrun_agree_through_its_store(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     context = multiprocessing.get_context("fork")
     parent, result = tmp_path / "runs" / "x", context.Queue()
-    second = context.Process(target=lambda: result.put(run_folder.agreed(parent, "_0")))
+    second = context.Process(target=lambda: result.put(run_folder.shared_folder(parent, "_0")))
     second.start()
     time.sleep(0.2)
     assert not parent.exists(), "the second waits for the first"
     monkeypatch.setenv("RANK", "0")
-    assert run_folder.agreed(parent, "_0") == result.get(timeout=30) == parent / "2031-02-03_04-05-06_0"
+    assert run_folder.shared_folder(parent, "_0") == result.get(timeout=30) == parent / "2031-02-03_04-05-06_0"
     second.join()
     assert len(list(parent.iterdir())) == 1
 

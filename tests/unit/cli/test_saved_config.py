@@ -1,9 +1,18 @@
 """config.yaml of a run: what is written, what is kept out of it, and what is refused when it is read."""
 
+from types import SimpleNamespace
+
 import pytest
 from omegaconf import OmegaConf
 
-from lightning_xai.cli.saved_config import as_composed, read_config, targets_in, without_secrets, write_config
+from lightning_xai.cli.saved_config import (
+    as_composed,
+    log_config,
+    read_config,
+    targets_in,
+    without_secrets,
+    write_config,
+)
 
 SECRET = "s3cr3t-t0ken"
 
@@ -112,7 +121,7 @@ def test_parts_and_what_is_known_are_read(tmp_path, text):
         "monai.utils.module.instantiate",
         "monai.bundle.ConfigParser",
         "lightning_xai.cli.run_folder.shutil.rmtree",
-        "lightning_xai.cli.runs.train_target",
+        "lightning_xai.cli.target_cache.train_target",
         "lightning_xai.nowhere.Nothing",
         "lightning.Trainer",
         "${note}",
@@ -163,3 +172,11 @@ def test_targets_are_found_in_files_and_words():
         "mine.Net",
         "d.E",
     }
+
+
+def test_the_config_is_written_and_sent_resolved_to_every_logger(tmp_path):
+    sent = []
+    logger = SimpleNamespace(log_hyperparams=sent.append)
+    log_config(cfg_of(tmp_path, name="${task}_${seed}"), SimpleNamespace(loggers=[logger, logger]))
+    assert OmegaConf.load(tmp_path / "config.yaml").name == "explain_0"
+    assert len(sent) == 2 and all(type(values) is dict and values["name"] == "explain_0" for values in sent)

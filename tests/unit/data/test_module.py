@@ -263,7 +263,7 @@ def test_split_without_a_class_is_a_warning(array_data: Make, caplog: pytest.Log
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"id": "im01"}, "2 images of the arrays have the id 'im01'; give each image an id"),
+        ({"id": "im01"}, "2 images of the arrays have the id 'im01'; give each image a different id"),
         ({"label": 2}, "The label 2 of im00 in the arrays is out of range; give it a class from 0 to 1"),
         ({"label": -1}, "The label -1 of im00 in the arrays is out of range"),
         ({"label": None}, "The label None of im00 .* give it a label like the other images"),

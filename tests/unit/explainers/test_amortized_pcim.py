@@ -314,8 +314,9 @@ def test_nothing_that_fits_and_no_file_are_errors(tmp_path):
         explainer_of(init_from=tmp_path / "none.ckpt")
 
 
-def test_unknown_sizes_are_asked_for():
-    with pytest.raises(ValueError, match="give classes= and channels=, or a target with class_names, mean and std"):
-        AmortizedPCIM(ClassifierTarget(cnn()))
-    known = ClassifierTarget(cnn(), mean=[0.5], std=[0.2], class_names=["a", "b", "c"])
-    assert AmortizedPCIM(known).eval().explain(torch.rand(1, 1, SIDE, SIDE)).shape == (1, 1, SIDE, SIDE)
+def test_sizes_are_the_targets_or_are_named_in_a_sentence():
+    with pytest.raises(ValueError, match="do not say its num_classes; give the ClassifierTarget num_classes="):
+        AmortizedPCIM(ClassifierTarget(torch.nn.Flatten()))
+    explainer = AmortizedPCIM(ClassifierTarget(cnn()))
+    assert explainer.classes == 3 and explainer.hparams["classes"] is None
+    assert explainer.eval().explain(torch.rand(1, 1, SIDE, SIDE)).shape == (1, 1, SIDE, SIDE)

@@ -291,28 +291,25 @@ def batch_of(label=None, **extra):
 
 
 def test_steps_ask_about_the_prediction_the_label_or_all_classes():
-    explainer, batch = GradientMap(ClassifierTarget(cnn())), batch_of()
-    asked = {}
+    target, batch, asked = ClassifierTarget(cnn()), batch_of(), {}
     for ask in ("prediction", "label", "all"):
-        explainer.query_policy = QueryPolicy(ask)
+        explainer = GradientMap(target, QueryPolicy(ask))
         found = explainer.test_step(batch, 0)
         asked[ask] = found.query.targets.tolist()
         assert found.query.regions is None and found.maps.shape == (*found.query.shape, 8, 8)
         assert torch.equal(found.maps, explainer.explain(batch["image"], found.query.targets))
-    predicted = explainer.target.predict(batch["image"]).argmax(1)
+    predicted = target.predict(batch["image"]).argmax(1)
     assert asked == {"prediction": predicted[:, None].tolist(), "label": [[2], [0]], "all": [[0, 1, 2]] * 2}
 
 
 def test_multi_hot_labels_ask_about_every_class():
-    explainer = GradientMap(ClassifierTarget(cnn(), "sigmoid"))
-    explainer.query_policy = QueryPolicy("label")
+    explainer = GradientMap(ClassifierTarget(cnn(), "sigmoid"), query_policy=QueryPolicy("label"))
     found = explainer.test_step(batch_of(torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])), 0)
     assert found.query.targets.tolist() == [[0, 1, 2]] * 2
 
 
 def test_one_logit_has_two_classes():
-    explainer = GradientMap(ClassifierTarget(cnn(classes=1), "sigmoid"))
-    explainer.query_policy = QueryPolicy("all")
+    explainer = GradientMap(ClassifierTarget(cnn(classes=1), "sigmoid"), query_policy=QueryPolicy("all"))
     found = explainer.test_step(batch_of(), 0)
     assert found.query.targets.tolist() == [[0, 1]] * 2
     assert torch.allclose(found.maps[:, 0], -found.maps[:, 1])
@@ -322,13 +319,12 @@ def test_one_logit_has_two_classes():
 def test_steps_ask_a_segmenter_about_three_pixel_sets(meta):
     mask = torch.randint(0, 3, (2, 1, 8, 8))
     batch = batch_of(mask=MetaTensor(mask) if meta else mask)
-    explainer = GradientMap(SegmenterTarget(segmenter()))
-    found = {}
+    target, found = SegmenterTarget(segmenter()), {}
     for name in ("predicted", "reference", "whole"):
-        explainer.query_policy = QueryPolicy(region=getattr(pixel_sets, name))
+        explainer = GradientMap(target, QueryPolicy(region=getattr(pixel_sets, name)))
         found[name] = explainer.test_step(batch, 0)
         assert found[name].query.targets.tolist() == [[1, 2]] * 2
-    predicted = explainer.target.predict(batch["image"]).argmax(1, keepdim=True)
+    predicted = target.predict(batch["image"]).argmax(1, keepdim=True)
     classes = torch.tensor([1, 2]).view(1, 2, 1, 1)
     regions = {name: explanation.query.regions for name, explanation in found.items()}
     assert torch.equal(regions["predicted"], predicted == classes)
@@ -341,13 +337,12 @@ def test_steps_ask_a_segmenter_about_three_pixel_sets(meta):
 
 
 def test_impossible_settings_are_named():
-    explainer = GradientMap(SegmenterTarget(segmenter()))
-    explainer.query_policy = QueryPolicy(region=pixel_sets.reference)
+    explainer = GradientMap(SegmenterTarget(segmenter()), query_policy=QueryPolicy(region=pixel_sets.reference))
     with pytest.raises(ValueError, match="needs masks.*use region=predicted"):
         explainer.test_step(batch_of(), 0)
     with pytest.raises(ValueError, match="'labels'.*prediction, label, all"):
         QueryPolicy("labels")
-    explainer.query_policy = QueryPolicy("label")
+    explainer = GradientMap(explainer.target, QueryPolicy("label"))
     unlabeled = {name: value for name, value in batch_of().items() if name != "label"}
     with pytest.raises(ValueError, match="needs labels, and the data set has none; use ask=prediction or ask=all"):
         explainer.test_step(unlabeled, 0)

@@ -106,8 +106,8 @@ def test_a_layer_is_looked_for_once(kind):
 @pytest.mark.parametrize("kind", ["classifier", "segmenter"])
 def test_another_query_policy_costs_nothing(kind):
     target, seen = target_of(kind)
-    explainer, batch = HiResCAM(target, "1"), {"image": torch.rand(2, 1, 8, 8), "id": ["a", "b"]}
-    explainer.query_policy = QueryPolicy("all")
+    explainer = HiResCAM(target, "1", query_policy=QueryPolicy("all"))
+    batch = {"image": torch.rand(2, 1, 8, 8), "id": ["a", "b"]}
     found = explainer.test_step(batch, 0)
     assert [len(given) for given in seen] == [2] and found.query.shape == (2, 3)
 
@@ -117,9 +117,9 @@ def test_methods_that_ask_again_do_so_channel_by_channel_alone(kind):
     target, seen = target_of(kind)
     images = torch.rand(2, 1, 8, 8)
     query = target.query(images)
-    chunks = [4, CHANNELS - 4]
+    chunks, full = [4, CHANNELS - 4], [4] * (2 * CHANNELS // 4)
     for cam, given, default in (
-        (ScoreCAM, [2, *chunks, *chunks], [2, *chunks, *chunks]),
+        (ScoreCAM, [2, *full], [2, *full]),
         # Each image, a trial of two, and the channels; the default query follows from a pass of its own.
         (AblationCAM, [1, 2, *chunks] * 2, [2, *[1, 2, *chunks] * 2]),
     ):

@@ -151,7 +151,7 @@ def test_the_reference_is_the_mask_or_the_prediction():
 
 def test_utility_of_several_classes_one_class_and_a_sigmoid():
     logits, answers = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
-    explainer = UNoise(SegmenterTarget(segmenter()), channels=1)
+    explainer = UNoise(SegmenterTarget(segmenter()))
     assert torch.equal(explainer.utility(logits, answers, None), F.cross_entropy(logits, answers))
     asked = torch.tensor([1, 2])
     p = logits.softmax(dim=1)[torch.arange(2), asked]
@@ -160,7 +160,7 @@ def test_utility_of_several_classes_one_class_and_a_sigmoid():
     pair = torch.cat([-logits[:, :1], logits[:, :1]], dim=1)
     single = UNoise(binary(1.0), channels=1).utility(pair, answers.clamp(max=1), None)
     assert torch.allclose(single, F.binary_cross_entropy_with_logits(logits[:, 0], answers.clamp(max=1).float()))
-    visible = UNoise(SegmenterTarget(segmenter()), channels=1, objective="visibility")
+    visible = UNoise(SegmenterTarget(segmenter()), objective="visibility")
     perfect = 30.0 * F.one_hot(answers, 3).movedim(-1, 1)
     assert float(visible.utility(perfect, answers, None)) == pytest.approx(0, abs=1e-4)
     assert float(visible.utility(logits, answers, None)) > float(F.cross_entropy(logits, answers)) + 0.1
@@ -194,9 +194,9 @@ def test_hiding_by_the_mask():
 
 
 def test_any_size_is_padded_for_the_network():
-    explainer = UNoise(SegmenterTarget(segmenter()), channels=1, size="large")
+    explainer = UNoise(SegmenterTarget(segmenter()), size="large")
     assert explainer.mask(torch.rand(2, 1, 13, 9)).shape == (2, 1, 13, 9)
-    volumes = UNoise(SegmenterTarget(segmenter(3)), channels=1, size="medium", dims=3)
+    volumes = UNoise(SegmenterTarget(segmenter(3)), size="medium", dims=3)
     assert volumes.mask(torch.rand(1, 1, 6, 7, 5)).shape == (1, 1, 6, 7, 5)
 
 
@@ -259,7 +259,7 @@ def test_it_learns_where_the_object_is_and_leaves_the_model_alone(objective, ref
 
 
 def test_validation_repeats_itself_and_draws_nothing():
-    explainer = UNoise(SegmenterTarget(segmenter()), channels=1).eval()
+    explainer = UNoise(SegmenterTarget(segmenter())).eval()
     for made in (explainer, UNoise(explainer.target, channels=1, objective="visibility").eval()):
         batch = batch_of(torch.rand(2, 1, 8, 8), torch.randint(0, 3, (2, 1, 8, 8)))
         state = torch.get_rng_state()
@@ -272,7 +272,7 @@ def test_it_may_start_as_a_segmenter_turned_round(outputs, tmp_path):
     torch.manual_seed(0)
     net = UNet(1, outputs, depth=2)
     torch.save({"state_dict": {f"model.{key}": value for key, value in net.state_dict().items()}}, tmp_path / "net.pt")
-    explainer = UNoise(SegmenterTarget(segmenter()), channels=1, init_from=tmp_path / "net.pt").eval()
+    explainer = UNoise(SegmenterTarget(segmenter()), init_from=tmp_path / "net.pt").eval()
     images = torch.rand(2, 1, 8, 8)
     with torch.no_grad():
         logits = net.eval()(images)
@@ -296,7 +296,7 @@ def test_clear_errors():
         UNoise(target, "tiny", channels=1)
     with pytest.raises(ValueError, match="min_scale is 6.0, max_scale 5.0"):
         UNoise(target, min_scale=6.0, channels=1)
-    with pytest.raises(ValueError, match="lacks its size: give channels="):
-        UNoise(target)
+    with pytest.raises(ValueError, match="do not say its in_channels; give the SegmenterTarget in_channels="):
+        UNoise(SegmenterTarget(lambda images: images))
     with pytest.raises(ValueError, match="Every class has a mask of its own"):
-        UNoise(target, channels=1, classes=3, per_class=True).visible(torch.rand(1, 1, 8, 8), 0.5)
+        UNoise(target, per_class=True).visible(torch.rand(1, 1, 8, 8), 0.5)

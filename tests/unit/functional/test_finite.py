@@ -204,8 +204,7 @@ def test_it_is_found_in_training(tmp_path):
 
 
 def test_it_is_found_in_the_metrics_where_no_query_needs_the_model(tmp_path):
-    explainer = RandomMap(broken("classifier"))
-    explainer.query_policy = QueryPolicy("label")
+    explainer = RandomMap(broken("classifier"), query_policy=QueryPolicy("label"))
     with pytest.raises(NotFiniteError, match="NaN or infinite for image blob_3:"):
         trainer_of(tmp_path, Faithfulness({"deletion": DeletionAUC(steps=2)})).test(explainer, OneBad())
 
@@ -216,8 +215,7 @@ def test_it_is_found_by_a_map_of_nan(tmp_path):
             targets = query.targets
             return self.target.score(images, targets).view(*targets.shape, 1, 1).expand(-1, -1, *images.shape[2:])
 
-    explainer = Times(broken("classifier"))
-    explainer.query_policy = QueryPolicy("label")
+    explainer = Times(broken("classifier"), query_policy=QueryPolicy("label"))
     with pytest.raises(NotFiniteError, match="NaN or infinite for image blob_3:"):
         trainer_of(tmp_path).predict(explainer, OneBad())
 

@@ -140,6 +140,10 @@ def explode():
     raise RuntimeError("the server says no\nand more")
 
 
+def warnings_of(caught):
+    return [str(each.message) for each in caught if str(each.message).startswith("W&B")]
+
+
 def test_logging_that_raises_is_skipped_and_warned_about_once(tmp_path, monkeypatch):
     run = FakeRun(explode)
     monkeypatch.setattr(wandb, "init", lambda **kwargs: run)
@@ -147,44 +151,64 @@ def test_logging_that_raises_is_skipped_and_warned_about_once(tmp_path, monkeypa
     with pytest.warns(UserWarning) as caught:
         fit(tmp_path, logger)
         logger.finish()
-    messages = [str(w.message) for w in caught if str(w.message).startswith("W&B")]
-    assert [message.split(";")[0] for message in messages] == [
-        f"W&B: {what} failed (RuntimeError: the server says no)" for what in ("logging", "finishing")
+    assert [message.split(";")[0] for message in warnings_of(caught)] == [
+        f"W&B: {what} failed (RuntimeError: the server says no)" for what in ("log_metrics", "finishing")
     ]
     assert run.calls > 2, "one failed call must not turn W&B off"
 
 
-def test_logging_that_hangs_turns_it_off(tmp_path, monkeypatch):
-    run = FakeRun(lambda: time.sleep(5))
-    monkeypatch.setattr(wandb, "init", lambda **kwargs: run)
-    start = time.monotonic()
-    with pytest.warns(UserWarning, match=r"logging failed \(TimeoutError"):
-        fit(tmp_path, ResilientWandbLogger(tmp_path, log_timeout=0.1))
-    assert run.calls == 1 and time.monotonic() - start < 4
-
-
-def test_a_table_or_file_that_hangs_or_fails_leaves_logging_on(tmp_path, monkeypatch):
+def test_a_table_or_file_that_fails_leaves_logging_on(tmp_path, monkeypatch):
     run = FakeRun(lambda: None)
     monkeypatch.setattr(wandb, "init", lambda **kwargs: run)
-    logger = ResilientWandbLogger(tmp_path, log_timeout=0.1)
-    logger.log_metrics({"loss": 1.0})
-    run.do, run.dir = lambda: time.sleep(1), str(tmp_path / "wandb_files")
-    run.save = lambda *args, **kwargs: run.log()
-    (tmp_path / "wandb_files").mkdir()
-    (tmp_path / "rows.csv").write_text("id\n")
+    logger = ResilientWandbLogger(tmp_path)
+    run.dir = str(tmp_path / "nowhere")
     with pytest.warns(UserWarning) as caught:
-        logger.log_table("scores", columns=["id"], data=[["a"]])
-        logger.save_file(tmp_path / "rows.csv")
-    said = [str(w.message) for w in caught if str(w.message).startswith("W&B")]
-    assert [sentence.partition(" failed (")[0] for sentence in said] == [
-        "W&B: the table scores",
-        "W&B: the file rows.csv",
+        for _ in range(2):
+            logger.log_table("scores", columns=["id"], data=[["a", "b"]])
+            logger.save_file(tmp_path / "rows.csv")
+    assert [message.partition(" failed (")[0] for message in warnings_of(caught)] == [
+        "W&B: log_table",
+        "W&B: save_file",
     ]
-    assert all("no answer within 0.1 s" in sentence and "logging goes on" in sentence for sentence in said)
-    run.do = lambda: None
-    calls = run.calls
     logger.log_metrics({"loss": 0.5})
-    assert run.calls == calls + 1, "the table turned W&B off"
+    assert run.calls == 1, "the table turned W&B off"
+
+
+def test_a_start_that_hangs_leaves_the_run_without_it(tmp_path, monkeypatch):
+    modes = []
+
+    def init(mode, **kwargs):
+        modes.append(mode)
+        time.sleep(5)
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr(loggers, "MARGIN", 0.1)
+    start = time.monotonic()
+    with pytest.warns(UserWarning, match=r"the online start failed \(TimeoutError: no end within 0.1 s.*without W&B"):
+        fit(tmp_path, ResilientWandbLogger(tmp_path, mode="online", init_timeout=0))
+    assert modes == ["online"] and time.monotonic() - start < 4
+
+
+def test_an_end_that_hangs_is_given_up(tmp_path, monkeypatch):
+    run = FakeRun(lambda: None)
+    monkeypatch.setattr(wandb, "init", lambda **kwargs: run)
+    monkeypatch.setattr(loggers, "MARGIN", 0.1)
+    logger = ResilientWandbLogger(tmp_path, finish_timeout=0)
+    logger.log_metrics({"loss": 1.0})
+    run.do = lambda: time.sleep(5)
+    start = time.monotonic()
+    with pytest.warns(UserWarning, match=r"finishing failed \(TimeoutError"):
+        logger.finish()
+    assert time.monotonic() - start < 4
+
+
+def test_a_run_that_is_interrupted_while_it_logs_stops(tmp_path, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(wandb, "init", lambda **kwargs: FakeRun(interrupt))
+    with pytest.raises(KeyboardInterrupt):
+        ResilientWandbLogger(tmp_path).log_metrics({"loss": 1.0})
 
 
 def test_start_that_fails_is_tried_offline(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import torch
 
 from lightning_xai import SegmenterTarget
 from lightning_xai.metrics import (
-    BlankProbability,
+    BaselineProbability,
     DeletionAUC,
     InsertionAUC,
     InsertionDeletionGap,
@@ -26,7 +26,7 @@ def make():
         "gap_median": InsertionDeletionGap(fill="median"),
         "normalized": InsertionAUC(normalize=True),
         "coarse": DeletionAUC(steps=5),
-        "blank": BlankProbability(),
+        "baseline": BaselineProbability(),
         "pointing": PointingGame(),
         "mass": RelevanceMass(),
     }
@@ -52,20 +52,20 @@ def test_same_values_as_separate_metrics(batch):
     suite.update(**batch)
     for name, metric in make().items():
         metric.update(**batch)
-        # Normalizing divides by what the whole image says above the blank one: by some thousandths.
+        # Normalizing divides by what the whole image has above the baseline image: by some thousandths.
         atol = 1e-3 if name == "normalized" else 1e-6
         assert torch.allclose(suite[name].per_image(), metric.per_image(), atol=atol, equal_nan=True), name
         assert [row[:2] for row in suite[name].rows()] == [row[:2] for row in metric.rows()], name
     assert suite.compute()["gap"] == suite["gap"].compute()
 
 
-def test_what_two_metrics_ask_is_asked_once(batch):
+def test_what_two_metrics_read_is_evaluated_once(batch):
     suite = MetricSuite(make(), chunk_size=50)
     suite.update(**batch)
     chunks = batch["target"].chunks
-    # Deletion and insertion, with two fills; coarse, gap, normalized and blank add nothing.
+    # Deletion and insertion, with two fills; coarse, gap, normalized and baseline add nothing.
     per_query = 2 * 2 * 19
-    per_image = 1 + 2  # the whole image, and a blank each fill
+    per_image = 1 + 2  # the whole image, and a baseline image each fill
     assert sum(chunks) == 3 * (2 * per_query + per_image)
     assert suite.passes(queries=2) == {"passes": 2 * per_query + per_image, "explanations": 0}
     assert set(chunks[:-1]) == {50}

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_xai import ClassifierTarget, SegmenterTarget
-from lightning_xai.metrics import BlankProbability, DeletionAUC, InsertionAUC, InsertionDeletionGap, InsertionLeak
-from lightning_xai.metrics.curves import trapezoid
+from lightning_xai.metrics import BaselineProbability, DeletionAUC, InsertionAUC, InsertionDeletionGap, InsertionLeak
+from lightning_xai.metrics.functional import trapezoid
 from lightning_xai.perturbation.baselines import baseline_images
 from tests.helpers import CountingTarget, GradientMap, LogitTarget, cnn, linear_net, segmenter
 
@@ -22,16 +22,16 @@ def scored(metric, target, images, maps, targets, **kwargs):
 
 
 def linear_case(fill="zero", batch=3, queries=2, side=5):
-    """A linear target whose answer is its logit, and per query the running sums along its ranking."""
+    """A linear target whose output is its logit, and per query the running sums along its ranking."""
     weight = torch.randn(3, side * side)
     images, maps = torch.rand(batch, 1, side, side), torch.randn(batch, queries, side, side)
     targets = torch.randint(0, 3, (batch, queries))
-    blank = baseline_images(images, fill).flatten(1).double()
+    baseline = baseline_images(images, fill).flatten(1).double()
     flat, order = images.flatten(1).double(), maps.flatten(2).argsort(2, descending=True)
     rows = weight.double()[targets]
-    gains = (rows * (flat - blank).unsqueeze(1)).gather(2, order).cumsum(2)
+    gains = (rows * (flat - baseline).unsqueeze(1)).gather(2, order).cumsum(2)
     gains = torch.cat([torch.zeros_like(gains[..., :1]), gains], 2)
-    full, empty = (rows * flat.unsqueeze(1)).sum(2), (rows * blank.unsqueeze(1)).sum(2)
+    full, empty = (rows * flat.unsqueeze(1)).sum(2), (rows * baseline.unsqueeze(1)).sum(2)
     return LogitTarget(linear_net(weight)), images, maps, targets, gains, full, empty
 
 
@@ -45,7 +45,7 @@ def test_closed_form_on_a_linear_model(fill, steps):
     assert torch.allclose(scored(DeletionAUC(steps, fill), *query), full - area, atol=1e-5)
     assert torch.allclose(scored(InsertionAUC(steps, fill), *query), empty + area, atol=1e-5)
     assert torch.allclose(scored(InsertionDeletionGap(steps, fill), *query), empty + 2 * area - full, atol=1e-5)
-    assert torch.allclose(scored(BlankProbability(fill), *query), empty, atol=1e-5)
+    assert torch.allclose(scored(BaselineProbability(fill), *query), empty, atol=1e-5)
 
 
 def test_normalized_closed_form():
@@ -83,7 +83,7 @@ def test_blank_probability_is_that_of_the_blank_image():
     for fill in ("zero", "median"):
         expected = target.probability(baseline_images(images, fill), targets)
         assert torch.allclose(
-            scored(BlankProbability(fill), target, images, maps, targets), expected.double(), atol=1e-6
+            scored(BaselineProbability(fill), target, images, maps, targets), expected.double(), atol=1e-6
         )
 
 
@@ -156,9 +156,9 @@ def test_permuting_a_batch_permutes_the_values(order):
     targets, ids = torch.tensor([[0, 1], [1, 2], [2, 0], [0, 2]]), [f"i{number}" for number in range(4)]
     straight = scored(InsertionDeletionGap(steps=6), target, images, maps, targets, ids=ids)
     moved = InsertionDeletionGap(steps=6)
-    values = scored(moved, target, images[order], maps[order], targets[order], ids=[ids[place] for place in order])
+    values = scored(moved, target, images[order], maps[order], targets[order], ids=[ids[index] for index in order])
     assert torch.allclose(values, straight[order], atol=1e-6)
-    assert [row[0] for row in moved.rows()][::2] == [ids[place] for place in order]
+    assert [row[0] for row in moved.rows()][::2] == [ids[index] for index in order]
 
 
 @given(
@@ -192,7 +192,7 @@ def test_batches_chunks_and_three_dimensions(kind):
 def test_cost_is_the_distinct_images():
     target, images, maps = CountingTarget(cnn()), torch.rand(3, 1, 8, 8), torch.rand(3, 2, 8, 8)
     scored(InsertionDeletionGap(chunk_size=32), target, images, maps, torch.tensor([[0, 1]] * 3))
-    # Both queries share the whole and the blank image.
+    # Both queries share the whole and the baseline image.
     assert sum(target.chunks) == 3 * (2 * 2 * 19 + 2) and set(target.chunks[:-1]) == {32}
 
 
@@ -208,7 +208,7 @@ def test_trapezoid_is_exact_in_float64():
 
 
 def test_directions_of_better():
-    assert [kind.higher_is_better for kind in (*CURVES, BlankProbability)] == [False, True, True, None]
+    assert [kind.higher_is_better for kind in (*CURVES, BaselineProbability)] == [False, True, True, None]
 
 
 @pytest.mark.parametrize("content", ["shifted", "swapped"])
@@ -220,17 +220,17 @@ def test_the_leak_is_the_insertion_of_another_content(content):
     assert not torch.allclose(value, scored(InsertionAUC(), target, images, maps, targets), atol=1e-3)
 
 
-def test_a_mask_that_draws_the_answer_leaks_and_one_that_shows_it_does_not():
-    """The class is told by how much of the left half is bright: on bright content the mask alone can say it."""
+def test_a_mask_that_draws_the_class_leaks_and_one_that_shows_it_does_not():
+    """The class shows in how much of the left half is bright: on bright content the mask alone gives it away."""
     weight = torch.zeros(2, 8, 8)
     weight[1, :, :4] = 1.0
     target, images = LogitTarget(linear_net(weight.flatten(1))), torch.zeros(2, 1, 8, 8)
     images[:, :, :, :4] = 1.0
-    maps, asked = images.clone(), torch.tensor([[1], [1]])
-    assert (scored(InsertionLeak("shifted"), target, images, maps, asked) == 0).all(), "the content carries it"
+    maps, targets = images.clone(), torch.tensor([[1], [1]])
+    assert (scored(InsertionLeak("shifted"), target, images, maps, targets) == 0).all(), "the content carries it"
     bright = torch.ones(2, 1, 8, 8)
-    drawn = scored(InsertionLeak("shifted"), target, bright, maps, asked)
-    assert torch.equal(drawn, scored(InsertionAUC(), target, bright, maps, asked)), "the mask carries it"
+    drawn = scored(InsertionLeak("shifted"), target, bright, maps, targets)
+    assert torch.equal(drawn, scored(InsertionAUC(), target, bright, maps, targets)), "the mask carries it"
 
 
 def test_impossible_leaks():

@@ -6,7 +6,7 @@ import torch
 from lightning_xai import ClassifierTarget, SegmenterTarget
 from lightning_xai.metrics import (
     AverageDrop,
-    BlankProbability,
+    BaselineProbability,
     DeletionAUC,
     InsertionAUC,
     InsertionDeletionGap,
@@ -21,14 +21,14 @@ FILLS = ("zero", "blur", "channel_mean")
 
 def suite_of():
     curves = {f"gap_{fill}": InsertionDeletionGap(steps=4, fill=fill) for fill in FILLS}
-    blanks = {f"blank_{fill}": BlankProbability(fill=fill) for fill in FILLS}
+    baselines = {f"baseline_{fill}": BaselineProbability(fill=fill) for fill in FILLS}
     scores = {"score": DeletionAUC(steps=4, output="score"), "dice": InsertionAUC(steps=4, output="dice")}
-    return MetricSuite(curves | blanks | scores | {"drop": AverageDrop(), "visible": VisibilityCurve(steps=4)})
+    return MetricSuite(curves | baselines | scores | {"drop": AverageDrop(), "visible": VisibilityCurve(steps=4)})
 
 
 @pytest.mark.parametrize("target", [ClassifierTarget(cnn()), SegmenterTarget(segmenter())], ids=["classes", "pixels"])
-@pytest.mark.parametrize("given", [True, False], ids=["with logits", "without"])
-def test_shared_outputs_change_no_value(target, given):
+@pytest.mark.parametrize("with_logits", [True, False], ids=["with logits", "without"])
+def test_shared_outputs_change_no_value(target, with_logits):
     images, explainers = torch.rand(3, 1, 8, 8), [torch.rand(3, 2, 8, 8) for _ in range(3)]
     targets = torch.tensor([[0, 1], [2, 1], [1, 2]])
     query = target.query(images, targets)
@@ -36,7 +36,7 @@ def test_shared_outputs_change_no_value(target, given):
     calls = []
     hook = target.model.register_forward_pre_hook(lambda _, arguments: calls.append(len(arguments[0])))
     with torch.no_grad():
-        shared = SharedOutputs(target.logits(images) if given else None)
+        shared = SharedOutputs(target.logits(images) if with_logits else None)
     costs = []
     for maps in explainers:
         calls.clear()
@@ -49,5 +49,5 @@ def test_shared_outputs_change_no_value(target, given):
                 expected = metric.per_image()
                 assert torch.allclose(together[name].per_image(), expected, atol=1e-6, equal_nan=True), name
     hook.remove()
-    whole, blank = 0 if given else len(images), len(FILLS) * len(images)
-    assert costs == [costs[1] + whole + blank, costs[1], costs[1]]
+    whole, baseline = 0 if with_logits else len(images), len(FILLS) * len(images)
+    assert costs == [costs[1] + whole + baseline, costs[1], costs[1]]

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from lightning_xai import ClassifierTarget
 from lightning_xai.metrics import (
     ROAD,
-    BlankProbability,
+    BaselineProbability,
     DeletionAUC,
     InsertionAUC,
     InsertionDeletionGap,
     MetricSuite,
     PixelFlipping,
 )
-from lightning_xai.metrics.functional.curves import normalized, trapezoid
+from lightning_xai.metrics.functional import normalized_curve, trapezoid
 from lightning_xai.perturbation.baselines import NeighborBaseline, baseline_images, hide_pixels
 from lightning_xai.perturbation.imputation import neighbor_imputation
 from tests.helpers import CountingTarget, cnn
@@ -30,8 +30,8 @@ from tests.metric_cases import (
     assert_precision_does_not_matter,
     assert_queries_do_not_matter,
     assert_refused,
-    linear_answer,
     linear_case,
+    linear_output,
     noisy_segments,
     part,
     scored,
@@ -53,17 +53,17 @@ def cnn_case(dims=2, normalized=False):
     return {"target": target, "images": images, "maps": torch.rand(4, 2, *images.shape[2:]), "targets": targets}
 
 
-def answers(case, pictures_of):
-    """Answers ``(B, T)`` of a linear target about ``pictures_of(b, t) (C, *S)``."""
-    told = torch.zeros(case["targets"].shape, dtype=torch.float64)
+def outputs_of(case, inputs_of):
+    """Outputs ``(B, T)`` of a linear target about ``inputs_of(b, t) (C, *S)``."""
+    values = torch.zeros(case["targets"].shape, dtype=torch.float64)
     for b, row in enumerate(case["targets"]):
-        for t, asked in enumerate(row):
-            told[b, t] = linear_answer(case["target"], pictures_of(b, t).unsqueeze(0), asked.view(1))[0]
-    return told
+        for t, target_class in enumerate(row):
+            values[b, t] = linear_output(case["target"], inputs_of(b, t).unsqueeze(0), target_class.view(1))[0]
+    return values
 
 
-def linear_area(case, steps, blank, order, output=lambda value: value):
-    """Area ``(B, T)`` under the answers while pixels go, one picture at a time."""
+def linear_area(case, steps, baseline, order, output=lambda value: value):
+    """Area ``(B, T)`` under the outputs while pixels go, one input at a time."""
     pixels, curve = case["maps"][0, 0].numel(), []
     for step in range(steps + 1):
         count = step * pixels // steps
@@ -72,7 +72,9 @@ def linear_area(case, steps, blank, order, output=lambda value: value):
             if order == "most_first"
             else (lambda b, t, n=count: ~top(case["maps"][b, t], pixels - n))
         )
-        curve.append(answers(case, lambda b, t, gone=hidden: torch.where(gone(b, t), blank[b], case["images"][b])))
+        curve.append(
+            outputs_of(case, lambda b, t, gone=hidden: torch.where(gone(b, t), baseline[b], case["images"][b]))
+        )
     curve = torch.stack(curve)
     return ((curve[1:] + curve[:-1]) / 2).mean(dim=0)
 
@@ -85,15 +87,15 @@ def linear_area(case, steps, blank, order, output=lambda value: value):
 def test_closed_form_on_a_linear_model(fill, steps):
     case = linear_case()
     images = case["images"]
-    blank = case["target"].input_zero(images) if fill == "input_zero" else baseline_images(images, fill)
-    most, least = (linear_area(case, steps, blank, order) for order in ORDERS[:2])
-    told = {order: scored(PixelFlipping(order, steps=steps, fill=fill), **case) for order in ORDERS}
-    assert torch.allclose(told["most_first"], most, atol=1e-4)
-    assert torch.allclose(told["least_first"], least, atol=1e-4)
-    assert torch.allclose(told["gap"], least - most, atol=1e-4)
-    assert torch.allclose(told["gap"], told["least_first"] - told["most_first"], atol=1e-5)
+    baseline = case["target"].input_zero(images) if fill == "input_zero" else baseline_images(images, fill)
+    most, least = (linear_area(case, steps, baseline, order) for order in ORDERS[:2])
+    values = {order: scored(PixelFlipping(order, steps=steps, fill=fill), **case) for order in ORDERS}
+    assert torch.allclose(values["most_first"], most, atol=1e-4)
+    assert torch.allclose(values["least_first"], least, atol=1e-4)
+    assert torch.allclose(values["gap"], least - most, atol=1e-4)
+    assert torch.allclose(values["gap"], values["least_first"] - values["most_first"], atol=1e-5)
     if steps > 1:
-        assert (told["gap"].abs() > 1e-3).all(), "a case in which the order changes nothing tests nothing"
+        assert (values["gap"].abs() > 1e-3).all(), "a case in which the order changes nothing tests nothing"
 
 
 def test_the_contributions_of_a_linear_model_flip_best():
@@ -108,9 +110,9 @@ def test_the_contributions_of_a_linear_model_flip_best():
 
 def test_a_normalized_curve():
     case = linear_case()
-    blank = torch.zeros_like(case["images"])
-    full, empty = (answers(case, lambda b, t, of=of: of[b]) for of in (case["images"], blank))
-    expected = (linear_area(case, 10, blank, "most_first") - empty) / (full - empty)
+    baseline = torch.zeros_like(case["images"])
+    full, empty = (outputs_of(case, lambda b, t, of=of: of[b]) for of in (case["images"], baseline))
+    expected = (linear_area(case, 10, baseline, "most_first") - empty) / (full - empty)
     values = scored(PixelFlipping("most_first", steps=10, normalize=True), **case)
     assert torch.allclose(values, expected, rtol=1e-3, atol=1e-3)
 
@@ -158,17 +160,17 @@ def test_flipping_costs_nothing_beside_deletion_and_insertion():
 
 
 def imputed(case, fraction, order):
-    """Probabilities ``(B, T)`` with a fraction of the pixels replaced by their neighbors' mean, a picture at a time."""
+    """Probabilities ``(B, T)`` with a fraction of the pixels replaced by their neighbors' mean, an input at a time."""
     pixels, target = case["maps"][0, 0].numel(), case["target"]
     count = round(fraction * pixels)
-    told = torch.zeros(case["targets"].shape, dtype=torch.float64)
+    values = torch.zeros(case["targets"].shape, dtype=torch.float64)
     for b, row in enumerate(case["targets"]):
-        for t, asked in enumerate(row):
+        for t, target_class in enumerate(row):
             ranked = case["maps"][b, t]
             visible = ~top(ranked, count) if order == "most_first" else top(ranked, pixels - count)
-            picture = neighbor_imputation(case["images"][b : b + 1], visible.view(1, 1, *visible.shape))
-            told[b, t] = target.probability(picture, asked.view(1))[0, 0]
-    return told
+            perturbed = neighbor_imputation(case["images"][b : b + 1], visible.view(1, 1, *visible.shape))
+            values[b, t] = target.probability(perturbed, target_class.view(1))[0, 0]
+    return values
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -177,11 +179,11 @@ def test_road_against_direct_imputation(dims):
     most, least = (
         torch.stack([imputed(case, fraction, order) for fraction in FRACTIONS]).mean(0) for order in ORDERS[:2]
     )
-    told = {order: scored(ROAD(order, FRACTIONS, noise=0), **case) for order in ORDERS}
-    assert torch.allclose(told["most_first"], most, atol=1e-5)
-    assert torch.allclose(told["least_first"], least, atol=1e-5)
-    assert torch.allclose(told["gap"], least - most, atol=1e-5) and told["gap"].abs().max() > 1e-3
-    assert torch.allclose(told["gap"], told["least_first"] - told["most_first"], atol=1e-6)
+    values = {order: scored(ROAD(order, FRACTIONS, noise=0), **case) for order in ORDERS}
+    assert torch.allclose(values["most_first"], most, atol=1e-5)
+    assert torch.allclose(values["least_first"], least, atol=1e-5)
+    assert torch.allclose(values["gap"], least - most, atol=1e-5) and values["gap"].abs().max() > 1e-3
+    assert torch.allclose(values["gap"], values["least_first"] - values["most_first"], atol=1e-6)
 
 
 def test_road_at_one_fraction_and_at_none():
@@ -217,7 +219,7 @@ def test_the_noise_of_road_is_on_the_removed_pixels_only():
 
 @pytest.mark.parametrize("fill", ["zero", "input_zero", "median", "blur", "noise", "neighbors", "tensor"])
 @pytest.mark.parametrize("kind", [*AREAS, ROAD])
-def test_details_are_the_answers_for_the_whole_and_the_blank_image(kind, fill):
+def test_references_are_the_outputs_for_the_whole_and_the_baseline_image(kind, fill):
     case = cnn_case(normalized=True)
     images, target = case["images"], case["target"]
     tensor = torch.rand(1, 1, 8, 5)
@@ -226,18 +228,18 @@ def test_details_are_the_answers_for_the_whole_and_the_blank_image(kind, fill):
     else:
         metric = kind(steps=3, fill=tensor if fill == "tensor" else fill)
     if fill == "neighbors":
-        blank = hide_pixels(images, torch.zeros(4, 1, 8, 5, dtype=torch.bool), metric.fill)
+        baseline = hide_pixels(images, torch.zeros(4, 1, 8, 5, dtype=torch.bool), metric.fill)
     else:
         known = {"tensor": tensor, "input_zero": torch.full((1, 1, 1, 1), 0.4)}
-        blank = baseline_images(images, known.get(fill, fill))
+        baseline = baseline_images(images, known.get(fill, fill))
     scored(metric, **case)
-    for name, pictures in (("full", images), ("blank", blank)):
-        expected = target.probability(pictures, case["targets"]).double()
+    for name, inputs in (("full", images), ("blank", baseline)):
+        expected = target.probability(inputs, case["targets"]).double()
         assert torch.allclose(metric.per_image(name), expected, atol=1e-6), name
         assert metric.reference_means()[name] == pytest.approx(expected.mean().item(), abs=1e-6)
     assert (metric.per_image("full") - metric.per_image("blank")).abs().max() > 1e-4
     if isinstance(metric.fill, str | torch.Tensor):
-        values = scored(BlankProbability(metric.fill), **case)
+        values = scored(BaselineProbability(metric.fill), **case)
         assert torch.allclose(values, metric.per_image("blank"), atol=1e-6)
 
 
@@ -287,15 +289,17 @@ SIGNED = st.integers(-100, 100).map(lambda percent: percent / 100)
 
 @settings(max_examples=50)
 @given(SIGNED, SIGNED, st.integers(0, 100))
-def test_normalizing_puts_the_ends_at_0_and_1(full, blank, seed):
-    full, blank = torch.tensor(full, dtype=torch.float64), torch.tensor(blank, dtype=torch.float64)
+def test_normalizing_puts_the_ends_at_0_and_1(full, baseline, seed):
+    full, baseline = torch.tensor(full, dtype=torch.float64), torch.tensor(baseline, dtype=torch.float64)
     between = torch.rand(5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    told = normalized(torch.cat([blank.view(1), full.view(1), between]), full, blank)
-    if full == blank:
-        assert told.isnan().all()
+    values = normalized_curve(torch.cat([baseline.view(1), full.view(1), between]), full, baseline)
+    if full == baseline:
+        assert values.isnan().all()
     else:
-        assert told[:2].tolist() == [0, 1]
-        assert torch.allclose(told * (full - blank), torch.cat([blank[None], full[None], between]) - blank, atol=1e-9)
+        assert values[:2].tolist() == [0, 1]
+        assert torch.allclose(
+            values * (full - baseline), torch.cat([baseline[None], full[None], between]) - baseline, atol=1e-9
+        )
 
 
 # ------------------------------------------------------------------ what must not matter
@@ -376,7 +380,7 @@ def test_clear_errors():
         assert_refused(partial(kind, steps=0), "steps is 0", "at least 1")
         assert_refused(partial(kind, output="loss"), "output", "'loss'")
         assert_refused(partial(kind, fill="pink"), "'pink'", "neighbors", "input_zero")
-    assert_refused(partial(BlankProbability, fill="pink"), "'pink'", "input_zero")
+    assert_refused(partial(BaselineProbability, fill="pink"), "'pink'", "input_zero")
 
 
 @pytest.mark.parametrize("fractions", [(), (0.5, 1.5), (-0.1,)])
@@ -388,7 +392,7 @@ def test_metadata_and_directions():
     assert [PixelFlipping(order).higher_is_better for order in ORDERS] == [False, True, True]
     assert [ROAD(order).higher_is_better for order in ORDERS] == [False, True, True]
     assert [PixelFlipping(order, steps=5).metadata()["passes"] for order in ORDERS] == [6, 6, 10]
-    # Four fractions, the whole and the blank image.
+    # Four fractions, the whole and the baseline image.
     assert [ROAD(order).metadata()["passes"] for order in ORDERS] == [6, 6, 10]
     options = {"order": "gap", "steps": 7, "fill": "blur", "normalize": True, "output": "score"}
     assert PixelFlipping(**options).metadata()["options"] == options

@@ -162,9 +162,9 @@ def test_the_callers_order_is_used(levels):
 @settings(max_examples=30, deadline=None)
 def test_ranking_sees_only_the_order(seed, rising):
     flat, inside = made(seed, levels=6)
-    # Level by level: pixels that are equal stay equal, however exp() rounds at their places.
-    levels, places = flat.double().unique(return_inverse=True)
-    before, after = sort_evidence(levels[places], inside), sort_evidence(rising(levels)[places], inside)
+    # Level by level: pixels that are equal stay equal, however exp() rounds.
+    levels, level_index = flat.double().unique(return_inverse=True)
+    before, after = sort_evidence(levels[level_index], inside), sort_evidence(rising(levels)[level_index], inside)
     for name, function in RANKING.items():
         assert torch.equal(function(after), function(before)), f"{name} changed with the values"
 

@@ -1,4 +1,4 @@
-"""What every metric of maps fractions: values with their ids, each counted once."""
+"""What every metric of maps shares: values with their ids, each counted once."""
 
 import copy
 import pickle
@@ -23,7 +23,7 @@ class MaximumOfMap(MapMetric):
     paper = "none"
     higher_is_better = True
 
-    def score(self, batch, answers):
+    def score(self, batch, outputs):
         return batch.maps.flatten(2).amax(2)
 
 
@@ -44,7 +44,7 @@ def test_nothing_defined_gives_nan():
     assert metric.compute().isnan() and metric.counts() == (2, 2)
 
 
-def test_nothing_seen():
+def test_nothing_scored():
     metric = MaximumOfMap()
     assert metric.per_image().shape == (0, 0) and metric.rows() == [] and metric.counts() == (0, 0)
     with pytest.warns(UserWarning, match="before the ``update``"):
@@ -76,7 +76,7 @@ def test_an_image_that_comes_twice_counts_once():
     assert [row[0] for row in metric.rows()] == ["a", "a", "b", "b", "c", "c"]
 
 
-def test_the_same_class_asked_twice_stays_two_queries():
+def test_the_same_class_twice_stays_two_queries():
     metric = feed(MaximumOfMap(), [[1.0, 2.0]], ["a"], targets=torch.tensor([[3, 3]]))
     assert metric.rows() == [("a", 3, 1), ("a", 3, 2)]
 
@@ -130,11 +130,11 @@ def test_reading_does_not_disturb_accumulating():
 
 def test_default_query_is_the_targets():
     target, images = ClassifierTarget(cnn()), torch.rand(3, 1, 8, 8)
-    asked = target.query(images, None, None).targets
-    maps, default, given = torch.rand(3, 1, 8, 8), DeletionAUC(), DeletionAUC()
+    targets = target.query(images, None, None).targets
+    maps, default, explicit = torch.rand(3, 1, 8, 8), DeletionAUC(), DeletionAUC()
     default.update(target=target, images=images, maps=maps)
-    given.update(target=target, images=images, maps=maps, targets=asked)
-    assert default.rows() == given.rows() and [row[1] for row in given.rows()] == asked.flatten().tolist()
+    explicit.update(target=target, images=images, maps=maps, targets=targets)
+    assert default.rows() == explicit.rows() and [row[1] for row in explicit.rows()] == targets.flatten().tolist()
 
 
 def test_queries_of_one_column_and_of_none_are_the_same():

@@ -29,8 +29,8 @@ from tests.metric_cases import (
     assert_precision_does_not_matter,
     assert_queries_do_not_matter,
     assert_refused,
-    linear_answer,
     linear_case,
+    linear_output,
     planned,
     scored,
     shown,
@@ -50,14 +50,14 @@ def scaled(maps):
 
 def confidences(case, fill, weights):
     """``y``, ``o``, ``d``, each ``(B, T)`` float64, where ``weights (B, T, *S)`` are the maps between 0 and 1."""
-    told = torch.zeros(3, *case["maps"].shape[:2], dtype=torch.float64)
-    blank = fill.expand_as(case["images"]).double()
+    outputs = torch.zeros(3, *case["maps"].shape[:2], dtype=torch.float64)
+    baseline = fill.expand_as(case["images"]).double()
     for b, image in enumerate(case["images"].double()):
-        for t, asked in enumerate(case["targets"][b]):
+        for t, target_class in enumerate(case["targets"][b]):
             weight = weights[b, t].double()
-            kept, rest = (blank[b] + part * (image - blank[b]) for part in (weight, 1 - weight))
-            told[:, b, t] = linear_answer(case["target"], torch.stack([image, kept, rest]), asked.expand(3))
-    return told
+            kept, rest = (baseline[b] + part * (image - baseline[b]) for part in (weight, 1 - weight))
+            outputs[:, b, t] = linear_output(case["target"], torch.stack([image, kept, rest]), target_class.expand(3))
+    return outputs
 
 
 def with_explainer(case, function=shown):
@@ -71,13 +71,13 @@ def with_explainer(case, function=shown):
 @pytest.mark.parametrize("fill", ["input_zero", "zero", "tensor"])
 def test_closed_form_on_a_linear_model(fill, normalized):
     case = linear_case(batch=6, normalized=normalized)
-    blanks = {
+    baselines = {
         "input_zero": case["target"].input_zero(case["images"]),
         "zero": torch.zeros(1, 2, 1, 1),
         "tensor": torch.rand(1, 2, 4, 5),
     }
-    y, o, d = confidences(case, blanks[fill], scaled(case["maps"]))
-    option = blanks["tensor"] if fill == "tensor" else fill
+    y, o, d = confidences(case, baselines[fill], scaled(case["maps"]))
+    option = baselines["tensor"] if fill == "tensor" else fill
     drop, deletion = ((y - part).clamp(min=0) / y for part in (o, d))
     assert (y > 0).all() and (drop > 0).any() and (drop == 0).any() and (deletion > 0).any(), "the case tests little"
     assert torch.allclose(scored(AverageDrop(fill=option), **case), drop, atol=1e-5)
@@ -204,8 +204,8 @@ def test_the_confidence_of_the_explainers_own_head():
     weights = scaled(case["maps"]).unsqueeze(2)
     images = case["images"].double().unsqueeze(1)
 
-    def head(pictures):
-        bright = pictures.flatten(2).mean(dim=2).expand(case["targets"].shape)
+    def head(inputs):
+        bright = inputs.flatten(2).mean(dim=2).expand(case["targets"].shape)
         return torch.where(case["targets"] == 0, bright, (1 - bright) / 2)
 
     y, o, d = head(images), head(images * weights), head(images * (1 - weights))
@@ -218,7 +218,7 @@ def test_the_confidence_of_the_explainers_own_head():
         metric = kind(head="explainer")
         assert torch.allclose(scored(metric, **case, explainer=explainer), value, atol=1e-5), kind
         assert metric.metadata()["passes"] == 2 and metric.metadata()["options"]["head"] == "explainer"
-    assert case["target"].chunks == [], "the target was asked for the head's confidence"
+    assert case["target"].chunks == [], "the target was run for the head's confidence"
     parts = [scored(kind(), **case, explainer=explainer) for kind in (Coherency, Complexity)]
     adcc = scored(ADCC(head="explainer"), **case, explainer=explainer)
     assert torch.allclose(adcc, masking.adcc(*parts, expected[AverageDrop]), atol=1e-5)
@@ -240,7 +240,7 @@ def test_clear_errors():
     assert_refused(lambda: scored(AverageDrop(), maps=case["maps"]), "target=", "images=")
 
 
-def test_the_head_of_no_explainer_is_asked_for_by_its_name():
+def test_an_explainer_without_a_head_is_named():
     case = linear_case()
     for kind in BLENDS:
         assert_refused(lambda kind=kind: scored(kind(head="explainer"), **case), "explainer=")
@@ -266,20 +266,19 @@ def test_directions_and_costs():
         ADCC: (True, 2, 1),
         TopClassesIoU: (False, 1, 1),
     }
-    told = {kind: kind().metadata() for kind in expected}
-    seen = {kind: (data["higher_is_better"], data["passes"], data["explanations"]) for kind, data in told.items()}
-    assert seen == expected
-    assert {data["family"] for data in told.values()} == {"masking"}
+    metadata = {kind: kind().metadata() for kind in expected}
+    costs = {kind: (data["higher_is_better"], data["passes"], data["explanations"]) for kind, data in metadata.items()}
+    assert costs == expected
+    assert {data["family"] for data in metadata.values()} == {"masking"}
 
 
-def test_a_suite_asks_once_what_several_fraction():
+def test_a_suite_evaluates_once_what_several_share():
     case = with_explainer(linear_case())
     suite = MetricSuite({kind.__name__: kind() for kind in SCALED})
     suite.update(**case)
-    # Per image the whole one, and per query what the map keeps and what it leaves, which is explained too.
-    explained = 4 * 2
-    assert sum(case["target"].chunks) == 4 * (1 + 2 * 2) + explained
-    assert sum(pictures for pictures, _ in case["explainer"].calls) == explained, "one masked picture a query"
+    # Per image the whole one, and per query what the map keeps and what it leaves; explaining them costs no pass here.
+    assert sum(case["target"].chunks) == 4 * (1 + 2 * 2)
+    assert sum(inputs for inputs, _ in case["explainer"].calls) == 4 * 2, "one masked input a query"
     assert suite.passes(queries=2) == {"passes": 5, "explanations": 2}
     for kind in SCALED:
         assert torch.allclose(suite[kind.__name__].per_image(), scored(kind(), **case), atol=1e-6), kind
@@ -309,7 +308,7 @@ def test_a_fraction_of_no_confidence_is_undefined():
     case |= {"target": LogitTarget(linear_net(weight)), "targets": torch.tensor([0, 1])}
     for kind in (AverageDrop, AverageDropInDeletion, ADCC):
         assert scored(kind(), **case).isnan().flatten().tolist() == [False, True], kind
-    assert scored(IncreaseInConfidence(), **case).tolist() == [[0.0], [0.0]], "no picture is more convincing"
+    assert scored(IncreaseInConfidence(), **case).tolist() == [[0.0], [0.0]], "no input is more convincing"
 
 
 # ------------------------------------------------------------------ the strongest other class
@@ -359,7 +358,7 @@ def test_the_rival_of_a_segmenter_is_the_strongest_on_the_pixel_set(given):
     images = torch.zeros(2, 2, 4, 4)
     images[:, 0, :2] = 2  # class 1 is the upper half ...
     images[0, 1, :2] = 1  # ... where class 2 comes next in the first image, and the background in the second.
-    images[1, 1, 2:] = 5  # Elsewhere class 2 is strong, but elsewhere was not asked.
+    images[1, 1, 2:] = 5  # Elsewhere class 2 is strong, but the query is not about elsewhere.
     target = SegmenterTarget(Planted())
     query = target.query(images, torch.tensor([1, 1]), None)
     targets, pixels = query.targets, query.regions

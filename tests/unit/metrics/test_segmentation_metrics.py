@@ -50,17 +50,15 @@ def references(case):
 
 
 def dices(case, visible_of):
-    """Dice ``[b][t][k]`` of class k where image b is visible in ``visible_of(b, t)``, by one picture at a time."""
+    """Dice ``[b][t][k]`` of class k where image b is visible in ``visible_of(b, t)``, by one input at a time."""
     target, images, wanted = case["target"], case["images"], references(case)
     queries = range(case["maps"].shape[1])
-    pictures = {
-        (b, t): over_black(target, images[b], visible_of(b, t)) for b, t in product(range(len(images)), queries)
-    }
-    told = torch.zeros(len(images), len(queries), len(queries), dtype=torch.float64)
-    for (b, t), picture in pictures.items():
+    inputs = {(b, t): over_black(target, images[b], visible_of(b, t)) for b, t in product(range(len(images)), queries)}
+    dice = torch.zeros(len(images), len(queries), len(queries), dtype=torch.float64)
+    for (b, t), perturbed in inputs.items():
         for k in queries:
-            told[b, t, k] = dice_of(target, picture, case["targets"][b, k], wanted[b, k])
-    return told
+            dice[b, t, k] = dice_of(target, perturbed, case["targets"][b, k], wanted[b, k])
+    return dice
 
 
 def losses(case, count):
@@ -106,7 +104,7 @@ def test_leakage_needs_another_class_with_a_reference():
     case, objects = two_objects(batch=2)
     case["maps"][:] = hide_on(objects, (8, 0))
     alone = {**case, "maps": case["maps"][:, :1], "targets": case["targets"][:, 0]}
-    assert scored(OffTargetLeakage(), **alone).isnan().all(), "no other class was asked about"
+    assert scored(OffTargetLeakage(), **alone).isnan().all(), "there is no query about another class"
     masks = objects[0].long().expand(2, 1, 8, 8).clone()
     masks[1] += 2 * objects[1]
     metric = OffTargetLeakage(fraction=8 / 64)
@@ -182,11 +180,11 @@ def test_boundary_of_a_box(dims, width):
 def test_boundary_by_brute_force(seed, width, fraction):
     objects = torch.rand(2, 1, 6, 5, generator=torch.Generator().manual_seed(seed)) < fraction
     expected = torch.zeros_like(objects)
-    for place in objects.nonzero().tolist():
-        image, _, row, column = place
+    for index in objects.nonzero().tolist():
+        image, _, row, column = index
         rows = slice(max(0, row - width), row + width + 1)
         near = objects[image, 0, rows, max(0, column - width) : column + width + 1]
-        expected[tuple(place)] = not near.all()
+        expected[tuple(index)] = not near.all()
     assert torch.equal(boundary(objects, width), expected)
     assert torch.equal(boundary(objects.unsqueeze(2), width).squeeze(2), expected), "a volume of one slice"
 
@@ -199,9 +197,9 @@ def test_boundary_reliance_by_hand(dims):
     maps = {"edge": edge * 1.0, "inner": inner * 1.0, "even": objects * 1.0, "3 to 1": 3.0 * edge + 1.0 * inner}
     maps["3 to 1, and what does not count"] = maps["3 to 1"] + 100.0 * ~objects
     maps["signed"] = maps["3 to 1"] - 10.0 * ~objects
-    told = {name: boundary_reliance(values, objects, 1).item() for name, values in maps.items()}
+    values = {name: boundary_reliance(one, objects, 1).item() for name, one in maps.items()}
     expected = [1, 0, 0.5, 0.75, 0.75, 0.75]
-    assert told == pytest.approx(dict(zip(maps, expected, strict=True)))
+    assert values == pytest.approx(dict(zip(maps, expected, strict=True)))
 
 
 def test_boundary_reliance_is_undefined_without_one_of_its_parts():
@@ -252,15 +250,15 @@ def test_curves_of_the_dice_against_direct_hiding(masks, steps):
     for step in range(steps + 1):
         for erase in (True, False):
             visible = partial(lambda b, t, n, hidden: top(case["maps"][b, t], n) != hidden, n=step * 36 // steps)
-            told = dices(case, partial(visible, hidden=erase)).diagonal(dim1=1, dim2=2)
-            points[erase].append(told)
+            dice = dices(case, partial(visible, hidden=erase)).diagonal(dim1=1, dim2=2)
+            points[erase].append(dice)
     for kind, erase in ((DeletionAUC, True), (InsertionAUC, False)):
         curve = torch.stack(points[erase])
         area = ((curve[1:] + curve[:-1]) / 2).mean(dim=0)
         metric = kind(steps, "input_zero", output="dice")
         assert torch.allclose(scored(metric, **case), area, atol=1e-9), kind
-        full, blank = (curve[0], curve[-1]) if erase else (curve[-1], curve[0])
-        assert torch.allclose(metric.per_image("full"), full) and torch.allclose(metric.per_image("blank"), blank)
+        full, baseline = (curve[0], curve[-1]) if erase else (curve[-1], curve[0])
+        assert torch.allclose(metric.per_image("full"), full) and torch.allclose(metric.per_image("blank"), baseline)
 
 
 def test_curves_of_the_logit_mass_in_closed_form():
@@ -375,7 +373,7 @@ def test_means_of_the_classes():
         assert metric.compute().item() == pytest.approx(values.nanmean().item())
 
 
-# ------------------------------------------------------------------ who can be asked
+# ------------------------------------------------------------------ which targets
 
 
 def test_a_classifier_is_refused_and_sits_out_in_a_suite():

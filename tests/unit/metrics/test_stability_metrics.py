@@ -74,7 +74,7 @@ def noise_on(images, samples, level, law, per_channel, seed=0):
 @pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("output", ["score", "probability"])
 def test_the_gradient_of_a_linear_model_accounts_for_every_change(normalized, output):
-    """The answer of the linear target is its logit, also where it is called a probability."""
+    """The output of the linear target is its logit, also where it is called a probability."""
     case = gradient_case(normalized=normalized)
     exact = scored(Infidelity(scale=False, output=output), **case)
     other = scored(Infidelity(scale=False, output=output), **{**case, "maps": case["maps"].flip(2)})
@@ -88,11 +88,11 @@ def test_scaling_forgives_a_positive_factor(factor):
     scaled = scored(Infidelity(samples=10), **{**case, "maps": factor * case["maps"]})
     assert (scaled < 1e-9).all()
     plain = scored(Infidelity(samples=10, scale=False), **{**case, "maps": factor * case["maps"]})
-    change = told_by(case, case["maps"], samples=10)
+    change = predicted_by(case, case["maps"], samples=10)
     assert torch.allclose(plain, (factor - 1) ** 2 * change.square().mean(dim=2), rtol=1e-3, atol=1e-6)
 
 
-def told_by(case, maps, samples=50, level=0.2):
+def predicted_by(case, maps, samples=50, level=0.2):
     """What maps say of the changes under the noise, ``(B, T, J)``."""
     noise = noise_on(case["images"], samples, level, "gaussian", False).double()
     # One number a pixel, however many channels: the map is their sum already.
@@ -103,17 +103,17 @@ def test_infidelity_of_a_wrong_map_is_the_square_of_what_it_gets_wrong():
     case = gradient_case()
     wrong = torch.randn(case["maps"].shape)
     values = scored(Infidelity(scale=False), **{**case, "maps": case["maps"] + wrong})
-    assert torch.allclose(values, told_by(case, wrong).square().mean(dim=2), rtol=1e-4)
+    assert torch.allclose(values, predicted_by(case, wrong).square().mean(dim=2), rtol=1e-4)
 
 
 def test_infidelity_of_a_map_without_information_is_the_mean_square_of_the_change():
     case = gradient_case()
-    change = told_by(case, case["maps"])
+    change = predicted_by(case, case["maps"])
     nothing = {**case, "maps": 1e-9 * torch.randn(case["maps"].shape)}
     assert torch.allclose(scored(Infidelity(scale=False), **nothing), change.square().mean(dim=2), rtol=1e-4)
     # The best factor takes away what a random map happens to tell.
-    told = told_by(case, nothing["maps"])
-    cosine = (told * change).sum(dim=2).square() / told.square().sum(dim=2) / change.square().sum(dim=2)
+    predicted = predicted_by(case, nothing["maps"])
+    cosine = (predicted * change).sum(dim=2).square() / predicted.square().sum(dim=2) / change.square().sum(dim=2)
     expected = change.square().mean(dim=2) * (1 - cosine)
     assert torch.allclose(scored(Infidelity(), **nothing), expected, rtol=1e-4) and (cosine > 0).all()
 
@@ -126,29 +126,29 @@ def test_infidelity_of_a_segmenter_is_about_the_logit_mass_of_the_whole_images_s
     exact = net.weight.view(1, 2, 1, 1) * pixels
     maps = exact + torch.randn(exact.shape)
     case = {"target": target, "images": images, "targets": targets}
-    asked = pixels.flatten(2).any(dim=2)
-    assert asked.any()
+    not_empty = pixels.flatten(2).any(dim=2)
+    assert not_empty.any()
     values = scored(Infidelity(scale=False), **case, maps=maps)
-    expected = told_by(case, maps - exact).square().mean(dim=2)
+    expected = predicted_by(case, maps - exact).square().mean(dim=2)
     assert torch.allclose(values, expected, rtol=1e-3)
     assert torch.allclose(scored(Infidelity(scale=False), **case, maps=maps, pixels=pixels), values)
 
 
 def test_infidelity_of_numbers():
-    told, change = torch.tensor([[1.0, 2], [0, 0]]).double(), torch.tensor([[1.0, 0], [3, 4]]).double()
-    assert infidelity(told, change).tolist() == [2, 12.5]
+    predicted, change = torch.tensor([[1.0, 2], [0, 0]]).double(), torch.tensor([[1.0, 0], [3, 4]]).double()
+    assert infidelity(predicted, change).tolist() == [2, 12.5]
     # The factor of the first is 1 / 5; nothing scales the zeros of the second.
-    assert infidelity(told, change, scale=True).tolist() == pytest.approx([0.4, 12.5])
+    assert infidelity(predicted, change, scale=True).tolist() == pytest.approx([0.4, 12.5])
 
 
 @given(st.integers(0, 1000))
 def test_the_best_factor_is_the_best(seed):
     generator = torch.Generator().manual_seed(seed)
-    told, change = torch.randn(2, 7, dtype=torch.float64, generator=generator)
-    best = infidelity(told, change, scale=True)
+    predicted, change = torch.randn(2, 7, dtype=torch.float64, generator=generator)
+    best = infidelity(predicted, change, scale=True)
     for factor in (-2, 0, 0.5, 1, 3):
-        assert best <= infidelity(factor * told, change) + 1e-12, factor
-    assert infidelity(-4 * told, change, scale=True).item() == pytest.approx(best.item())
+        assert best <= infidelity(factor * predicted, change) + 1e-12, factor
+    assert infidelity(-4 * predicted, change, scale=True).item() == pytest.approx(best.item())
 
 
 # ------------------------------------------------------------------ sensitivity and stability
@@ -232,10 +232,10 @@ def test_undefined():
         NoiseStability: [[0, 0], [1, 1], [2, 0]],
         Infidelity: [[0, 0], [1, 1], [2, 0]],
     }
-    for kind, places in undefined.items():
+    for kind, undefined_rows in undefined.items():
         metric = kind()
-        assert scored(metric, **case).isnan().nonzero().tolist() == places, kind
-        assert metric.counts() == (8, len(places)), kind
+        assert scored(metric, **case).isnan().nonzero().tolist() == undefined_rows, kind
+        assert metric.counts() == (8, len(undefined_rows)), kind
 
 
 # ------------------------------------------------------------------ cost
@@ -247,9 +247,9 @@ def test_explanations_are_shared_by_metrics_and_queries():
     suite = MetricSuite({"sensitivity": MaxSensitivity(6), "stability": NoiseStability(6)}, chunk_size=5)
     suite.update(**case)
     calls = case["explainer"].calls
-    assert sum(pictures for pictures, _ in calls) == 4 * 6, "not one explanation for each noisy copy of an image"
+    assert sum(inputs for inputs, _ in calls) == 4 * 6, "not one explanation for each noisy copy of an image"
     assert {queries for _, queries in calls} == {2}, "a noisy copy is not explained for both queries at once"
-    assert [pictures for pictures, _ in calls] == [5, 5, 5, 5, 4], "chunks are not full"
+    assert [inputs for inputs, _ in calls] == [5, 5, 5, 5, 4], "chunks are not full"
     assert suite.passes(queries=2) == {"passes": 0, "explanations": 6}
     for name, alone in (("sensitivity", MaxSensitivity(6)), ("stability", NoiseStability(6))):
         assert torch.allclose(suite[name].per_image(), scored(alone, **case), atol=1e-6), name
@@ -263,11 +263,11 @@ def test_other_noise_is_explained_for_itself(other):
     suite = MetricSuite(metrics)
     suite.update(**case)
     total = 6 + other.get("samples", 6)
-    assert sum(pictures for pictures, _ in case["explainer"].calls) == 4 * total
+    assert sum(inputs for inputs, _ in case["explainer"].calls) == 4 * total
     assert suite.passes() == {"passes": 0, "explanations": total}
 
 
-def test_infidelity_asks_each_noisy_picture_once_for_all_queries():
+def test_infidelity_runs_each_noisy_copy_once_for_all_queries():
     case = gradient_case()
     metric = Infidelity(samples=7, chunk_size=4)
     scored(metric, **case)
@@ -343,14 +343,14 @@ def test_values_are_in_range(seed):
 @given(st.sampled_from([torch.exp, torch.asinh, lambda maps: 7 * maps - 3, lambda maps: maps**3]))
 def test_stability_is_one_of_ranks(transform):
     case = product_case()
-    explainer = MapOf(case["target"], lambda *asked: transform(weighted(gradients(case))(*asked)))
+    explainer = MapOf(case["target"], lambda *query: transform(weighted(gradients(case))(*query)))
     moved = {**case, "maps": transform(case["maps"]), "explainer": explainer}
     assert torch.allclose(scored(NoiseStability(), **moved), scored(NoiseStability(), **case), atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ALL)
 def test_the_set_of_a_segmenter_is_that_of_the_whole_image(kind):
-    """Noise must not change which pixels are asked about, whether the default sets are given or left to the metric."""
+    """Noise must not change which pixels the queries are about, given to the metric or left to it."""
     target, images = SegmenterTarget(segmenter(seed=1)), torch.rand(3, 1, 8, 8)
     explainer = GradientMap(target)
     query = target.query(images, torch.tensor([[0, 1]] * 3), None)

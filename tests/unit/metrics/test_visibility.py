@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lightning_xai import SegmenterTarget
 from lightning_xai.metrics import VisibilityCurve, VisibilityLeak
-from lightning_xai.metrics.functional.visibility import at_common_fraction, at_own_fraction, fractions_above
+from lightning_xai.metrics.functional import counts_at_fraction, fractions_above
 from tests.helpers import pixel_segmenter
 from tests.metric_cases import (
     assert_batches_do_not_matter,
@@ -31,13 +31,14 @@ SCOPES = ["split", "image"]
 
 
 def parts(case, visible):
-    """Overlap and total ``(B, T, 2)`` with each query's visible pixels ``(B, T, *S)``, one picture at a time."""
-    target, told = case["target"], torch.zeros(*visible.shape[:2], 2, dtype=torch.float64)
+    """Overlap and total ``(B, T, 2)`` with each query's visible pixels ``(B, T, *S)``, one input at a time."""
+    target, counts = case["target"], torch.zeros(*visible.shape[:2], 2, dtype=torch.float64)
     for b, t in torch.cartesian_prod(*(torch.arange(count) for count in visible.shape[:2])).tolist():
-        asked = case["targets"][b, t]
-        picture = over_black(target, case["images"][b], visible[b, t])
-        told[b, t] = torch.tensor(overlap_and_total(target, picture, asked, case["masks"][b, 0] == asked))
-    return told
+        target_class = case["targets"][b, t]
+        inputs = over_black(target, case["images"][b], visible[b, t])
+        reference = case["masks"][b, 0] == target_class
+        counts[b, t] = torch.tensor(overlap_and_total(target, inputs, target_class, reference))
+    return counts
 
 
 def shown_by_rank(maps, count):
@@ -78,13 +79,13 @@ def test_the_curve_of_fractions_and_its_pooled_dice():
     case = noisy_segments()
     metric = VisibilityCurve(scope="image", steps=6)
     scored(metric, **case)
-    curve, told = (
+    curve, counts = (
         metric.curve(),
         torch.stack([parts(case, shown_by_rank(case["maps"], 6 * step)) for step in range(7)]),
     )
     assert torch.allclose(curve["fractions"], torch.linspace(0, 1, 7, dtype=torch.float64))
-    assert torch.allclose(curve["dice"], (told[..., 0] / told[..., 1]).mean(dim=(1, 2)))
-    pooled = told.sum(dim=(1, 2))
+    assert torch.allclose(curve["dice"], (counts[..., 0] / counts[..., 1]).mean(dim=(1, 2)))
+    pooled = counts.sum(dim=(1, 2))
     assert torch.allclose(curve["batch_dice"], pooled[:, 0] / pooled[:, 1])
     assert not torch.allclose(curve["dice"], curve["batch_dice"])
     means = metric.reference_means()
@@ -131,8 +132,8 @@ def test_the_curve_of_thresholds_and_its_pooled_dice():
     scored(metric, **case)
     curve = metric.curve()
     for step in (16, 32, 48, 64):
-        told = parts(case, shown_by_threshold(case["maps"], step / 64))
-        dice, pooled = (told[..., 0] / told[..., 1]).mean().item(), told.sum(dim=(0, 1))
+        counts = parts(case, shown_by_threshold(case["maps"], step / 64))
+        dice, pooled = (counts[..., 0] / counts[..., 1]).mean().item(), counts.sum(dim=(0, 1))
         assert curve["dice"][step].item() == pytest.approx(dice, abs=5e-3)
         assert curve["batch_dice"][step].item() == pytest.approx((pooled[0] / pooled[1]).item(), abs=5e-3)
     assert metric.compute().item() == pytest.approx(curve["dice"][32].item())
@@ -206,8 +207,10 @@ def test_everything_visible_gives_the_unmasked_dice_exactly(scope, masks):
     expected = torch.ones(4, 2, dtype=torch.float64)
     if masks:
         for b, row in enumerate(case["targets"]):
-            for t, asked in enumerate(row):
-                expected[b, t] = dice_of(case["target"], case["images"][b], asked, case["masks"][b, 0] == asked)
+            for t, target_class in enumerate(row):
+                expected[b, t] = dice_of(
+                    case["target"], case["images"][b], target_class, case["masks"][b, 0] == target_class
+                )
         assert (expected < 1).all()
     metric = VisibilityCurve(at=1, scope=scope)
     assert torch.equal(scored(metric, **case), expected)
@@ -216,7 +219,7 @@ def test_everything_visible_gives_the_unmasked_dice_exactly(scope, masks):
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_nothing_visible_gives_the_dice_of_the_blank_image(scope):
+def test_nothing_visible_gives_the_dice_of_the_baseline_image(scope):
     case = noisy_segments()
     case["maps"] = case["maps"].double()
     common, total = parts(case, torch.zeros(4, 2, 6, 6, dtype=torch.bool)).unbind(dim=2)
@@ -228,15 +231,15 @@ def test_nothing_visible_gives_the_dice_of_the_blank_image(scope):
 def test_oracle_above_random_above_reversed(scope, dims):
     case, objects = two_objects(batch=3, dims=dims)
     noise = torch.rand(case["maps"].shape)
-    told = {}
+    means = {}
     for name, maps in (("oracle", objects + 0.1 * noise), ("random", noise), ("reversed", 0.1 * noise - 1.0 * objects)):
         metric = VisibilityCurve(at=0.25, scope=scope)
-        told[name] = scored(metric, **{**case, "maps": maps}).mean().item()
+        means[name] = scored(metric, **{**case, "maps": maps}).mean().item()
         curve = metric.curve()["dice"]
         assert (curve.diff() >= -1e-9).all(), f"showing more of a planted object never hurts ({name})"
     # A quarter of the pixels: all of the object, about a quarter of it, nothing of it.
-    assert told["oracle"] == pytest.approx(1, abs=0.05) and told["reversed"] == pytest.approx(0, abs=1e-6)
-    assert told["random"] == pytest.approx(2 * 0.25 / 1.25, abs=0.1)
+    assert means["oracle"] == pytest.approx(1, abs=0.05) and means["reversed"] == pytest.approx(0, abs=1e-6)
+    assert means["random"] == pytest.approx(2 * 0.25 / 1.25, abs=0.1)
 
 
 def points_of(seed, rows=4, steps=5, ties=False):
@@ -260,11 +263,11 @@ def test_coverage_never_falls_with_the_threshold(seed, ties, thresholds):
 
 @settings(max_examples=50)
 @given(st.integers(0, 1000), st.booleans(), st.floats(0, 1))
-def test_together_the_maps_show_the_fraction_that_was_asked(seed, ties, fraction):
+def test_together_the_maps_show_the_fraction_that_is_wanted(seed, ties, fraction):
     points = points_of(seed, ties=ties)
-    common, total = at_common_fraction(points, fraction).unbind(dim=1)
+    common, total = counts_at_fraction(points, fraction, groups=torch.zeros(4)).unbind(dim=1)
     assert common.mean().item() == pytest.approx(fraction, abs=1e-9) and (total == 1).all()
-    assert torch.allclose(at_own_fraction(points, fraction)[:, 0], torch.full((4,), fraction, dtype=torch.float64))
+    assert torch.allclose(counts_at_fraction(points, fraction)[:, 0], torch.full((4,), fraction, dtype=torch.float64))
 
 
 def test_fractions_at_the_values_of_the_steps():
@@ -274,8 +277,8 @@ def test_fractions_at_the_values_of_the_steps():
     # Between two steps the fraction is read off the line through both: of the second map from 9 at .5 to 2 at .75.
     expected[7][1], expected[5][1], expected[4][1] = 0.5 + 0.25 * 2 / 7, 0.5 + 0.25 * 4 / 7, 0.5 + 0.25 * 5 / 7
     for value, fractions in expected.items():
-        told = fractions_above(points, torch.tensor(float(value), dtype=torch.float64))
-        assert told.tolist() == pytest.approx(fractions), value
+        above = fractions_above(points, torch.tensor(float(value), dtype=torch.float64))
+        assert above.tolist() == pytest.approx(fractions), value
 
 
 # ------------------------------------------------------------------ undefined
@@ -298,8 +301,8 @@ def test_undefined_rows_are_left_out_and_counted(scope):
         clean.update(**some, ids=[f"{b}-{t}" for b in images])
         alone[t] = scored(VisibilityCurve(scope=scope, steps=6), **some)[:, 0]
     assert torch.allclose(values[[0, 1, 3], 0], alone[0]) and torch.allclose(values[[0, 2], 1], alone[1])
-    for name, told in metric.curve().items():
-        assert torch.allclose(told, clean.curve()[name], atol=1e-12) and not told.isnan().any(), name
+    for name, line in metric.curve().items():
+        assert torch.allclose(line, clean.curve()[name], atol=1e-12) and not line.isnan().any(), name
     assert metric.per_class() == {
         1: pytest.approx(alone[0].mean().item()),
         2: pytest.approx(alone[1].mean().item()),
@@ -332,8 +335,8 @@ def test_order_and_batches_do_not_matter(scope, size):
     whole.update(**noisy_segments(size=size))
     for index in ([3], [0, 2], [1]):
         pieces.update(**part(noisy_segments(size=size), index))
-    for name, told in whole.curve().items():
-        assert torch.allclose(pieces.curve()[name], told, atol=1e-12), name
+    for name, line in whole.curve().items():
+        assert torch.allclose(pieces.curve()[name], line, atol=1e-12), name
 
 
 @pytest.mark.parametrize("scope", SCOPES)
@@ -405,8 +408,8 @@ def test_one_image_has_nothing_to_swap_with():
     assert not scored(VisibilityLeak("noise"), **case).isnan().any()
 
 
-def test_a_mask_that_draws_the_answer_survives_the_swap():
-    """A segmenter that calls everything visible an object is told by any content; one that looks is not."""
+def test_a_mask_that_draws_the_object_survives_the_swap():
+    """A segmenter that calls everything visible an object takes any content for one; one that looks does not."""
     images = torch.rand(4, 1, 8, 8) + 0.5
     masks = torch.zeros(4, 1, 8, 8).long()
     masks[:, :, 2:6, 2:6] = 1

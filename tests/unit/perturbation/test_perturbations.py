@@ -5,11 +5,14 @@ import itertools
 import pytest
 import torch
 
+from lightning_xai import SegmenterTarget
 from lightning_xai.functional.tensors import min_max
 from lightning_xai.perturbation.context import PerturbationContext
-from lightning_xai.perturbation.evaluator import EvaluationPlan, evaluate_sets
-from lightning_xai.perturbation.perturbations import Noisy
+from lightning_xai.perturbation.evaluator import EvaluationPlan, Evaluator, output_of_inputs
+from lightning_xai.perturbation.perturbations import FixedMasks, Noisy
 from lightning_xai.perturbation.sets import Blend, Curve
+from lightning_xai.targets.outputs import Probability
+from tests.helpers import segmenter
 
 
 class Asked:
@@ -18,11 +21,11 @@ class Asked:
     def __init__(self):
         self.pictures, self.chunks = [], []
 
-    def __call__(self, pictures, rows, which=None):
-        self.pictures.append(pictures.clone())
-        self.chunks.append((len(pictures), len(rows)))
-        values = pictures.double().flatten(1).mean(1)
-        return (values if which is None else values[which]) * (rows + 1)
+    def __call__(self, batch):
+        self.pictures.append(batch.inputs.clone())
+        self.chunks.append((len(batch.inputs), len(batch.rows)))
+        values = batch.inputs.double().flatten(1).mean(1)
+        return (values if batch.input_index is None else values[batch.input_index]) * (batch.rows + 1)
 
 
 def case(batch=3, queries=2, size=(4, 5)):
@@ -44,8 +47,8 @@ REQUESTS = {
 @pytest.mark.parametrize("chunk_size", [1, 4, 7, 1000])
 def test_sharing_changes_no_answer(chunk_size):
     drawn = case()
-    alone = evaluate_sets(Asked(), drawn, REQUESTS, chunk_size=5)
-    shared = evaluate_sets(Asked(), drawn, REQUESTS, chunk_size, per_image=True)
+    alone = Evaluator(Asked(), chunk_size=5, per_image=False)(drawn, REQUESTS)
+    shared = Evaluator(Asked(), chunk_size)(drawn, REQUESTS)
     assert alone.keys() == shared.keys() == REQUESTS.keys()
     for name, values in alone.items():
         assert torch.allclose(values, shared[name], atol=1e-12), name
@@ -54,7 +57,7 @@ def test_sharing_changes_no_answer(chunk_size):
 @pytest.mark.parametrize(("batch", "queries", "chunk_size"), [(1, 1, 8), (1, 5, 8), (4, 3, 16)])
 def test_queries_fraction_whole_blank_and_noisy_pictures_and_chunks_are_full(batch, queries, chunk_size):
     readout, drawn = Asked(), case(batch, queries)
-    evaluate_sets(readout, drawn, REQUESTS, chunk_size, per_image=True)
+    Evaluator(readout, chunk_size)(drawn, REQUESTS)
     common = 1 + 2 + 3  # whole, two blanks, three noisy
     own = 2 + 1 + 1 + 1  # two fractions of one curve, one of the other, and two blends
     assert sum(count for count, _ in readout.chunks) == batch * (common + queries * own)
@@ -67,12 +70,12 @@ def test_queries_fraction_whole_blank_and_noisy_pictures_and_chunks_are_full(bat
 def test_several_answers_at_once():
     drawn = case()
 
-    def both(pictures, rows, which=None):
-        values = Asked()(pictures, rows, which)
+    def both(batch):
+        values = Asked()(batch)
         return torch.stack([values, -values], dim=1)
 
-    single = evaluate_sets(Asked(), drawn, REQUESTS, per_image=True)
-    double = evaluate_sets(both, drawn, REQUESTS, per_image=True)
+    single = Evaluator(Asked())(drawn, REQUESTS)
+    double = Evaluator(both)(drawn, REQUESTS)
     for name, values in single.items():
         assert torch.equal(double[name], torch.stack([values, -values], dim=-1)), name
 
@@ -82,7 +85,7 @@ def test_several_answers_at_once():
 
 def test_a_blend_is_the_image_times_its_scaled_map():
     readout, drawn = Asked(), case()
-    evaluate_sets(readout, drawn, {"map": Blend("map"), "rest": Blend("rest")})
+    Evaluator(readout, per_image=False)(drawn, {"map": Blend("map"), "rest": Blend("rest")})
     kept, rest = torch.cat(readout.pictures).chunk(2)
     images = drawn.images.repeat_interleave(2, 0)
     alpha = min_max(drawn.maps).flatten(0, 1).unsqueeze(1)
@@ -99,7 +102,7 @@ def case_images_before(drawn):
 def test_a_blend_over_a_fill_and_of_maps_that_come_scaled():
     readout, drawn = Asked(), PerturbationContext(torch.rand(2, 1, 3, 3), torch.rand(2, 1, 3, 3))
     fill = torch.full((1, 1, 1, 1), 0.25)
-    evaluate_sets(readout, drawn, {"map": Blend("map", fill, prescaled=True)})
+    Evaluator(readout, per_image=False)(drawn, {"map": Blend("map", fill, prescaled=True)})
     assert torch.allclose(readout.pictures[0], 0.25 + drawn.maps * (drawn.images - 0.25), atol=1e-6)
 
 
@@ -116,7 +119,7 @@ def test_a_constant_map_keeps_nothing_rather_than_nan():
 def test_noise_is_one_field_a_sample_in_units_of_the_image(law, per_channel):
     noise = Noisy(4, 0.5, law, per_channel, seed=3)
     readout, drawn = Asked(), case(2, 1)
-    evaluate_sets(readout, drawn, {"noise": noise}, per_image=True)
+    Evaluator(readout)(drawn, {"noise": noise})
     added = torch.cat(readout.pictures).view(4, 2, 2, 4, 5) - drawn.images
     flat = drawn.images.flatten(1)
     size = flat.std(1) if law == "gaussian" else flat.amax(1) - flat.amin(1)
@@ -130,15 +133,17 @@ def test_noise_is_one_field_a_sample_in_units_of_the_image(law, per_channel):
 
 def test_noise_does_not_depend_on_the_batch_around_an_image():
     noise, drawn = Noisy(2), case(3, 1)
-    whole = evaluate_sets(Asked(), drawn, {"noise": noise})["noise"]
-    alone = evaluate_sets(Asked(), PerturbationContext(drawn.images[2:], drawn.maps[2:]), {"noise": noise})["noise"]
+    whole = Evaluator(Asked(), per_image=False)(drawn, {"noise": noise})["noise"]
+    alone = Evaluator(Asked(), per_image=False)(
+        PerturbationContext(drawn.images[2:], drawn.maps[2:]), {"noise": noise}
+    )["noise"]
     assert torch.allclose(whole[2] / 3, alone[0], atol=1e-12)
 
 
 def test_equal_noise_is_drawn_once_and_other_noise_is_not():
     readout = Asked()
     requests = {"a": Noisy(3), "b": Noisy(3), "longer": Noisy(5), "other": Noisy(3, seed=1)}
-    answers = evaluate_sets(readout, case(1, 1), requests)
+    answers = Evaluator(readout, per_image=False)(case(1, 1), requests)
     assert torch.equal(answers["a"], answers["b"]) and not torch.equal(answers["a"], answers["other"])
     assert sum(count for count, _ in readout.chunks) == 3 + 5 + 3
 
@@ -152,10 +157,47 @@ def test_noise_that_makes_no_sense_is_refused(settings):
 def test_other_content_is_seen_where_pixels_are_shown():
     drawn, curve = case(batch=3), Curve((0.0, 1.0), "reveal", content="swapped")
     readout = Asked()
-    evaluate_sets(readout, drawn, {"swapped": curve}, chunk_size=100)
+    Evaluator(readout, chunk_size=100, per_image=False)(drawn, {"swapped": curve})
     everything = [picture for part in readout.pictures for picture in part if picture.any()]
     assert len(everything) == 6, "three images of two queries, all visible"
     for row, picture in enumerate(everything):
         assert torch.equal(picture, drawn.images[row // 2 - 1])
     with pytest.raises(ValueError, match=r"Curve has content 'other'; use own \| shifted \| swapped \| noise"):
         Curve((0.5,), content="other")
+
+
+# ------------------------------------------------------------------ given masks
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+def test_given_masks_are_shown_once_for_all_queries(queries):
+    readout, images = Asked(), torch.rand(2, 2, 4, 5)
+    context = PerturbationContext.of_queries(images, queries)
+    weights = torch.rand(5, 1, 4, 5)
+    found = Evaluator(readout, chunk_size=4)(context, {"given": FixedMasks(lambda index, level: weights[level], 5)})
+    assert found["given"].shape == (2, queries, 5)
+    assert readout.chunks == [(4, 4 * queries), (4, 4 * queries), (2, 2 * queries)]
+    expected = (images.unsqueeze(1) * weights).flatten(2).mean(2)
+    rows = torch.arange(1, 2 * queries + 1).view(2, queries, 1)
+    assert torch.allclose(found["given"], expected.double().unsqueeze(1) * rows, atol=1e-6)
+
+
+def test_boolean_masks_hide_exactly_and_may_depend_on_the_image():
+    readout, images = Asked(), torch.rand(2, 1, 4, 5)
+    own = torch.rand(2, 1, 4, 5) < 0.5
+    baseline = torch.rand(1, 1, 4, 5)
+    masks = FixedMasks(lambda index, level: own[index], 1, baseline)
+    Evaluator(readout)(PerturbationContext.of_queries(images, 1), {"given": masks})
+    assert torch.equal(readout.pictures[0], torch.where(own, images, baseline))
+
+
+def test_the_output_of_inputs_is_that_of_every_query():
+    target, images = SegmenterTarget(segmenter()), torch.rand(2, 1, 8, 8)
+    query = target.query(images, torch.tensor([[0, 1, 2], [2, 1, 0]]), torch.rand(2, 3, 8, 8) < 0.5)
+    shown = torch.rand(4, 1, 8, 8)
+    masks = FixedMasks(lambda index, level: shown[level], 4)
+    evaluator = Evaluator(output_of_inputs(target, Probability(), query), chunk_size=3)
+    found = evaluator(PerturbationContext.of_queries(images, 3), {"given": masks})["given"]
+    for number, mask in enumerate(shown):
+        expected = target.probability(images * mask, query.targets, query.regions)
+        assert torch.allclose(found[..., number], expected, atol=1e-6), number

@@ -24,8 +24,8 @@ class Tags(HTMLParser):
 
 
 def test_a_page_is_whole_and_well_formed():
-    picture = page.figure(np.zeros((2, 3, 3), np.uint8), 'a "caption" & more')
-    parts = [page.heading("one"), page.bullets(["a < b", "c"]), page.table(["x", "y"], [["1 & 2", 3]]), picture]
+    figure = page.figure(np.zeros((2, 3, 3), np.uint8), 'a "caption" & more')
+    parts = [page.heading("one"), page.bullets(["a < b", "c"]), page.table(["x", "y"], [["1 & 2", 3]]), figure]
     text = page.page("Title <b>", parts)
     reader = Tags()
     reader.feed(text)

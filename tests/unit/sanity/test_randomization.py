@@ -210,7 +210,7 @@ def test_the_loss_is_least_at_the_labels(activation, classes, labels):
 
 
 def test_labels_that_the_model_does_not_have_are_refused():
-    with pytest.raises(ValueError, match="Asked for class 5, but the model has classes 0 to 2"):
+    with pytest.raises(ValueError, match="A query is about class 5, but the model has classes 0 to 2"):
         random_labels(ClassifierTarget(cnn()), torch.rand(2, 1, 8, 8), torch.tensor([0, 5]), 1, 2)
 
 

@@ -61,7 +61,7 @@ def test_an_attribute_can_be_named():
 
 @pytest.mark.parametrize("output", ["student", 3, -3])
 def test_a_part_that_is_not_there_is_named_with_those_that_are(output):
-    with pytest.raises(ValueError, match=rf"output is {output!r}, but the model answers with a dict of 'a' \(Tensor\)"):
+    with pytest.raises(ValueError, match=rf"output is {output!r}, but the model returns a dict of 'a' \(Tensor\)"):
         target_of(lambda y: {"a": y, "b": y}, output).logits(IMAGES)
 
 
@@ -76,7 +76,7 @@ def test_a_part_that_is_not_there_is_named_with_those_that_are(output):
     ],
 )
 def test_an_answer_without_logits_is_described(after, words):
-    with pytest.raises(ValueError, match=rf"The model answers with {words}.*output="):
+    with pytest.raises(ValueError, match=rf"The model returns {words}.*output="):
         target_of(after).logits(IMAGES)
 
 
@@ -96,7 +96,7 @@ def test_impossible_outputs_are_refused(output):
 )
 def test_of_equal_parts_none_is_guessed(after, words):
     for wrap, net in ((ClassifierTarget, cnn), (SegmenterTarget, segmenter)):
-        with pytest.raises(ValueError, match=rf"The model answers with .*{words}.*output="):
+        with pytest.raises(ValueError, match=rf"The model returns .*{words}.*output="):
             target_of(after, wrap=wrap, net=net).logits(IMAGES)
 
 
@@ -106,15 +106,15 @@ def test_a_name_counts_before_equal_parts():
 
 
 def test_what_was_taken_is_logged_once(caplog):
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "lightning_xai.targets.model_output"):
         target = target_of(lambda y: {"aux": y * 0, "out": [y, y.mean()]})
         for _ in range(3):
             target.logits(IMAGES)
-    said = [record.getMessage() for record in caplog.records]
+    said = [record.getMessage() for record in caplog.records if record.name.endswith("model_output")]
     assert len(said) == 1 and "['out'][0]" in said[0] and "output=" in said[0]
     caplog.clear()
     with caplog.at_level(logging.INFO):
-        ClassifierTarget(cnn()).logits(IMAGES)
+        ClassifierTarget(cnn(), class_names=["a", "b", "c"], in_channels=1).logits(IMAGES)
     assert not caplog.records
 
 

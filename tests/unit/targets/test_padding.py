@@ -89,9 +89,9 @@ def test_logits_are_those_of_the_padded_image_cropped(name):
     net, images, reached = made(name)
     expected = cropped(net(padded(images, reached)), images.shape[2:])
     target = SegmenterTarget(net)
-    assert torch.equal(target.logits(images), expected) and target.seen_size(images) == reached
+    assert torch.equal(target.logits(images), expected) and target.input_size(images) == reached
     whole = padded(images, reached)
-    assert torch.equal(target.logits(whole), net(whole)) and target.seen_size(whole) == reached
+    assert torch.equal(target.logits(whole), net(whole)) and target.input_size(whole) == reached
 
 
 @each_net
@@ -129,11 +129,11 @@ def test_the_sides_do_not_depend_on_what_went_through_before():
     for size in sizes:
         target, images = SegmenterTarget(made("MONAI")[0]), torch.rand(1, 1, *size)
         target.logits(images)
-        fresh[size] = target.seen_size(images)
+        fresh[size] = target.input_size(images)
     target = SegmenterTarget(made("MONAI")[0])
     for size in reversed(sizes):
         target.logits(torch.rand(1, 1, *size))
-    assert {size: target.seen_size(torch.rand(1, 1, *size)) for size in sizes} == fresh
+    assert {size: target.input_size(torch.rand(1, 1, *size)) for size in sizes} == fresh
 
 
 def test_padding_is_logged_once_for_each_size(caplog):

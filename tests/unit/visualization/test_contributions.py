@@ -1,4 +1,4 @@
-"""Pictures of contributions: what is written in the cells, one scale for all classes, slices of volumes."""
+"""Figures of contributions: what is written in the cells, one scale for all classes, slices of volumes."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from lightning_xai.visualization.contributions import contribution_figure, perce
 
 @pytest.fixture
 def written(monkeypatch):
-    """The numbers that are written, with their places, panel by panel."""
+    """The numbers that are written, with their positions, panel by panel."""
     texts = []
     monkeypatch.setattr(Axes, "text", lambda axis, x, y, text, **_: texts.append((id(axis), x, y, text)))
     return texts
@@ -20,9 +20,9 @@ def tinted(monkeypatch):
     """The colors that panels are drawn in."""
     drawn, draw = [], Axes.imshow
 
-    def note(axis, picture, *args, **options):
-        drawn.append(picture)
-        return draw(axis, picture, *args, **options)
+    def note(axis, pixels, *args, **options):
+        drawn.append(pixels)
+        return draw(axis, pixels, *args, **options)
 
     monkeypatch.setattr(Axes, "imshow", note)
     return drawn
@@ -32,8 +32,8 @@ FRACTIONS = torch.tensor([[[0.5, 0.0], [0.0, 0.002]], [[0.1, 0.0], [0.25, 0.0004
 
 
 def test_each_cell_holds_its_percentage(written):
-    picture = contribution_figure(torch.rand(3, 20, 40), FRACTIONS, ["cat", "dog"], "cat - dog")
-    assert picture.dtype.name == "uint8" and picture.shape[2] == 3 and picture.shape[1] > 2 * picture.shape[0]
+    pixels = contribution_figure(torch.rand(3, 20, 40), FRACTIONS, ["cat", "dog"], "cat - dog")
+    assert pixels.dtype.name == "uint8" and pixels.shape[2] == 3 and pixels.shape[1] > 2 * pixels.shape[0]
     panels = list(dict.fromkeys(text[0] for text in written))
     cells = [[text[1:] for text in written if text[0] == panel] for panel in panels]
     assert cells[0] == [(10, 5, "50"), (30, 15, "0.2")]
@@ -50,11 +50,11 @@ def test_percentages_are_short(fraction, text):
 
 def test_all_classes_fraction_one_scale(tinted):
     contribution_figure(torch.rand(1, 8, 8), FRACTIONS, ["cat", "dog"])
-    first, second = (picture for picture in tinted if picture.shape == (2, 2, 4))
+    first, second = (pixels for pixels in tinted if pixels.shape == (2, 2, 4))
     assert tuple(second[0, 0]) != tuple(first[0, 0]), "a tenth looks like a half"
     tinted.clear()
     contribution_figure(torch.rand(1, 8, 8), FRACTIONS[[0, 0]] * torch.tensor([1, 0.5]).view(2, 1, 1), ["cat", "dog"])
-    halved = [picture for picture in tinted if picture.shape == (2, 2, 4)][1]
+    halved = [pixels for pixels in tinted if pixels.shape == (2, 2, 4)][1]
     assert halved[0, 0, 3] == pytest.approx(0.25 + 0.6 * 0.5**0.5)
 
 

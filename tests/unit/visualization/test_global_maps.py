@@ -1,4 +1,4 @@
-"""Pictures of global maps: panels, slices, colors, tables."""
+"""Figures of global maps: panels, slices, colors, tables."""
 
 import numpy as np
 import pytest
@@ -13,10 +13,10 @@ def test_panels_for_every_map(size, channels):
     maps = {f"label {number}": torch.rand(size) for number in range(5)}
     region = torch.zeros(size, dtype=torch.bool)
     region[:5] = True
-    picture = global_figure(torch.rand(channels, *size), maps, "fraction", region)
+    pixels = global_figure(torch.rand(channels, *size), maps, "fraction", region)
     one_row = global_figure(torch.rand(channels, *size), dict(list(maps.items())[:2]), "fraction")
-    assert picture.dtype == np.uint8 and picture.shape[2] == 3
-    assert picture.shape[0] == pytest.approx(2 * one_row.shape[0], rel=0.02), "six panels are two rows"
+    assert pixels.dtype == np.uint8 and pixels.shape[2] == 3
+    assert pixels.shape[0] == pytest.approx(2 * one_row.shape[0], rel=0.02), "six panels are two rows"
     assert global_figure(None, maps, "fraction").shape[2] == 3
 
 
@@ -34,5 +34,5 @@ def test_where_the_map_is_zero_only_the_image_shows():
 
 
 def test_a_table_of_numbers():
-    picture = matrix_figure(np.array([[0.5, -0.2], [0.0, 0.1]]), ["left", "right"], ["left", "right"], "specificity")
-    assert picture.shape[2] == 3 and picture.std() > 10
+    pixels = matrix_figure(np.array([[0.5, -0.2], [0.0, 0.1]]), ["left", "right"], ["left", "right"], "specificity")
+    assert pixels.shape[2] == 3 and pixels.std() > 10

@@ -1,4 +1,4 @@
-"""Pictures: channel counts, scaling, signs, NaN, slices, grids, atomic files."""
+"""Figures: channel counts, scaling, signs, NaN, slices, grids, atomic files."""
 
 import numpy as np
 import pytest
@@ -12,17 +12,17 @@ from lightning_xai.visualization.grid import best_slice, color_map, display_imag
 @pytest.mark.parametrize("size", [(6, 8), (6, 8, 4)])
 def test_any_channels_become_colors(channels, size):
     torch.manual_seed(0)
-    picture = display_image(torch.rand(channels, *size) * 300 - 20)
-    assert picture.shape == ((6, 8, 3) if len(size) == 2 else (8, 6, 3))
-    assert picture.dtype == np.float32 and picture.min() >= 0 and picture.max() <= 1
-    assert picture.std() > 0.1, "the stretch lost the contrast"
+    pixels = display_image(torch.rand(channels, *size) * 300 - 20)
+    assert pixels.shape == ((6, 8, 3) if len(size) == 2 else (8, 6, 3))
+    assert pixels.dtype == np.float32 and pixels.min() >= 0 and pixels.max() <= 1
+    assert pixels.std() > 0.1, "the stretch lost the contrast"
 
 
 def test_rgb_keeps_its_hue_and_gray_stays_gray():
     red = torch.zeros(3, 10, 10)
     red[0, :5] = 0.5
-    picture = display_image(red)
-    assert picture[0, 0].tolist() == [1, 0, 0]
+    pixels = display_image(red)
+    assert pixels[0, 0].tolist() == [1, 0, 0]
     gray = display_image(torch.rand(1, 5, 5))
     assert np.array_equal(gray[..., 0], gray[..., 2])
 
@@ -81,10 +81,10 @@ def test_volume_shows_the_slice_with_most_mass():
     volume, values = torch.zeros(1, 4, 5, 6), torch.zeros(4, 5, 6)
     volume[0, 1, 2, 4], values[1, 2, 4], values[:, :, 0] = 1, -9, 0.1
     assert best_slice(values) == 4
-    picture = overlay(volume, values, alpha=0.5)
+    pixels = overlay(volume, values, alpha=0.5)
     # x goes right and y goes up: (x 1, y 2) of 5 rows is row 2, column 1.
-    assert picture.shape == (5, 4, 3)
-    assert np.argwhere(picture.sum(-1) > 0).tolist() == [[2, 1]]
+    assert pixels.shape == (5, 4, 3)
+    assert np.argwhere(pixels.sum(-1) > 0).tolist() == [[2, 1]]
 
 
 def test_grid_has_a_row_an_image_and_two_columns_a_query():
@@ -105,9 +105,9 @@ def test_grid_of_volumes():
 
 
 def test_png_round_trip_leaves_no_partial_file(tmp_path):
-    picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-    save_png(tmp_path / "new" / "a.png", picture)
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / "a.png")), picture)
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    save_png(tmp_path / "new" / "a.png", pixels)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / "a.png")), pixels)
     save_png(tmp_path / "new" / "a.png", np.ones((2, 2, 3), np.float32))
     assert np.asarray(Image.open(tmp_path / "new" / "a.png")).min() == 255
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]

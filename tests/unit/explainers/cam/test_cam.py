@@ -612,7 +612,6 @@ def test_ablation_cam_leaves_the_model_as_it_was(fail_at):
     own = [net[0].forward, net[1].forward]  # as a library that patches instances leaves them
     net[0].forward, net[1].forward = own
     target, images = ClassifierTarget(net), torch.rand(1, 1, 6, 7)
-    target.classes = 3
     before = state_of(target)
     explainer = AblationCAM(target, "1", chunk_size=2)
     if fail_at is None:
@@ -779,7 +778,6 @@ def test_given_queries_cost_one_pass(cam, kind):
     pixels = None if kind is ClassifierTarget else torch.rand(2, 2, 6, 7) < 0.5
     explainer = cam(target, "1")
     explainer.explain(images, ASKED, pixels)
-    assert target.classes == 3
     target.passes = 0
     explainer.explain(images, ASKED, pixels)
     assert target.passes == 2, f"{target.passes} images for 2 images of 2 queries each"
@@ -818,7 +816,7 @@ def test_a_sweep_of_a_segmenter_keeps_to_the_rules_of_explain():
 def test_the_passes_of_the_methods_without_gradients():
     target, images = CountingTarget(deep()), torch.rand(2, 1, 6, 7)
     target.query(images, None, None)
-    for cam, expected in ((ScoreCAM, [2, 4, 1, 4, 1]), (AblationCAM, [1, 2, 4, 1, 1, 2, 4, 1])):
+    for cam, expected in ((ScoreCAM, [2, 4, 4, 2]), (AblationCAM, [1, 2, 4, 1, 1, 2, 4, 1])):
         target.chunks.clear()
         cam(target, "1", chunk_size=4).explain(images, ASKED)
         assert target.chunks == expected, f"{cam.__name__}: of 5 channels and 2 queries"

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from lightning_xai import ClassifierTarget, SegmenterTarget
-from lightning_xai.callbacks import Faithfulness, VisibilityCurves
+from lightning_xai.callbacks import Faithfulness
 from lightning_xai.explainers import CenterPrior
 from lightning_xai.metrics import InsertionAUC, VisibilityCurve, VisibilityLeak
 from lightning_xai.report.statistics import bootstrap
@@ -35,7 +35,6 @@ def tested(tmp_path):
     }
     scored = Faithfulness(metrics, {"center": CenterPrior})
     trainer = run(tmp_path, scored)
-    trainer.callbacks.append(VisibilityCurves())
     trainer.test(GradientMap(target), Blobs(), verbose=False)
     return tmp_path, scored
 
@@ -72,11 +71,9 @@ def test_the_numbers_of_the_picture_are_written(tested):
     assert line["images"] == "6"
 
 
-def test_nothing_is_drawn_of_classifiers_or_without_scores(tmp_path):
+def test_nothing_is_drawn_without_such_a_metric(tmp_path):
     trainer = run(tmp_path, Faithfulness({"insertion": InsertionAUC(steps=3)}))
-    trainer.callbacks.append(VisibilityCurves())
     trainer.test(GradientMap(ClassifierTarget(cnn())), Blobs(2), verbose=False)
-    run(tmp_path, VisibilityCurves()).test(GradientMap(ClassifierTarget(cnn())), Blobs(2), verbose=False)
     assert not (tmp_path / "visibility.csv").exists() and not (tmp_path / "maps").exists()
 
 
