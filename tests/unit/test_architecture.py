@@ -26,7 +26,7 @@ LAYERS = (
 )
 LEVEL = {part: level for level, layer in enumerate(LAYERS) for part in layer}
 ROOT_MODULES = {"__init__.py", "reveal.py", "structures.py", "typing.py"}
-#: Words that had a meaning of this project's own, and the field's word for each.
+#: Words that had a meaning of this project's own, and the field's word for each; and spellings that are not US.
 PRIVATE_WORDS = {
     "told": "the value's name",
     "artist": "perturbation",
@@ -34,6 +34,21 @@ PRIVATE_WORDS = {
     "beside": "references",
     "respondent": "source",
     "question": "query",
+    "PixelSet": "region",
+    "facts": "data_info",
+    "slope": "gradient",
+    "steepness": "gradient",
+    "grain": "block_size",
+    "shares": "fractions",
+    "ask_pixels": "QueryPolicy",
+    "maker": "factory",
+    "TargetTrainer": "ClassifierTask or SegmenterTask",
+    "behaviour": "behavior",
+    "centre": "center",
+    "colour": "color",
+    "localisation": "localization",
+    "neighbour": "neighbor",
+    "normalisation": "normalization",
 }
 
 

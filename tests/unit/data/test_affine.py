@@ -20,8 +20,8 @@ def volume(tmp_path):
 
 def corners(affine, size):
     """World coordinates of two opposite corners: half a voxel beyond the outermost centers."""
-    places = np.array([[-0.5, -0.5, -0.5, 1.0], [*(np.array(size) - 0.5), 1.0]])
-    return places @ affine.T
+    corner_points = np.array([[-0.5, -0.5, -0.5, 1.0], [*(np.array(size) - 0.5), 1.0]])
+    return corner_points @ affine.T
 
 
 @pytest.mark.parametrize("new", [(8, 6, 4), (4, 3, 2), (16, 6, 5)])

@@ -22,10 +22,10 @@ Make = Callable[..., object]
 
 
 def rule_of(*masks: np.ndarray, classes: list[str] | None = TWO, lossy: bool = False) -> MaskRule:
-    found = MaskValues()
+    mask_values = MaskValues()
     for number, mask in enumerate(masks):
-        found.add(mask, f"mask{number}", lossy)
-    return mask_rule(found, classes, "the set")
+        mask_values.add(mask, f"mask{number}", lossy)
+    return mask_rule(mask_values, classes, "the set")
 
 
 def soft(top: int = 255, angle: float = 7) -> np.ndarray:
@@ -149,12 +149,12 @@ def test_values_are_counted_as_they_are_stored(tmp_path: Path, suffix: str) -> N
     mask = np.dstack([SHAPE * np.uint8(255)] * 3) if suffix in ("png", "jpg") else SHAPE * np.uint8(255)
     path = tmp_path / f"m.{suffix}"
     np.save(path, mask) if suffix == "npy" else Image.fromarray(mask).save(path)
-    found = MaskValues()
-    found.add_source((path, path), "m")
-    assert found.lossy == (suffix == "jpg")
-    assert sum(found.counts.values()) == 2 * SHAPE.size
+    mask_values = MaskValues()
+    mask_values.add_source((path, path), "m")
+    assert mask_values.lossy == (suffix == "jpg")
+    assert sum(mask_values.counts.values()) == 2 * SHAPE.size
     if suffix != "jpg":
-        assert found.counts == {0: 2 * int((SHAPE == 0).sum()), 255: 2 * int((SHAPE == 1).sum())}
+        assert mask_values.counts == {0: 2 * int((SHAPE == 0).sum()), 255: 2 * int((SHAPE == 1).sum())}
 
 
 def test_several_masks_of_one_image_are_united_with_each_its_own_edge(tmp_path: Path) -> None:

@@ -15,13 +15,13 @@ from lightning_xai.data.side_files import sort_files
 def sorted_names(*names: str) -> tuple[list[str], dict[str, list[str]], list[str]]:
     """Images, masks of each and what is left out, of files of these names."""
     root = Path("root")
-    found = sort_files(sorted(root / name for name in names), root)
+    sorted_files = sort_files(sorted(root / name for name in names), root)
 
     def text(path: Path) -> str:
         return path.relative_to(root).as_posix()
 
-    masks = {text(image): [text(mask) for mask in parts] for image, parts in found.masks.items()}
-    return [text(path) for path in found.images], masks, [text(path) for path in found.left_out]
+    masks = {text(image): [text(mask) for mask in parts] for image, parts in sorted_files.masks.items()}
+    return [text(path) for path in sorted_files.images], masks, [text(path) for path in sorted_files.left_out]
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_sizes_of_heads_are_those_of_the_images(tmp_path: Path, monkeypatch: pyt
 
 
 def test_what_cannot_be_read_says_so(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "a.png").write_bytes(b"no image")
     for path in (tmp_path / "a.png", tmp_path / "b.png"):
         with pytest.raises(BadImageError, match="cannot be read|does not exist"):
             read_size(path)

@@ -69,8 +69,8 @@ def test_a_mirrored_volume_stays_where_it_was() -> None:
     image = MetaTensor(torch.arange(24.0).view(1, 2, 3, 4), affine=torch.diag(torch.tensor([1.0, 2.0, 3.0, 1.0])))
     moved = MirrorSided(["image"], side="R", spatial_axis=0)({"image": image, "laterality": "R"})["image"]
     assert torch.equal(moved.as_tensor(), image.as_tensor().flip(1))
-    place = moved.affine @ torch.tensor([1.0, 0, 0, 1]).to(moved.affine)
-    assert place[:3].tolist() == [0, 0, 0], "the first voxel is the last one now"
+    position = moved.affine @ torch.tensor([1.0, 0, 0, 1]).to(moved.affine)
+    assert position[:3].tolist() == [0, 0, 0], "the first voxel is the last one now"
 
 
 def test_an_image_without_a_side_is_an_error() -> None:

@@ -233,7 +233,7 @@ def test_an_explainer_that_fails_on_an_image_is_counted(tmp_path):
 
 
 def test_a_target_may_fail_where_pixels_are_hidden(tmp_path):
-    """Division by the deviation of an image is a number for every image that is not blank."""
+    """Division by the deviation of an image is a number for every image that is not constant."""
 
     class Standardizing(nn.Module):
         def __init__(self):

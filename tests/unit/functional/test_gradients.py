@@ -39,7 +39,7 @@ def rest(*layers, width=WIDTH, classes=CLASSES):
     return net.double().requires_grad_(False)
 
 
-def asked(net, batch=2):
+def scores_and_inputs(net, batch=2):
     """Scores ``(B, T)``, and the two inputs that they depend on."""
     generator = torch.Generator().manual_seed(1)
     inputs = [torch.randn(batch, WIDTH, dtype=torch.float64, generator=generator) for _ in range(2)]
@@ -64,16 +64,16 @@ class Passes:
         return gradients
 
 
-def assert_same(found, expected):
-    for values, others in zip(found, expected, strict=True):
-        assert others.abs().max() > 1e-3
-        torch.testing.assert_close(values, others, rtol=1e-10, atol=1e-14)
+def assert_same(result, expected):
+    for values, reference in zip(result, expected, strict=True):
+        assert reference.abs().max() > 1e-3
+        torch.testing.assert_close(values, reference, rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 6, 7, 8, 100])
-def test_each_column_has_its_own_gradient_whatever_fractions_a_pass(size, monkeypatch):
+def test_each_column_has_its_own_gradient_however_many_share_a_pass(size, monkeypatch):
     net, use = rest(), Passes()
-    scores, inputs = asked(net)
+    scores, inputs = scores_and_inputs(net)
     # The widest of the graph are the scores, 2 x 7.
     monkeypatch.setattr(gradients, "LARGEST", size * 14 + 13)
     assert columns_at_once(net, scores) == size
@@ -86,23 +86,23 @@ def test_each_column_has_its_own_gradient_whatever_fractions_a_pass(size, monkey
 def test_few_columns_have_passes_of_their_own(fewest, passes, monkeypatch):
     monkeypatch.setattr(gradients, "FEWEST", fewest)
     net, use = rest(), Passes()
-    scores, inputs = asked(net)
+    scores, inputs = scores_and_inputs(net)
     assert_same(from_gradients(net, scores, inputs, use), one_by_one(scores, inputs))
     assert use.count == passes
 
 
 def test_a_single_column():
     net, use = rest(classes=1), Passes()
-    scores, inputs = asked(net)
+    scores, inputs = scores_and_inputs(net)
     (expected,) = torch.autograd.grad(scores.sum(), inputs[:1], retain_graph=True)
-    (found,) = from_gradients(net, scores, inputs[:1], use)
-    torch.testing.assert_close(found, expected.unsqueeze(1))
+    (result,) = from_gradients(net, scores, inputs[:1], use)
+    torch.testing.assert_close(result, expected.unsqueeze(1))
     assert use.count == 1
 
 
 def test_what_is_widest_after_the_inputs_counts():
     net = rest(width=600)
-    scores, _ = asked(net)
+    scores, _ = scores_and_inputs(net)
     assert columns_at_once(net, scores) == gradients.LARGEST // 1200
 
 
@@ -113,48 +113,48 @@ def test_what_is_widest_after_the_inputs_counts():
 )
 def test_what_cannot_be_batched_has_a_pass_a_column(layer):
     net, use = rest(layer), Passes()
-    scores, inputs = asked(net)
+    scores, inputs = scores_and_inputs(net)
     assert_same(from_gradients(net, scores, inputs, use), one_by_one(scores, inputs))
     assert use.count == CLASSES
 
 
 def test_a_use_that_reads_numbers_has_a_pass_a_column():
-    net, given = rest(), []
+    net, norm_types = rest(), []
 
     def scaled(gradients):
-        given.append(type(gradients[0].norm().item()))
+        norm_types.append(type(gradients[0].norm().item()))
         return tuple(gradient / gradient.norm().item() for gradient in gradients)
 
-    scores, inputs = asked(net)
-    found = from_gradients(net, scores, inputs, scaled)
+    scores, inputs = scores_and_inputs(net)
+    result = from_gradients(net, scores, inputs, scaled)
     expected = one_by_one(scores, inputs)
-    assert_same(found, [values / values.norm(dim=(0, 2), keepdim=True) for values in expected])
-    assert given == [float] * CLASSES
+    assert_same(result, [values / values.norm(dim=(0, 2), keepdim=True) for values in expected])
+    assert norm_types == [float] * CLASSES
 
 
 @pytest.mark.parametrize("kind", ["register_full_backward_hook", "register_full_backward_pre_hook"])
 def test_hooks_of_modules_see_one_score_at_a_time(kind):
-    net, seen = rest(), []
-    getattr(net[1], kind)(lambda _, *gradients: seen.append(gradients[-1][0].data.clone()))
-    scores, inputs = asked(net)
+    net, captured = rest(), []
+    getattr(net[1], kind)(lambda _, *gradients: captured.append(gradients[-1][0].data.clone()))
+    scores, inputs = scores_and_inputs(net)
     expected = one_by_one(scores, inputs)
-    seen.clear()
+    captured.clear()
     assert_same(from_gradients(net, scores, inputs, Passes()), expected)
-    assert [gradient.shape for gradient in seen] == [(2, WIDTH)] * CLASSES
+    assert [gradient.shape for gradient in captured] == [(2, WIDTH)] * CLASSES
 
 
 @pytest.mark.filterwarnings("ignore:Using a non-full backward hook")
 def test_hooks_of_the_old_kind_do_too():
-    net, seen = rest(), []
-    net[1].register_backward_hook(lambda _, __, gradients: seen.append(gradients[0].data.clone()))
-    scores, inputs = asked(net)
+    net, captured = rest(), []
+    net[1].register_backward_hook(lambda _, __, gradients: captured.append(gradients[0].data.clone()))
+    scores, inputs = scores_and_inputs(net)
     assert_same(from_gradients(net, scores, inputs, Passes()), one_by_one(scores, inputs))
-    assert len(seen) == 2 * CLASSES
+    assert len(captured) == 2 * CLASSES
 
 
 def test_what_is_wrong_is_said_as_ever():
     net = rest()
-    scores, inputs = asked(net)
+    scores, inputs = scores_and_inputs(net)
 
     def refuse(gradients):
         raise ValueError("no positions to map")
@@ -181,7 +181,7 @@ def test_twice_the_columns_take_at_most_twice_the_operators(largest, monkeypatch
     counts = []
     for classes in (50, 100, 200):
         net = rest(classes=classes)
-        scores, inputs = asked(net)
+        scores, inputs = scores_and_inputs(net)
         with Operators() as operators:
             from_gradients(net, scores, inputs, Passes())
         counts.append(operators.count)

@@ -61,7 +61,7 @@ def test_restoring_is_erasing_the_least_important_of_the_rest(result):
 
 
 @pytest.mark.parametrize("fill", ["channel_mean", "mean_image", "noise", "black"])
-def test_a_hidden_set_has_one_half_exactly(fill):
+def test_hidden_images_have_one_half_exactly(fill):
     target, batches, weight, *_ = planted(40)
     hidden = peppr(target, batches, weight, (0, 0.3, 1), fill, random_orders=2)
     assert (hidden.erase[:, -1] == 0.5).all() and (hidden.restore[:, 0] == 0.5).all()
@@ -70,16 +70,16 @@ def test_a_hidden_set_has_one_half_exactly(fill):
 
 def test_curves_are_the_aucs_of_images_hidden_by_hand():
     target, batches, weight, images, labels = planted()
-    told = peppr(target, batches, weight, (0, 0.25, 0.5, 1), "mean_image", random_orders=1)
-    blank = mean_image(batches)
+    outcome = peppr(target, batches, weight, (0, 0.25, 0.5, 1), "mean_image", random_orders=1)
+    baseline = mean_image(batches)
     order = pixel_ranks(weight, tie_keys((SIDE, SIDE), 1, 0)[0]).flatten().argsort()
     for column, count in ((1, 16), (2, 32)):
         hidden = torch.zeros(SIDE * SIDE, dtype=torch.bool)
         hidden[order[:count]] = True
-        shown = torch.where(hidden.view(SIDE, SIDE), blank, images)
-        other = torch.where(hidden.view(SIDE, SIDE), images, blank)
-        for curve, pictures in ((told.erase, shown), (told.restore, other)):
-            expected = roc_auc_score(labels, target.predict(pictures)[:, 1].double())
+        shown = torch.where(hidden.view(SIDE, SIDE), baseline, images)
+        other = torch.where(hidden.view(SIDE, SIDE), images, baseline)
+        for curve, inputs in ((outcome.erase, shown), (outcome.restore, other)):
+            expected = roc_auc_score(labels, target.predict(inputs)[:, 1].double())
             # Of 30 x 30 pairs, rounding may turn two that are all but equal.
             assert curve[1, column].item() == pytest.approx(expected, abs=2.5 / 900), (column, count)
 
@@ -100,12 +100,12 @@ def test_batches_and_chunks_do_not_matter():
     assert torch.allclose(whole.values["erase"], parts.values["erase"], atol=1e-6)
 
 
-def test_each_picture_is_asked_once():
+def test_each_input_is_evaluated_once():
     """11 steps: erasing and restoring share nothing but the ends; the reverse of one order is the other."""
     target, batches, weight, *_ = planted(40)
     peppr(target, batches, weight, random_orders=5)
     per_image = 1 + 2 * 9 + 5 * 9 + 2 * 9  # whole, both directions, random orders, the center
-    assert sum(target.chunks) == 40 * per_image + 1, "one blank for all images"
+    assert sum(target.chunks) == 40 * per_image + 1, "one baseline image for all images"
 
 
 # ------------------------------------------------------------------ labels
@@ -116,9 +116,11 @@ def test_labels_of_one_kind_are_skipped_and_counted():
     labels = torch.zeros(12, 4, dtype=torch.long)
     labels[:, 0] = 1
     labels[::2, 1] = labels[::3, 3] = 1
-    told = peppr(target, [{"image": torch.rand(12, 1, SIDE, SIDE), "label": labels}], torch.rand(SIDE, SIDE))
-    assert told.labels == [1, 3] and told.skipped == {0: 12, 2: 0}
-    assert told.erase.shape == (2, 11) and told.erase_random.shape == (5, 2, 11) and not told.erase.isnan().any()
+    outcome = peppr(target, [{"image": torch.rand(12, 1, SIDE, SIDE), "label": labels}], torch.rand(SIDE, SIDE))
+    assert outcome.labels == [1, 3] and outcome.skipped == {0: 12, 2: 0}
+    assert (
+        outcome.erase.shape == (2, 11) and outcome.erase_random.shape == (5, 2, 11) and not outcome.erase.isnan().any()
+    )
 
 
 def test_no_label_to_score_is_an_error():
@@ -137,7 +139,7 @@ def test_aucs_are_those_of_scikit_learn():
             assert auc[label, column].item() == pytest.approx(expected, abs=1e-12)
 
 
-# ------------------------------------------------------------------ orders, fills, intervals
+# ------------------------------------------------------------------ orders, baselines, intervals
 
 
 def test_ranks_are_a_permutation_and_ties_follow_a_fixed_key():
@@ -182,15 +184,15 @@ def test_the_center_comes_first():
     assert distance.argmax() == 2 * 7 + 3 and distance[0, 0] == distance.min() == distance[-1, -1]
 
 
-def test_fills_of_the_data():
+def test_baselines_of_the_data():
     batches = [{"image": torch.rand(5, 2, 4, 4) * torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)} for _ in range(3)]
-    everything, found = torch.cat([batch["image"] for batch in batches]), survey(batches)
-    assert torch.allclose(data_baseline(found, "mean_image", 0), everything.mean(0, keepdim=True), atol=1e-6)
-    level = data_baseline(found, "channel_mean", 0)
+    everything, statistics = torch.cat([batch["image"] for batch in batches]), survey(batches)
+    assert torch.allclose(data_baseline(statistics, "mean_image", 0), everything.mean(0, keepdim=True), atol=1e-6)
+    level = data_baseline(statistics, "channel_mean", 0)
     assert torch.allclose(level, everything.mean(dim=(0, 2, 3)).view(1, 2, 1, 1).expand_as(level), atol=1e-6)
     noise = data_baseline(survey([{"image": torch.rand(5, 2, 64, 64)}]), "noise", 0)
     assert torch.allclose(noise.std(dim=(2, 3)), torch.full((1, 2), 1 / 12**0.5), atol=0.02)
-    assert not data_baseline(found, "black", 0).any()
+    assert not data_baseline(statistics, "black", 0).any()
     with pytest.raises(ValueError, match="no batch"):
         survey([])
     with pytest.raises(ValueError, match="one size"):
@@ -231,7 +233,7 @@ def test_three_dimensions():
 
 
 def halves():
-    """Two labels, each told by its own half of the picture."""
+    """Two labels, each shown by one half of the image."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.rand(80, 2, generator=generator) > 0.5
     images = torch.rand(80, 1, SIDE, SIDE, generator=generator)
@@ -246,9 +248,9 @@ def halves():
 
 def test_the_map_of_another_label_is_worse():
     target, batches, maps = halves()
-    told = peppr(target, batches, maps["left"] + maps["right"], others=maps)
-    matrix = told.specificity()
-    assert list(matrix) == told.others == ["center", "left", "right"]
+    outcome = peppr(target, batches, maps["left"] + maps["right"], others=maps)
+    matrix = outcome.specificity()
+    assert list(matrix) == outcome.others == ["center", "left", "right"]
     assert matrix["left"][0] > 0.2 > -0.2 > matrix["left"][1]
     assert matrix["right"][1] > 0.2 > -0.2 > matrix["right"][0]
     alone = peppr(target, batches, maps["left"]).per_label()[0]
@@ -265,17 +267,17 @@ def test_a_segmenter_is_judged_by_its_dice(size):
     masks[5] = 0  # no Dice is defined here
     images = masks.float() * 0.8 + 0.1
     ranking = masks.float().mean(dim=(0, 1))
-    told = peppr(target, [{"image": images, "mask": masks}], ranking, fill="black", random_orders=3)
-    assert told.metric == "dice" and told.labels == [1] and told.truth.sum() == 5
-    assert told.erase[0, 0] == 1 and told.erase[0, -1] == 0, "this model is perfect, and says nothing of black"
-    numbers = told.summary()
+    outcome = peppr(target, [{"image": images, "mask": masks}], ranking, fill="black", random_orders=3)
+    assert outcome.metric == "dice" and outcome.labels == [1] and outcome.truth.sum() == 5
+    assert outcome.erase[0, 0] == 1 and outcome.erase[0, -1] == 0, "this model is perfect, and says nothing of black"
+    numbers = outcome.summary()
     assert numbers["area_erase"] < numbers["area_random"] < numbers["area_reversed"]
-    half = told.fractions.index(0.5)
+    half = outcome.fractions.index(0.5)
     ranks = pixel_ranks(ranking, tie_keys(ranking.shape, 3, 0)[0])
     kept = (masks * (ranks >= ranking.numel() // 2))[:5].flatten(1).sum(dim=1).double()
     expected = (2 * kept / (kept + masks[:5].flatten(1).sum(dim=1))).mean()
-    assert told.erase[0, half].item() == pytest.approx(expected.item(), abs=1e-6)
-    assert told.plot(samples=5).axes[0].get_ylabel().startswith("Dice")
+    assert outcome.erase[0, half].item() == pytest.approx(expected.item(), abs=1e-6)
+    assert outcome.plot(samples=5).axes[0].get_ylabel().startswith("Dice")
     with pytest.raises(ValueError, match="have no mask"):
         peppr(target, [{"image": images}], ranking)
 
@@ -303,35 +305,35 @@ def test_a_killed_run_goes_on_at_the_next_step(tmp_path):
     whole = len(target.chunks) - before
     fresh = peppr(target, batches, weight)
     assert all(path.read_bytes() == content for path, content in files.items())
-    assert len(target.chunks) - before - whole > whole, "the first steps were not asked again"
+    assert len(target.chunks) - before - whole > whole, "the first steps were not evaluated again"
     assert all(torch.equal(curve, fresh.curves[name]) for name, curve in resumed.curves.items())
-    asked = len(target.chunks)
+    evaluated = len(target.chunks)
     peppr(target, batches, weight, fill="black", cache_dir=tmp_path)
-    assert len(target.chunks) - asked > whole, "another fill has other answers"
+    assert len(target.chunks) - evaluated > whole, "another baseline has other outputs"
 
 
-def test_retraining_asks_a_new_model_at_every_step():
+def test_retraining_fits_a_new_model_at_every_step():
     target, batches, weight, images, labels = planted(40)
     shown = []
 
     def retrain(hide):
-        pictures = hide(images)
-        shown.append(int((pictures != pictures[:1]).any(dim=0).sum()))
-        visible = (pictures - pictures.mean(dim=0)).abs().amax(dim=0).flatten() > 0
-        difference = pictures[labels == 1].mean(dim=0) - pictures[labels == 0].mean(dim=0)
+        inputs = hide(images)
+        shown.append(int((inputs != inputs[:1]).any(dim=0).sum()))
+        visible = (inputs - inputs.mean(dim=0)).abs().amax(dim=0).flatten() > 0
+        difference = inputs[labels == 1].mean(dim=0) - inputs[labels == 0].mean(dim=0)
         line = difference.flatten() * visible
         return ClassifierTarget(linear_net(torch.stack([-line, line])))
 
-    told = peppr(target, batches, weight, (0, 0.25, 0.5, 1), random_orders=1, retrain=retrain)
+    outcome = peppr(target, batches, weight, (0, 0.25, 0.5, 1), random_orders=1, retrain=retrain)
     pixels = SIDE * SIDE
     assert pixels not in shown, "whole images need no new model"
     assert sorted(set(shown)) == [0, pixels // 4, pixels // 2, 3 * pixels // 4]
     plain = peppr(target, batches, weight, (0, 0.25, 0.5, 1), random_orders=1)
-    assert torch.equal(told.erase[:, 0], plain.erase[:, 0]) and not torch.equal(told.erase, plain.erase)
-    assert (told.erase[:, -1] == 0.5).all()
+    assert torch.equal(outcome.erase[:, 0], plain.erase[:, 0]) and not torch.equal(outcome.erase, plain.erase)
+    assert (outcome.erase[:, -1] == 0.5).all()
 
 
 def test_a_blur_keeps_something_of_every_image():
     target, batches, weight, *_ = planted(40)
-    told = peppr(target, batches, weight, (0, 0.5, 1), "blur", random_orders=1)
-    assert not (told.erase[:, -1] == 0.5).all() and torch.equal(told.restore, told.erase_reversed.flip(1))
+    outcome = peppr(target, batches, weight, (0, 0.5, 1), "blur", random_orders=1)
+    assert not (outcome.erase[:, -1] == 0.5).all() and torch.equal(outcome.restore, outcome.erase_reversed.flip(1))

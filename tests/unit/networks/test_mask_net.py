@@ -1,4 +1,4 @@
-"""Networks: shapes, resolutions, and one map per asked class."""
+"""Networks: shapes, resolutions, and one map per target class."""
 
 import pytest
 import torch
@@ -25,12 +25,12 @@ def test_one_more_stage_halves_the_last_convolution():
 def test_small_cnn_changes_nothing_in_place():
     """Explainers hook activations: a later layer must not overwrite what an earlier one gave."""
     net = SmallCNN(1, 2, widths=(4, 4)).eval()
-    seen = []
+    captured = []
     for module in net.modules():
         if not list(module.children()):
-            module.register_forward_hook(lambda _, __, output: seen.append((output, output.clone())))
+            module.register_forward_hook(lambda _, __, output: captured.append((output, output.clone())))
     net(torch.randn(1, 1, 8, 8))
-    assert seen and all(torch.equal(output, copy) for output, copy in seen)
+    assert captured and all(torch.equal(output, copy) for output, copy in captured)
 
 
 @pytest.mark.parametrize(("dims", "size"), [(2, (16, 16)), (2, (28, 35)), (3, (16, 17, 18))])

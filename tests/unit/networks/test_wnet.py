@@ -50,8 +50,8 @@ def test_a_block_adds_its_shortcut():
 
 def test_nothing_works_in_place():
     """Explainers hook activations: a later layer must not overwrite what an earlier one gave."""
-    net, seen = LittleWNet().eval(), []
+    net, captured = LittleWNet().eval(), []
     for module in net.modules():
-        module.register_forward_hook(lambda _, __, output: seen.append((output, output.clone())))
+        module.register_forward_hook(lambda _, __, output: captured.append((output, output.clone())))
     net(torch.randn(1, 3, 8, 8))
-    assert seen and all(torch.equal(output, copy) for output, copy in seen)
+    assert captured and all(torch.equal(output, copy) for output, copy in captured)

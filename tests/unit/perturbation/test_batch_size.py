@@ -1,4 +1,4 @@
-"""How many pictures fit: more memory needed, fewer pictures."""
+"""How many inputs fit: more memory needed, fewer inputs."""
 
 import torch
 from torch import nn

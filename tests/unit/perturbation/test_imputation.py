@@ -16,7 +16,7 @@ MASKS = ("random", "sparse", "blob", "corner", "one hidden", "checkerboard", "fr
 
 
 def solved(images, visible):
-    """The definition, as one dense float64 system per picture."""
+    """The definition, as one dense float64 system per image."""
     size = images.shape[2:]
     points = list(product(*map(range, size)))
     number = {point: index for index, point in enumerate(points)}
@@ -27,9 +27,9 @@ def solved(images, visible):
             system[number[point], neighbor] = 1 / sum(map(abs, step))
     system /= system.sum(dim=1, keepdim=True).clamp_min(1e-9)  # a lone pixel has no neighbor
     filled = images.double().flatten(2).transpose(1, 2).clone()
-    for picture, shown in zip(filled, visible.flatten(1), strict=True):
+    for image, shown in zip(filled, visible.flatten(1), strict=True):
         matrix = torch.eye(len(points), dtype=torch.float64) - system * ~shown[:, None]
-        picture[:] = torch.linalg.solve(matrix, torch.where(shown[:, None], picture, 0))
+        image[:] = torch.linalg.solve(matrix, torch.where(shown[:, None], image, 0))
     return filled.transpose(1, 2).view(images.shape)
 
 
@@ -62,7 +62,7 @@ def mask(kind, size, seed=0):
     return visible
 
 
-def pictures(count=2, channels=2, size=SIZES[2], seed=0):
+def random_images(count=2, channels=2, size=SIZES[2], seed=0):
     return torch.rand(count, channels, *size, generator=torch.Generator().manual_seed(seed))
 
 
@@ -76,14 +76,14 @@ def worst(filled, reference):
 @pytest.mark.parametrize("kind", MASKS)
 @pytest.mark.parametrize("dims", [2, 3])
 def test_every_kind_of_mask_agrees_with_the_dense_solve(kind, dims):
-    images, visible = pictures(1, size=SIZES[dims]), mask(kind, SIZES[dims])
+    images, visible = random_images(1, size=SIZES[dims]), mask(kind, SIZES[dims])
     error = worst(neighbor_imputation(images, visible), solved(images, visible))
     assert error <= 1e-6, f"{kind} mask in {dims}-D is {error:.1e} off"
 
 
 @pytest.mark.parametrize("size", [(1, 40), (40, 1), (2, 31), (33, 3), (17, 16), (1, 1, 30), (3, 1, 15), (2, 9, 8)])
 def test_odd_thin_and_flat_sizes_agree_with_the_dense_solve(size):
-    images, visible = pictures(1, size=size), mask("random", size, seed=2)
+    images, visible = random_images(1, size=size), mask("random", size, seed=2)
     error = worst(neighbor_imputation(images, visible), solved(images, visible))
     assert error <= 1e-6, f"size {size} is {error:.1e} off"
 
@@ -105,7 +105,7 @@ def test_any_small_mask_agrees_with_the_dense_solve(data, seed):
 
 def test_a_large_hole_solves_its_own_equations():
     """224 x 224 is beyond a dense solve; the mean of the neighbors, taken by a convolution, is not."""
-    images, visible = pictures(1, 3, (224, 224)), mask("blob", (224, 224))
+    images, visible = random_images(1, 3, (224, 224)), mask("blob", (224, 224))
     filled = neighbor_imputation(images.double(), visible)
     stencil = torch.tensor([[1.0, 2, 1], [2, 0, 2], [1, 2, 1]], dtype=torch.float64).view(1, 1, 3, 3)
     weight = F.conv2d(torch.ones(1, 1, 224, 224, dtype=torch.float64), stencil, padding=1)
@@ -117,7 +117,7 @@ def test_a_large_hole_solves_its_own_equations():
 @pytest.mark.parametrize("size", [(96, 130), (1, 301), (2, 200), (12, 20, 17)])
 def test_steps_stay_few_whatever_the_mask(size, monkeypatch):
     """A multigrid that lost its coarse grids would still converge, only after hundreds of steps."""
-    images = pictures(1, 1, size).double()
+    images = random_images(1, 1, size).double()
     for kind in MASKS:
         filled = []
         for steps in (10, 100):
@@ -130,12 +130,12 @@ def test_steps_stay_few_whatever_the_mask(size, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["random", "blob", "corner"])
-def test_depth_one_gives_the_picture(kind):
-    images, visible = pictures(), mask(kind, SIZES[2]).expand(2, 1, *SIZES[2])
+def test_depth_one_gives_the_image(kind):
+    images, visible = random_images(), mask(kind, SIZES[2]).expand(2, 1, *SIZES[2])
     flat = neighbor_imputation(images, visible)
     for axis in (2, 3, 4):
         volume = neighbor_imputation(images.unsqueeze(axis), visible.unsqueeze(axis)).squeeze(axis)
-        assert worst(volume, flat) <= 1e-6, f"an axis of length 1 at {axis} changes the picture"
+        assert worst(volume, flat) <= 1e-6, f"an axis of length 1 at {axis} changes the image"
 
 
 @pytest.mark.parametrize("kind", MASKS)
@@ -157,7 +157,7 @@ def test_a_ramp_hidden_in_the_interior_is_reproduced(dims):
 
 @pytest.mark.parametrize("kind", MASKS)
 def test_filled_values_stay_between_the_visible_ones(kind):
-    images, visible = pictures(1, 3), mask(kind, SIZES[2])
+    images, visible = random_images(1, 3), mask(kind, SIZES[2])
     filled = neighbor_imputation(images, visible)
     for channel in range(3):
         shown = images[:, channel][visible[:, 0]]
@@ -167,7 +167,7 @@ def test_filled_values_stay_between_the_visible_ones(kind):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_visible_pixels_and_the_dtype_are_kept(dtype):
-    images, visible = (pictures() * 3 - 1).to(dtype), mask("blob", SIZES[2]).expand(2, 1, *SIZES[2])
+    images, visible = (random_images() * 3 - 1).to(dtype), mask("blob", SIZES[2]).expand(2, 1, *SIZES[2])
     before = images.clone()
     filled = neighbor_imputation(images, visible)
     assert filled.dtype == dtype
@@ -179,30 +179,30 @@ def test_visible_pixels_and_the_dtype_are_kept(dtype):
 
 
 def test_what_is_hidden_has_no_influence():
-    images, visible = pictures(), mask("blob", SIZES[2]).expand(2, 1, *SIZES[2])
+    images, visible = random_images(), mask("blob", SIZES[2]).expand(2, 1, *SIZES[2])
     clean = neighbor_imputation(images, visible)
     for junk in (1e6, torch.inf, torch.nan):
         assert torch.equal(neighbor_imputation(torch.where(visible, images, junk), visible), clean), f"{junk} leaks"
 
 
 def test_nothing_visible_gives_the_mean_of_each_channel():
-    images = pictures()
+    images = random_images()
     filled = neighbor_imputation(images, torch.zeros(2, 1, *SIZES[2], dtype=torch.bool))
     assert torch.allclose(filled, images.mean(dim=(2, 3), keepdim=True).expand_as(images), atol=1e-6)
 
 
 def test_everything_visible_gives_the_image():
-    images = pictures()
+    images = random_images()
     assert torch.equal(neighbor_imputation(images, torch.ones(2, 1, *SIZES[2], dtype=torch.bool)), images)
 
 
 def test_a_batch_equals_single_runs(monkeypatch):
-    """Pictures that are solved at once, blank or wholly visible, beside some that take several steps."""
+    """Images that are solved at once, all hidden or all visible, next to some that take several steps."""
     size = (40, 33)
     visible = torch.cat([mask(kind, size) for kind in MASKS] + [torch.zeros(1, 1, *size), torch.ones(1, 1, *size)])
     visible = visible.bool()
-    images = pictures(len(visible), size=size)
-    images[3] *= 1e-4  # a range of its own
+    images = random_images(len(visible), size=size)
+    images[3] *= 1e-4  # a different range
     singles = torch.cat([neighbor_imputation(images[i : i + 1], visible[i : i + 1]) for i in range(len(images))])
     for chunk in (2**19, 3 * images[0].numel()):
         monkeypatch.setattr(neighbors, "CHUNK", chunk)
@@ -213,12 +213,12 @@ def test_a_batch_equals_single_runs(monkeypatch):
 
 def test_solved_pictures_stand_still_while_others_in_the_batch_go_on():
     """A constant is solved by the first guess; what rounding leaves of its residual must not be blown up."""
-    images = pictures(3, 1, (120, 120))
+    images = random_images(3, 1, (120, 120))
     images[0], images[1] = 0.3, images[1] * 1e-6
     for kind in ("corner", "blob"):
         filled = neighbor_imputation(images, mask(kind, (120, 120)).expand(3, 1, 120, 120))
         assert worst(filled[0], images[0]) <= 1e-7, f"the constant drifts, {kind} mask"
-        assert filled[1].min() >= 0 and filled[1].max() <= 1.000001e-6, f"the faint picture drifts, {kind} mask"
+        assert filled[1].min() >= 0 and filled[1].max() <= 1.000001e-6, f"the faint image drifts, {kind} mask"
 
 
 def test_a_long_line_is_exact():
@@ -231,7 +231,7 @@ def test_a_long_line_is_exact():
 
 
 def test_the_memory_layout_does_not_matter():
-    images, visible = pictures(channels=3), mask("blob", SIZES[2]).expand(2, 1, *SIZES[2])
+    images, visible = random_images(channels=3), mask("blob", SIZES[2]).expand(2, 1, *SIZES[2])
     plain = neighbor_imputation(images, visible)
     assert torch.equal(neighbor_imputation(images.to(memory_format=torch.channels_last), visible), plain)
     turned = neighbor_imputation(images.transpose(2, 3).unsqueeze(2), visible.transpose(2, 3).unsqueeze(2))
@@ -239,5 +239,5 @@ def test_the_memory_layout_does_not_matter():
 
 
 def test_gradients_are_not_asked_for():
-    images = pictures().requires_grad_()
+    images = random_images().requires_grad_()
     assert not neighbor_imputation(images, mask("blob", SIZES[2]).expand(2, 1, *SIZES[2])).requires_grad

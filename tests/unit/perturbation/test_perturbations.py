@@ -1,4 +1,4 @@
-"""Pictures of one queue: blends, noise, and what queries share."""
+"""Perturbed inputs of one evaluation: blends, noise, and the inputs that queries have in common."""
 
 import itertools
 
@@ -15,24 +15,24 @@ from lightning_xai.targets.outputs import Probability
 from tests.helpers import segmenter
 
 
-class Asked:
-    """Answers with the mean of the picture times a weight of the row, and keeps what it was asked."""
+class MeanOutput:
+    """Returns the mean of each input times a weight of its row, and keeps the inputs."""
 
     def __init__(self):
-        self.pictures, self.chunks = [], []
+        self.inputs, self.chunks = [], []
 
     def __call__(self, batch):
-        self.pictures.append(batch.inputs.clone())
+        self.inputs.append(batch.inputs.clone())
         self.chunks.append((len(batch.inputs), len(batch.rows)))
         values = batch.inputs.double().flatten(1).mean(1)
         return (values if batch.input_index is None else values[batch.input_index]) * (batch.rows + 1)
 
 
-def case(batch=3, queries=2, size=(4, 5)):
+def make_context(batch=3, queries=2, size=(4, 5)):
     return PerturbationContext(torch.rand(batch, 2, *size), torch.randn(batch, queries, *size))
 
 
-REQUESTS = {
+SETS = {
     "erase": Curve((0.0, 0.25, 0.5, 1.0)),
     "reveal": Curve((0.0, 0.5, 1.0), "reveal", "median"),
     "map": Blend("map"),
@@ -41,41 +41,43 @@ REQUESTS = {
 }
 
 
-# ------------------------------------------------------------------ sharing
+# ------------------------------------------------------------------ common inputs
 
 
 @pytest.mark.parametrize("chunk_size", [1, 4, 7, 1000])
-def test_sharing_changes_no_answer(chunk_size):
-    drawn = case()
-    alone = Evaluator(Asked(), chunk_size=5, per_image=False)(drawn, REQUESTS)
-    shared = Evaluator(Asked(), chunk_size)(drawn, REQUESTS)
-    assert alone.keys() == shared.keys() == REQUESTS.keys()
+def test_common_inputs_change_no_output(chunk_size):
+    context = make_context()
+    alone = Evaluator(MeanOutput(), chunk_size=5, per_image=False)(context, SETS)
+    shared = Evaluator(MeanOutput(), chunk_size)(context, SETS)
+    assert alone.keys() == shared.keys() == SETS.keys()
     for name, values in alone.items():
         assert torch.allclose(values, shared[name], atol=1e-12), name
 
 
 @pytest.mark.parametrize(("batch", "queries", "chunk_size"), [(1, 1, 8), (1, 5, 8), (4, 3, 16)])
-def test_queries_fraction_whole_blank_and_noisy_pictures_and_chunks_are_full(batch, queries, chunk_size):
-    readout, drawn = Asked(), case(batch, queries)
-    Evaluator(readout, chunk_size)(drawn, REQUESTS)
-    common = 1 + 2 + 3  # whole, two blanks, three noisy
-    own = 2 + 1 + 1 + 1  # two fractions of one curve, one of the other, and two blends
-    assert sum(count for count, _ in readout.chunks) == batch * (common + queries * own)
-    assert sum(count for _, count in readout.chunks) == batch * queries * (common + own), "a query was not asked"
+def test_queries_share_the_inputs_that_need_no_map_and_chunks_are_full(batch, queries, chunk_size):
+    readout, context = MeanOutput(), make_context(batch, queries)
+    Evaluator(readout, chunk_size)(context, SETS)
+    common = 1 + 2 + 3  # the image, two baseline images, three noisy
+    image_masks = 2 + 1 + 1 + 1  # two fractions of one curve, one of the other, and two blends
+    assert sum(count for count, _ in readout.chunks) == batch * (common + queries * image_masks)
+    assert sum(count for _, count in readout.chunks) == batch * queries * (common + image_masks), (
+        "a query was not evaluated"
+    )
     assert {count for count, _ in readout.chunks[:-1]} <= {chunk_size}
-    plan = EvaluationPlan(REQUESTS, 20)
-    assert plan.passes(queries) == common + queries * own and plan.steps == common + own
+    plan = EvaluationPlan(SETS, 20)
+    assert plan.passes(queries) == common + queries * image_masks and plan.steps == common + image_masks
 
 
-def test_several_answers_at_once():
-    drawn = case()
+def test_several_outputs_at_once():
+    context = make_context()
 
     def both(batch):
-        values = Asked()(batch)
+        values = MeanOutput()(batch)
         return torch.stack([values, -values], dim=1)
 
-    single = Evaluator(Asked())(drawn, REQUESTS)
-    double = Evaluator(both)(drawn, REQUESTS)
+    single = Evaluator(MeanOutput())(context, SETS)
+    double = Evaluator(both)(context, SETS)
     for name, values in single.items():
         assert torch.equal(double[name], torch.stack([values, -values], dim=-1)), name
 
@@ -84,26 +86,26 @@ def test_several_answers_at_once():
 
 
 def test_a_blend_is_the_image_times_its_scaled_map():
-    readout, drawn = Asked(), case()
-    Evaluator(readout, per_image=False)(drawn, {"map": Blend("map"), "rest": Blend("rest")})
-    kept, rest = torch.cat(readout.pictures).chunk(2)
-    images = drawn.images.repeat_interleave(2, 0)
-    alpha = min_max(drawn.maps).flatten(0, 1).unsqueeze(1)
+    readout, context = MeanOutput(), make_context()
+    Evaluator(readout, per_image=False)(context, {"map": Blend("map"), "rest": Blend("rest")})
+    kept, rest = torch.cat(readout.inputs).chunk(2)
+    images = context.images.repeat_interleave(2, 0)
+    alpha = min_max(context.maps).flatten(0, 1).unsqueeze(1)
     assert torch.allclose(kept, images * alpha, atol=1e-6)
     assert torch.allclose(rest, images * (1 - alpha), atol=1e-6)
-    assert torch.equal(drawn.images, case_images_before(drawn)), "drawing changed the images"
+    assert torch.equal(context.images, images_before(context)), "perturbing changed the images"
 
 
-def case_images_before(drawn):
+def images_before(context):
     torch.manual_seed(0)
-    return torch.rand_like(drawn.images)
+    return torch.rand_like(context.images)
 
 
-def test_a_blend_over_a_fill_and_of_maps_that_come_scaled():
-    readout, drawn = Asked(), PerturbationContext(torch.rand(2, 1, 3, 3), torch.rand(2, 1, 3, 3))
+def test_a_blend_over_a_baseline_and_of_maps_that_come_scaled():
+    readout, context = MeanOutput(), PerturbationContext(torch.rand(2, 1, 3, 3), torch.rand(2, 1, 3, 3))
     fill = torch.full((1, 1, 1, 1), 0.25)
-    Evaluator(readout, per_image=False)(drawn, {"map": Blend("map", fill, prescaled=True)})
-    assert torch.allclose(readout.pictures[0], 0.25 + drawn.maps * (drawn.images - 0.25), atol=1e-6)
+    Evaluator(readout, per_image=False)(context, {"map": Blend("map", fill, prescaled=True)})
+    assert torch.allclose(readout.inputs[0], 0.25 + context.maps * (context.images - 0.25), atol=1e-6)
 
 
 def test_a_constant_map_keeps_nothing_rather_than_nan():
@@ -118,10 +120,10 @@ def test_a_constant_map_keeps_nothing_rather_than_nan():
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_noise_is_one_field_a_sample_in_units_of_the_image(law, per_channel):
     noise = Noisy(4, 0.5, law, per_channel, seed=3)
-    readout, drawn = Asked(), case(2, 1)
-    Evaluator(readout)(drawn, {"noise": noise})
-    added = torch.cat(readout.pictures).view(4, 2, 2, 4, 5) - drawn.images
-    flat = drawn.images.flatten(1)
+    readout, context = MeanOutput(), make_context(2, 1)
+    Evaluator(readout)(context, {"noise": noise})
+    added = torch.cat(readout.inputs).view(4, 2, 2, 4, 5) - context.images
+    flat = context.images.flatten(1)
     size = flat.std(1) if law == "gaussian" else flat.amax(1) - flat.amin(1)
     unit = added / (0.5 * size.view(2, 1, 1, 1))
     assert torch.allclose(unit[:, 0], unit[:, 1], atol=1e-5), "images have different noise"
@@ -132,19 +134,21 @@ def test_noise_is_one_field_a_sample_in_units_of_the_image(law, per_channel):
 
 
 def test_noise_does_not_depend_on_the_batch_around_an_image():
-    noise, drawn = Noisy(2), case(3, 1)
-    whole = Evaluator(Asked(), per_image=False)(drawn, {"noise": noise})["noise"]
-    alone = Evaluator(Asked(), per_image=False)(
-        PerturbationContext(drawn.images[2:], drawn.maps[2:]), {"noise": noise}
+    noise, context = Noisy(2), make_context(3, 1)
+    whole = Evaluator(MeanOutput(), per_image=False)(context, {"noise": noise})["noise"]
+    alone = Evaluator(MeanOutput(), per_image=False)(
+        PerturbationContext(context.images[2:], context.maps[2:]), {"noise": noise}
     )["noise"]
     assert torch.allclose(whole[2] / 3, alone[0], atol=1e-12)
 
 
-def test_equal_noise_is_drawn_once_and_other_noise_is_not():
-    readout = Asked()
-    requests = {"a": Noisy(3), "b": Noisy(3), "longer": Noisy(5), "other": Noisy(3, seed=1)}
-    answers = Evaluator(readout, per_image=False)(case(1, 1), requests)
-    assert torch.equal(answers["a"], answers["b"]) and not torch.equal(answers["a"], answers["other"])
+def test_equal_noise_is_evaluated_once_and_other_noise_is_not():
+    readout = MeanOutput()
+    sets = {"a": Noisy(3), "b": Noisy(3), "longer": Noisy(5), "other": Noisy(3, seed=1)}
+    noisy_outputs = Evaluator(readout, per_image=False)(make_context(1, 1), sets)
+    assert torch.equal(noisy_outputs["a"], noisy_outputs["b"]) and not torch.equal(
+        noisy_outputs["a"], noisy_outputs["other"]
+    )
     assert sum(count for count, _ in readout.chunks) == 3 + 5 + 3
 
 
@@ -154,41 +158,43 @@ def test_noise_that_makes_no_sense_is_refused(settings):
         Noisy(**settings)
 
 
-def test_other_content_is_seen_where_pixels_are_shown():
-    drawn, curve = case(batch=3), Curve((0.0, 1.0), "reveal", content="swapped")
-    readout = Asked()
-    Evaluator(readout, chunk_size=100, per_image=False)(drawn, {"swapped": curve})
-    everything = [picture for part in readout.pictures for picture in part if picture.any()]
+def test_other_content_shows_where_pixels_are_shown():
+    context, curve = make_context(batch=3), Curve((0.0, 1.0), "reveal", content="swapped")
+    readout = MeanOutput()
+    Evaluator(readout, chunk_size=100, per_image=False)(context, {"swapped": curve})
+    everything = [shown_input for part in readout.inputs for shown_input in part if shown_input.any()]
     assert len(everything) == 6, "three images of two queries, all visible"
-    for row, picture in enumerate(everything):
-        assert torch.equal(picture, drawn.images[row // 2 - 1])
+    for row, shown_input in enumerate(everything):
+        assert torch.equal(shown_input, context.images[row // 2 - 1])
     with pytest.raises(ValueError, match=r"Curve has content 'other'; use own \| shifted \| swapped \| noise"):
         Curve((0.5,), content="other")
 
 
-# ------------------------------------------------------------------ given masks
+# ------------------------------------------------------------------ fixed masks
 
 
 @pytest.mark.parametrize("queries", [1, 3])
-def test_given_masks_are_shown_once_for_all_queries(queries):
-    readout, images = Asked(), torch.rand(2, 2, 4, 5)
+def test_fixed_masks_are_evaluated_once_for_all_queries(queries):
+    readout, images = MeanOutput(), torch.rand(2, 2, 4, 5)
     context = PerturbationContext.of_queries(images, queries)
     weights = torch.rand(5, 1, 4, 5)
-    found = Evaluator(readout, chunk_size=4)(context, {"given": FixedMasks(lambda index, level: weights[level], 5)})
-    assert found["given"].shape == (2, queries, 5)
+    mask_outputs = Evaluator(readout, chunk_size=4)(
+        context, {"masks": FixedMasks(lambda index, level: weights[level], 5)}
+    )
+    assert mask_outputs["masks"].shape == (2, queries, 5)
     assert readout.chunks == [(4, 4 * queries), (4, 4 * queries), (2, 2 * queries)]
     expected = (images.unsqueeze(1) * weights).flatten(2).mean(2)
     rows = torch.arange(1, 2 * queries + 1).view(2, queries, 1)
-    assert torch.allclose(found["given"], expected.double().unsqueeze(1) * rows, atol=1e-6)
+    assert torch.allclose(mask_outputs["masks"], expected.double().unsqueeze(1) * rows, atol=1e-6)
 
 
 def test_boolean_masks_hide_exactly_and_may_depend_on_the_image():
-    readout, images = Asked(), torch.rand(2, 1, 4, 5)
-    own = torch.rand(2, 1, 4, 5) < 0.5
+    readout, images = MeanOutput(), torch.rand(2, 1, 4, 5)
+    image_masks = torch.rand(2, 1, 4, 5) < 0.5
     baseline = torch.rand(1, 1, 4, 5)
-    masks = FixedMasks(lambda index, level: own[index], 1, baseline)
-    Evaluator(readout)(PerturbationContext.of_queries(images, 1), {"given": masks})
-    assert torch.equal(readout.pictures[0], torch.where(own, images, baseline))
+    masks = FixedMasks(lambda index, level: image_masks[index], 1, baseline)
+    Evaluator(readout)(PerturbationContext.of_queries(images, 1), {"masks": masks})
+    assert torch.equal(readout.inputs[0], torch.where(image_masks, images, baseline))
 
 
 def test_the_output_of_inputs_is_that_of_every_query():
@@ -197,7 +203,7 @@ def test_the_output_of_inputs_is_that_of_every_query():
     shown = torch.rand(4, 1, 8, 8)
     masks = FixedMasks(lambda index, level: shown[level], 4)
     evaluator = Evaluator(output_of_inputs(target, Probability(), query), chunk_size=3)
-    found = evaluator(PerturbationContext.of_queries(images, 3), {"given": masks})["given"]
+    mask_outputs = evaluator(PerturbationContext.of_queries(images, 3), {"masks": masks})["masks"]
     for number, mask in enumerate(shown):
         expected = target.probability(images * mask, query.targets, query.regions)
-        assert torch.allclose(found[..., number], expected, atol=1e-6), number
+        assert torch.allclose(mask_outputs[..., number], expected, atol=1e-6), number

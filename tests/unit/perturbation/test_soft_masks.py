@@ -98,8 +98,8 @@ def test_baselines_are_the_fills_of_reveal():
     for name in BASELINES:
         (fill,) = baselines(images, name)
         assert torch.equal(fill, baseline_images(images, name)), name
-    given = torch.rand(3, 1, 1)
-    assert torch.equal(baselines(images, given)[0], given.expand(2, 3, 8, 8))
+    baseline_tensor = torch.rand(3, 1, 1)
+    assert torch.equal(baselines(images, baseline_tensor)[0], baseline_tensor.expand(2, 3, 8, 8))
     assert torch.equal(baselines(images, lambda images: images + 1)[0], images + 1)
 
 
@@ -231,27 +231,27 @@ def two_targets():
 @pytest.mark.parametrize("kind", [0, 1], ids=["classifier", "segmenter"])
 def test_two_sided_at_the_ends_is_known_in_closed_form(kind):
     target, pixels = two_targets()[kind]
-    images, asked = torch.rand(3, 2, 9, 7), torch.tensor([[0], [1], [2]])
+    images, targets = torch.rand(3, 2, 9, 7), torch.tensor([[0], [1], [2]])
     baseline = baseline_images(images, "channel_mean")
-    p_full, p_blank = (target.probability(what, asked, pixels)[:, 0] for what in (images, baseline))
+    p_full, p_blank = (target.probability(what, targets, pixels)[:, 0] for what in (images, baseline))
     ones = torch.ones(3, 1, 9, 7)
-    kept = two_sided(target, images, baseline, ones, Query(asked, pixels))
-    lost = two_sided(target, images, baseline, 0 * ones, Query(asked, pixels))
+    kept = two_sided(target, images, baseline, ones, Query(targets, pixels))
+    lost = two_sided(target, images, baseline, 0 * ones, Query(targets, pixels))
     assert kept.shape == (3,)
     assert torch.allclose(kept, (1 - p_full) + p_blank, atol=1e-6)
     assert torch.allclose(lost, (1 - p_blank) + p_full, atol=1e-6)
-    half = two_sided(target, images, baseline, 0.5 * ones, Query(asked, pixels))
+    half = two_sided(target, images, baseline, 0.5 * ones, Query(targets, pixels))
     assert torch.allclose(half, torch.ones(3), atol=1e-6), "mask and complement are one image: the two sides cancel"
 
 
 def test_two_sided_rows_are_independent():
     target, pixels = two_targets()[1]
-    images, mask, asked = torch.rand(3, 2, 9, 7), torch.rand(3, 1, 9, 7), torch.tensor([[2], [0], [1]])
+    images, mask, targets = torch.rand(3, 2, 9, 7), torch.rand(3, 1, 9, 7), torch.tensor([[2], [0], [1]])
     baseline = baseline_images(images, "median")
-    together = two_sided(target, images, baseline, mask, Query(asked, pixels))
+    together = two_sided(target, images, baseline, mask, Query(targets, pixels))
     for row in range(3):
         one = slice(row, row + 1)
-        alone = two_sided(target, images[one], baseline[one], mask[one], Query(asked[one], pixels[one]))
+        alone = two_sided(target, images[one], baseline[one], mask[one], Query(targets[one], pixels[one]))
         assert torch.allclose(together[one], alone, atol=1e-6)
 
 
@@ -260,11 +260,11 @@ def test_two_sided_prefers_the_evidence():
     weight = torch.zeros(2, 1, 6, 6)
     weight[1, :, :, :3], weight[0, :, :, :3] = 1, -1
     target = ClassifierTarget(lambda images: F.conv2d(images, weight).flatten(1))
-    images, asked = torch.ones(1, 1, 6, 6), torch.tensor([[1]])
+    images, targets = torch.ones(1, 1, 6, 6), torch.tensor([[1]])
     left = torch.zeros(1, 1, 6, 6)
     left[..., :3] = 1
-    blank = torch.zeros_like(images)
-    good, bad = (two_sided(target, images, blank, mask, Query(asked)) for mask in (left, 1 - left))
+    black = torch.zeros_like(images)
+    good, bad = (two_sided(target, images, black, mask, Query(targets)) for mask in (left, 1 - left))
     assert good < 0.51 and bad > 1.49
 
 

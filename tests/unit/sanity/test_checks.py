@@ -75,7 +75,7 @@ def test_gradients_pass_and_the_original_stays(make, case, dims):
     checks = sanity_checks(make, target, images, labeled, **SETTINGS)
     assert_untouched(before, state_of(target))
     assert target.fingerprint() == mark and torch.equal(torch.get_rng_state(), state)
-    # Two convolutions of noise: their gradient shows little but the pixel set, which both images are asked about.
+    # Two convolutions of noise: their gradient show little but the region, which the queries about both images have.
     expected = {"alive", "whole_model", "random_labels"} | ({"other_image"} if case is classifier else set())
     assert expected <= {name for name, passed in verdicts(checks).items() if passed}, format_checks(checks)
     assert verdicts(checks)["head"] is None and checks[-1].values["spearman"] < 0.95
@@ -116,24 +116,27 @@ def test_a_map_without_the_model_stays_exactly_as_it_is():
     assert checks["head"].passed is None and checks["cascade_2"].passed is None
 
 
-def test_every_map_answers_the_query_of_the_original():
-    asked = []
+def test_every_map_is_about_the_query_of_the_original():
+    queries = []
 
     class Spy(GradientMap):
         def attribute(self, images, query):
-            asked.append((self.target.fingerprint(), query.targets, query.regions))
+            queries.append((self.target.fingerprint(), query.targets, query.regions))
             return super().attribute(images, query)
 
     for case in (classifier, pixels):
-        asked.clear()
+        queries.clear()
         target, images, labeled = case(2)
         checks = sanity_checks(Spy, target, images, labeled, **SETTINGS | {"batch_size": 6})
         query = target.query(images, None, None)
-        classes, sets = query.targets, query.regions
-        assert len(asked) == len(checks), "one pass for the original, one a copy, one for the other images"
-        assert len({mark for mark, *_ in asked}) == len(asked) - 1
-        assert all(torch.equal(targets, classes) for _, targets, _ in asked)
-        assert all(given is sets is None or torch.equal(given, sets) for *_, given in asked)
+        classes, expected_regions = query.targets, query.regions
+        assert len(queries) == len(checks), "one pass for the original, one a copy, one for the other images"
+        assert len({mark for mark, *_ in queries}) == len(queries) - 1
+        assert all(torch.equal(targets, classes) for _, targets, _ in queries)
+        assert all(
+            query_regions is expected_regions is None or torch.equal(query_regions, expected_regions)
+            for *_, query_regions in queries
+        )
 
 
 def test_a_classs_pixels_that_are_not_there_do_not_count():
@@ -141,7 +144,7 @@ def test_a_classs_pixels_that_are_not_there_do_not_count():
     with torch.no_grad():
         target.model[-1].bias[2] -= 1e3
     check = sanity_checks(GradientMap, target, images, labeled, **SETTINGS)[0]
-    assert check.values["alive"] == 1.0, "maps of class 2 are zero because nothing was asked"
+    assert check.values["alive"] == 1.0, "maps of class 2 are zero because their regions are empty"
 
 
 def test_a_learned_explainer_is_fitted_around_every_target():
@@ -193,12 +196,12 @@ def test_a_tenth_of_the_maps_may_be_dead(dead, passed):
 
 
 def test_either_statistic_can_fail_a_check_and_undefined_pairs_are_counted():
-    maps, others = torch.rand(4, 1, 12, 12), torch.rand(4, 1, 12, 12)
-    others[0] = 1.0
-    check = compare("x", maps, others, {"spearman": 0.5, "ssim": 0.5})
+    maps, references = torch.rand(4, 1, 12, 12), torch.rand(4, 1, 12, 12)
+    references[0] = 1.0
+    check = compare("x", maps, references, {"spearman": 0.5, "ssim": 0.5})
     assert check.passed and check.values["undefined"] == 1
-    assert not compare("x", maps, others, {"spearman": -0.9, "ssim": 0.5}).passed
-    assert not compare("x", maps, others, {"spearman": 0.5, "ssim": -0.9}).passed
+    assert not compare("x", maps, references, {"spearman": -0.9, "ssim": 0.5}).passed
+    assert not compare("x", maps, references, {"spearman": 0.5, "ssim": -0.9}).passed
     assert not compare("x", maps, torch.ones(4, 1, 12, 12), {"spearman": 0.5, "ssim": 0.5}).passed, "nothing compared"
 
 

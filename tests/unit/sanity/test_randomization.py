@@ -109,7 +109,7 @@ def test_only_the_named_layers_change_and_the_original_stays(case):
         named = {name for name, _ in target.model.named_parameters() if name.rpartition(".")[0] in layers}
         unchanged = named - changed(target, twin)
         assert changed(target, twin) <= named
-        # Plain scales and shifts of a fresh norm layer are the plain ones of a new layer; all else is drawn.
+        # Plain scales and shifts of a fresh norm layer are the plain ones of a new layer; all else is random.
         assert all("norm" in name or name.startswith(("1.", "3.self_attn")) or "adn" in name for name in unchanged)
         assert not any(module.training for module in twin.model.modules())
         assert not any(value.requires_grad for value in twin.model.parameters())
@@ -134,10 +134,10 @@ def test_a_module_without_its_own_start_gets_the_same_spread_around_the_same_mea
     model = BackToFront()
     model.scale = nn.Parameter(3 + torch.rand(20_000))
     twin = randomize(ClassifierTarget(model), [""], torch.rand(2, 1, 3, 3))
-    drawn = twin.model.scale
-    assert float(drawn.mean()) == pytest.approx(float(model.scale.mean()), abs=0.02)
-    assert float(drawn.std()) == pytest.approx(float(model.scale.std()), abs=0.02)
-    assert abs(torch.corrcoef(torch.stack([drawn, model.scale]))[0, 1]) < 0.05
+    new_scale = twin.model.scale
+    assert float(new_scale.mean()) == pytest.approx(float(model.scale.mean()), abs=0.02)
+    assert float(new_scale.std()) == pytest.approx(float(model.scale.std()), abs=0.02)
+    assert abs(torch.corrcoef(torch.stack([new_scale, model.scale]))[0, 1]) < 0.05
 
 
 def test_batch_norms_take_their_statistics_from_the_images():

@@ -1,4 +1,4 @@
-"""What a target knows of its model when it is made, and how it gives the model back."""
+"""What a new target states of its model, and how it restores the model."""
 
 import copy
 
@@ -53,8 +53,8 @@ def in_use():
     ],
 )
 def test_sizes_are_known_when_it_is_made(target, channels, classes):
-    made = target()
-    assert (made.in_channels, made.num_classes) == (channels, classes)
+    built = target()
+    assert (built.in_channels, built.num_classes) == (channels, classes)
 
 
 def test_layers_that_say_something_else_are_believed_until_a_pass():

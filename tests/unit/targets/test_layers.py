@@ -21,8 +21,8 @@ def hooks_of(net):
     return [len(module._forward_hooks) for module in net.modules()]
 
 
-def places(grid):
-    """What a grid of tokens that hold their own number holds at every place."""
+def numbers_of(grid):
+    """What a grid of tokens that hold their number holds at every position."""
     return grid[0, 0].tolist()
 
 
@@ -32,7 +32,7 @@ def places(grid):
 @pytest.mark.parametrize(("shape", "size"), [((6, 8), (48, 64)), ((3, 5), (24, 33)), ((4, 6, 5), (16, 24, 20))])
 @pytest.mark.parametrize("channels", [2, 16, 40])
 def test_convolutions_are_channels_first_or_last(shape, size, channels):
-    """Told apart by the proportions of the image, whatever the number of channels."""
+    """Distinguished by the proportions of the image, whatever the number of channels."""
     first = torch.rand(2, channels, *shape)
     assert torch.equal(to_grid(first, size), first), "channels first stay as they are"
     assert torch.equal(to_grid(first.movedim(1, -1), size), first), "channels last move to the front"
@@ -53,7 +53,7 @@ def test_tokens_lie_as_the_patches_do(size, patch, extra):
     count = torch.Size(grid).numel()
     tokens = (torch.arange(count + extra).float() - extra).view(1, -1, 1).repeat(2, 1, 3)
     assert to_grid(tokens, size).shape == (2, 3, *grid)
-    assert places(to_grid(tokens, size)) == torch.arange(count).float().view(grid).tolist()
+    assert numbers_of(to_grid(tokens, size)) == torch.arange(count).float().view(grid).tolist()
 
 
 def test_tokens_are_written_through_the_grid():
@@ -122,13 +122,13 @@ def test_hooks_are_gone_after_any_exception():
 
 def graph_of(tensor):
     """All nodes of the backward graph of a tensor."""
-    found, waiting = set(), [tensor.grad_fn]
+    nodes, waiting = set(), [tensor.grad_fn]
     while waiting:
         node = waiting.pop()
-        if node is not None and node not in found:
-            found.add(node)
+        if node is not None and node not in nodes:
+            nodes.add(node)
             waiting += [following for following, _ in node.next_functions]
-    return {node.name() for node in found}
+    return {node.name() for node in nodes}
 
 
 def test_the_backward_pass_starts_at_the_layer():
@@ -137,9 +137,9 @@ def test_the_backward_pass_starts_at_the_layer():
     body = [nn.Conv2d(1, 4, 3), nn.Sigmoid(), nn.Conv2d(4, 4, 3), nn.Tanh()]
     target = ClassifierTarget(nn.Sequential(*body, nn.Flatten(), nn.Linear(64, 3)))
     images = torch.rand(2, 1, 8, 8)
-    with capture_outputs([target.model[2]]) as seen:
+    with capture_outputs([target.model[2]]) as outputs:
         logits = target.logits(images)
-    features = seen[target.model[2]]
+    features = outputs[target.model[2]]
     assert features.is_leaf and features.requires_grad, "there is a graph before the layer"
     names = graph_of(logits)
     assert any("Tanh" in name for name in names)
@@ -153,25 +153,25 @@ def test_the_backward_pass_starts_at_the_layer():
 def test_of_two_layers_the_graph_starts_at_the_first():
     target = ClassifierTarget(cnn())
     first, second = target.model[0], target.model[2]
-    with capture_outputs([first, second]) as seen:
+    with capture_outputs([first, second]) as outputs:
         logits = target.logits(torch.rand(2, 1, 8, 8))
-    assert seen[first].is_leaf and not seen[second].is_leaf
-    gradients = torch.autograd.grad(logits[:, 0].sum(), [seen[first], seen[second]])
+    assert outputs[first].is_leaf and not outputs[second].is_leaf
+    gradients = torch.autograd.grad(logits[:, 0].sum(), [outputs[first], outputs[second]])
     assert all(gradient.any() for gradient in gradients)
 
 
 @pytest.mark.parametrize("inplace", [False, True])
-def test_a_later_op_in_place_does_not_change_what_was_seen(inplace):
+def test_a_later_op_in_place_does_not_change_what_was_captured(inplace):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace), nn.Flatten(), nn.Linear(144, 3))
     target, images = ClassifierTarget(net), torch.rand(2, 1, 8, 8)
-    with capture_outputs([net[0]]) as seen:
+    with capture_outputs([net[0]]) as outputs:
         logits = target.logits(images)
     with torch.no_grad():
         expected = net[0](images)
-        assert torch.equal(logits, net(images)), "the hook changes the answer"
-    assert expected.min() < 0 and torch.equal(seen[net[0]], expected)
-    (gradient,) = torch.autograd.grad(logits[:, 2].sum(), seen[net[0]])
+        assert torch.equal(logits, net(images)), "the hook changes the logits"
+    assert expected.min() < 0 and torch.equal(outputs[net[0]], expected)
+    (gradient,) = torch.autograd.grad(logits[:, 2].sum(), outputs[net[0]])
     torch.testing.assert_close(gradient, net[3].weight[2].view(4, 6, 6) * (expected > 0))
 
 
@@ -192,9 +192,9 @@ def test_only_tensors_are_captured():
 def replaced_by_hook(net, layer, images, value):
     """The whole model, with a hook that gives ``value`` for the layer's output."""
     hook = layer.register_forward_hook(lambda *_: value.clone())
-    answer = net(images)
+    result = net(images)
     hook.remove()
-    return answer
+    return result
 
 
 def unet():
@@ -223,15 +223,15 @@ def test_the_rest_of_the_model_with_its_skips(make, name):
         plain = net(images)
         with replayed(net, layer) as replay:
             assert torch.equal(net(images), plain)
-            own = replay.value
+            original = replay.value
             for scale in (1.0, -2.0):  # a second value counts as the first did
                 # Not zeros: instance norms of what is constant but for rounding make it as large as the rest.
-                value = torch.cat([own.flip(1), scale * own.flip(1), own.roll(1, dims=-1)])
+                value = torch.cat([original.flip(1), scale * original.flip(1), original.roll(1, dims=-1)])
                 replay.replace(value)
                 # The images say nothing any more, but how many there are.
-                answer = net(torch.zeros(3, 1, 32, 32, dtype=torch.float64))
+                result = net(torch.zeros(3, 1, 32, 32, dtype=torch.float64))
                 expected = torch.cat([replaced_by_hook_of(make, name, net, images, part) for part in value.split(1)])
-                torch.testing.assert_close(answer, expected)
+                torch.testing.assert_close(result, expected)
                 assert (expected[0] - expected[2]).abs().max() > 1e-6, "the layer does not matter"
         assert torch.equal(net(images), plain), "the model is not as it was"
     assert hooks_of(net) == before and not any("forward" in module.__dict__ for module in net.modules())
@@ -246,8 +246,8 @@ def replaced_by_hook_of(make, name, net, images, value):
 
 def test_the_model_is_restored_after_an_exception():
     net = cnn().eval()
-    own = net[1].forward
-    net[1].forward = own
+    original = net[1].forward
+    net[1].forward = original
     before = hooks_of(net)
     with pytest.raises(KeyError, match="mine"), replayed(net, net[2]) as replay:
         net(torch.rand(1, 1, 8, 8))
@@ -259,7 +259,7 @@ def test_the_model_is_restored_after_an_exception():
         raise KeyError("mine")
     assert hooks_of(net) == before
     assert [name for name, module in net.named_modules() if "forward" in module.__dict__] == ["1"]
-    assert net[1].__dict__["forward"] is own
+    assert net[1].__dict__["forward"] is original
 
 
 def test_a_layer_that_was_not_called_cannot_be_replaced():
@@ -272,9 +272,9 @@ def test_a_layer_that_was_not_called_cannot_be_replaced():
 
 def test_outputs_of_one_image_are_those_of_many_without_copies():
     value = torch.rand(1, 2, 3)
-    found = batched({"a": [value, (value,)]}, 4, copy=False)
-    assert set(found) == {"a"} and isinstance(found["a"], list) and isinstance(found["a"][1], tuple)
-    for tensor in (found["a"][0], found["a"][1][0]):
+    nodes = batched({"a": [value, (value,)]}, 4, copy=False)
+    assert set(nodes) == {"a"} and isinstance(nodes["a"], list) and isinstance(nodes["a"][1], tuple)
+    for tensor in (nodes["a"][0], nodes["a"][1][0]):
         assert tensor.shape == (4, 2, 3) and tensor.data_ptr() == value.data_ptr()
 
 
@@ -297,8 +297,8 @@ def test_outputs_keep_their_kind():
     pair = batched(Pair(value, None), 4, copy=True)
     assert type(pair) is Pair and pair.first.shape == (4, 2, 3) and pair.second is None
     mapping, record = Attributes(values=value), Record(value)
-    for found in (batched(mapping, 4, copy=True), batched(record, 4, copy=True)):
-        assert found.values.shape == (4, 2, 3) if isinstance(found, Record) else found["values"].shape == (4, 2, 3)
+    for nodes in (batched(mapping, 4, copy=True), batched(record, 4, copy=True)):
+        assert nodes.values.shape == (4, 2, 3) if isinstance(nodes, Record) else nodes["values"].shape == (4, 2, 3)
     assert type(batched(mapping, 4, copy=True)) is Attributes and mapping["values"] is value
 
 
@@ -309,21 +309,21 @@ def test_what_is_no_tensor_stays_as_it_is():
 @pytest.mark.parametrize("fails", [False, True])
 def test_hooks_of_others_are_removed_and_those_before_are_kept(fails):
     net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(inplace=True), nn.Sequential(nn.ReLU()))
-    seen = []
-    net[0].register_forward_hook(lambda *_: seen.append("own"))
+    outputs = []
+    net[0].register_forward_hook(lambda *_: outputs.append("own"))
     with contextlib.suppress(KeyError), hook_guard(net):
         assert not net[1].inplace
         for module in (net, net[0], net[2][0]):
-            module.register_forward_hook(lambda *_: seen.append("theirs"))
+            module.register_forward_hook(lambda *_: outputs.append("theirs"))
             module.register_forward_pre_hook(lambda *_: None)
             module.register_full_backward_hook(lambda *_: None)
         net[0].seen = net(torch.rand(1, 1, 2, 2))
         if fails:
             raise KeyError("theirs")
-    assert net[1].inplace and not net[2][0].inplace and "theirs" in seen and not hasattr(net[0], "seen")
-    seen.clear()
+    assert net[1].inplace and not net[2][0].inplace and "theirs" in outputs and not hasattr(net[0], "seen")
+    outputs.clear()
     net(torch.rand(1, 1, 2, 2))
-    assert seen == ["own"] and sum(hooks_of(net)) == 1
+    assert outputs == ["own"] and sum(hooks_of(net)) == 1
 
 
 def test_a_plain_function_has_nothing_to_leave_behind():

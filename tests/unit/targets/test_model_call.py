@@ -13,7 +13,7 @@ IMAGES = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 class Keeps(nn.Module):
-    """Keeps its input, writes into what it kept, and answers with a view of the input."""
+    """Keeps its input, writes into what it kept, and returns a view of the input."""
 
     def __init__(self):
         super().__init__()
@@ -58,16 +58,16 @@ def test_a_leaf_that_requires_a_gradient_can_be_written_into_and_gets_it():
 
 
 def test_blank_images_that_fraction_their_memory_can_be_written_into():
-    blank = torch.tensor(0.5).expand(2, 1, 8, 8)
+    constant = torch.tensor(0.5).expand(2, 1, 8, 8)
     net = nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(64, 2))
-    assert ClassifierTarget(net).logits(blank).shape == (2, 2)
+    assert ClassifierTarget(net).logits(constant).shape == (2, 2)
 
 
 def test_metadata_of_images_does_not_reach_the_model():
-    seen = []
-    target = ClassifierTarget(lambda x: seen.append(type(x)) or x.flatten(1)[:, :3])
+    types = []
+    target = ClassifierTarget(lambda x: types.append(type(x)) or x.flatten(1)[:, :3])
     target.logits(MetaTensor(IMAGES))
-    assert seen == [torch.Tensor]
+    assert types == [torch.Tensor]
 
 
 @pytest.mark.parametrize(("wrap", "net"), [(ClassifierTarget, cnn), (SegmenterTarget, segmenter)])

@@ -1,4 +1,4 @@
-"""Logits inside a model's answer: which part is taken, what ``output`` names, and what is said about it."""
+"""Logits inside what a model returns: which part is taken, what ``output`` names, and what is said about it."""
 
 import logging
 
@@ -32,8 +32,8 @@ NAMED = {
     "position from the end": (lambda y: (y, 2 * y, 3 * y), -1, lambda y: 3 * y),
     "position in a dict": (lambda y: {"logits": y, "student": 2 * y}, 1, lambda y: 2 * y),
     "a key that is a number": (lambda y: {5: y, 7: 2 * y}, 7, lambda y: 2 * y),
-    "function": (lambda y: {"logits": y}, lambda answer: -answer["logits"], lambda y: -y),
-    "function of a tensor": (lambda y: y, lambda answer: 5 * answer, lambda y: 5 * y),
+    "function": (lambda y: {"logits": y}, lambda returned: -returned["logits"], lambda y: -y),
+    "function of a tensor": (lambda y: y, lambda returned: 5 * returned, lambda y: 5 * y),
     "a container inside": (lambda y: {"heads": {"aux": y, "logits": 2 * y}, "logits": y}, "heads", lambda y: 2 * y),
     "no parts": (lambda y: y, "logits", lambda y: y),
 }
@@ -127,16 +127,16 @@ def test_a_part_of_the_best_shape_wins_whatever_the_size_of_the_batch():
 
 def test_containers_that_hold_themselves_end():
     def endless(y):
-        answer = {}
-        answer["again"] = answer
-        return answer
+        returned = {}
+        returned["again"] = returned
+        return returned
 
     with pytest.raises(ValueError, match="a dict of 'again'"):
         target_of(endless).logits(IMAGES)
 
 
 @pytest.mark.parametrize(
-    ("given", "count", "expected"),
+    ("shape_of_logits", "count", "expected"),
     [
         ((4, 3), 4, (4, 3)),
         ((4,), 4, (4, 1)),
@@ -146,16 +146,16 @@ def test_containers_that_hold_themselves_end():
         ((2, 3, 1, 1), 2, (2, 3)),
     ],
 )
-def test_shapes_of_classifiers(given, count, expected):
-    values = torch.rand(given)
-    found = per_image(values, torch.Size((count, 1, 8, 8)))
-    assert found.shape == expected and torch.equal(found.flatten(), values.flatten())
+def test_shapes_of_classifiers(shape_of_logits, count, expected):
+    values = torch.rand(shape_of_logits)
+    reshaped = per_image(values, torch.Size((count, 1, 8, 8)))
+    assert reshaped.shape == expected and torch.equal(reshaped.flatten(), values.flatten())
 
 
-@pytest.mark.parametrize("given", [(3,), (), (3, 2), (2, 3, 8, 8), (2, 2, 3)])
-def test_shapes_that_no_classifier_has(given):
+@pytest.mark.parametrize("shape_of_logits", [(3,), (), (3, 2), (2, 3, 8, 8), (2, 2, 3)])
+def test_shapes_that_no_classifier_has(shape_of_logits):
     with pytest.raises(ValueError, match=r"a classifier needs \(B, K\), or \(B,\).*output="):
-        per_image(torch.rand(given), torch.Size((2, 1, 8, 8)))
+        per_image(torch.rand(shape_of_logits), torch.Size((2, 1, 8, 8)))
 
 
 @pytest.mark.parametrize("size", [(8, 6), (8, 1), (4, 6, 5)])
@@ -171,15 +171,15 @@ def test_shapes_of_segmenters(size, count):
         assert torch.equal(per_pixel(many[0], shape), many)
 
 
-@pytest.mark.parametrize("given", [(2, 3), (2, 3, 4, 3), (2, 8, 6, 3), (3, 8, 6), (1, 3, 8, 6)])
-def test_shapes_that_no_segmenter_has(given):
+@pytest.mark.parametrize("shape_of_logits", [(2, 3), (2, 3, 4, 3), (2, 8, 6, 3), (3, 8, 6), (1, 3, 8, 6)])
+def test_shapes_that_no_segmenter_has(shape_of_logits):
     with pytest.raises(ValueError, match=r"a segmenter needs one per pixel.*output="):
-        per_pixel(torch.rand(given), torch.Size((2, 1, 8, 6)))
+        per_pixel(torch.rand(shape_of_logits), torch.Size((2, 1, 8, 6)))
 
 
 def test_a_reader_takes_metadata_off():
     from monai.data.meta_tensor import MetaTensor
 
     values = torch.rand(2, 3, requires_grad=True)
-    found = OutputReader()(MetaTensor(values), lambda _: 2)
-    assert type(found) is torch.Tensor and found.requires_grad
+    reshaped = OutputReader()(MetaTensor(values), lambda _: 2)
+    assert type(reshaped) is torch.Tensor and reshaped.requires_grad

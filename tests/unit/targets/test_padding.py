@@ -38,7 +38,7 @@ def swin_like():
 
 
 def rounds_up():
-    """Answers for more pixels than it was given, without an error."""
+    """Gives logits for more pixels than its input has, without an error."""
     return nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.ReLU(), nn.ConvTranspose2d(4, 3, 2, 2))
 
 
@@ -61,7 +61,7 @@ NETS = {
 each_net = pytest.mark.parametrize("name", NETS)
 
 
-def made(name, training=False):
+def network_case(name, training=False):
     build, size, reached = NETS[name]
     torch.manual_seed(0)
     images = torch.rand(2, 1, *size, generator=torch.Generator().manual_seed(1))
@@ -86,7 +86,7 @@ def test_sizes_are_tried_from_the_smallest_and_each_once():
 
 @each_net
 def test_logits_are_those_of_the_padded_image_cropped(name):
-    net, images, reached = made(name)
+    net, images, reached = network_case(name)
     expected = cropped(net(padded(images, reached)), images.shape[2:])
     target = SegmenterTarget(net)
     assert torch.equal(target.logits(images), expected) and target.input_size(images) == reached
@@ -96,9 +96,9 @@ def test_logits_are_those_of_the_padded_image_cropped(name):
 
 @each_net
 def test_training_and_explaining_pad_alike(name):
-    net, images, reached = made(name, training=True)
+    net, images, reached = network_case(name, training=True)
     trainer = SegmenterTask(net, 3, mean=[0.4], std=[0.3]).train()
-    twin, _, _ = made(name, training=True)
+    twin, _, _ = network_case(name, training=True)
     expected = cropped(twin(padded((images - 0.4) / 0.3, reached)), images.shape[2:])
     logits = trainer(images)
     assert torch.allclose(logits, expected, atol=1e-5) and logits.requires_grad
@@ -113,31 +113,31 @@ def test_training_and_explaining_pad_alike(name):
 
 @each_net
 def test_gradients_reach_the_image(name):
-    net, images, reached = made(name)
+    net, images, reached = network_case(name)
     leaf = images.clone().requires_grad_(True)
-    targets, sets = torch.tensor([[1], [2]]), torch.ones_like(images, dtype=torch.bool)
-    (found,) = torch.autograd.grad(SegmenterTarget(net).score(leaf, targets, sets).sum(), leaf)
+    targets, regions = torch.tensor([[1], [2]]), torch.ones_like(images, dtype=torch.bool)
+    (gradient,) = torch.autograd.grad(SegmenterTarget(net).score(leaf, targets, regions).sum(), leaf)
     leaf = images.clone().requires_grad_(True)
     logits = cropped(net(padded(leaf, reached)), images.shape[2:])
     (expected,) = torch.autograd.grad(logits[0, 1].sum() + logits[1, 2].sum(), leaf)
-    assert torch.allclose(found, expected, atol=1e-5 * float(expected.abs().max()))
+    assert torch.allclose(gradient, expected, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_the_sides_do_not_depend_on_what_went_through_before():
     sizes = [(33, 33), (34, 34), (20, 28), (40, 40)]
     fresh = {}
     for size in sizes:
-        target, images = SegmenterTarget(made("MONAI")[0]), torch.rand(1, 1, *size)
+        target, images = SegmenterTarget(network_case("MONAI")[0]), torch.rand(1, 1, *size)
         target.logits(images)
         fresh[size] = target.input_size(images)
-    target = SegmenterTarget(made("MONAI")[0])
+    target = SegmenterTarget(network_case("MONAI")[0])
     for size in reversed(sizes):
         target.logits(torch.rand(1, 1, *size))
     assert {size: target.input_size(torch.rand(1, 1, *size)) for size in sizes} == fresh
 
 
 def test_padding_is_logged_once_for_each_size(caplog):
-    net, images, _ = made("MONAI")
+    net, images, _ = network_case("MONAI")
     target = SegmenterTarget(net)
     with caplog.at_level(logging.INFO):
         for _ in range(3):
@@ -207,32 +207,32 @@ class Halves(nn.Module):
 def test_maps_of_a_layer_lie_where_its_cells_saw_the_image():
     images = torch.zeros(1, 1, 9, 17)
     images[..., 4:8, 12:16] = 1  # one cell of the grid that begins at the first pixel
-    target, sets = SegmenterTarget(Halves()), torch.ones(1, 1, 9, 17, dtype=torch.bool)
+    target, regions = SegmenterTarget(Halves()), torch.ones(1, 1, 9, 17, dtype=torch.bool)
     cells = torch.zeros(1, 1, 3, 5)
     cells[..., 1, 3] = 1
     expected = resize(cells, (12, 20))[..., :9, :17]
     for explainer in (GradCAM, HiResCAM):
-        maps = explainer(target, layer="mid").explain(images, torch.tensor([1]), sets)
+        maps = explainer(target, layer="mid").explain(images, torch.tensor([1]), regions)
         assert torch.allclose(maps / maps.max(), expected / expected.max(), atol=1e-6), explainer
         assert torch.equal(maps == maps.max(), expected == expected.max())
-    found = CaptumExplainer(target, "LayerActivation", layer="mid").explain(images, torch.tensor([1]), sets)
-    assert torch.allclose(found, expected, atol=1e-6)
+    gradient = CaptumExplainer(target, "LayerActivation", layer="mid").explain(images, torch.tensor([1]), regions)
+    assert torch.allclose(gradient, expected, atol=1e-6)
     assert torch.allclose(to_image(target, cells, images), expected)
 
 
 @pytest.mark.parametrize("make", [GradCAM, HiResCAM, ScoreCAM, AblationCAM])
 @pytest.mark.parametrize("layer", ["auto", "model.1.submodule.0"])
 def test_every_class_activation_map_of_a_padded_image(make, layer):
-    net, images, _ = made("MONAI")
+    net, images, _ = network_case("MONAI")
     target = SegmenterTarget(net)
-    sets = torch.rand(2, 1, *images.shape[2:]) < 0.5
-    known = SegmenterTarget(net)
-    known.logits(images)
-    for targets, pixels in ((None, None), (torch.tensor([[1, 2], [0, 1]]), sets)):
+    regions = torch.rand(2, 1, *images.shape[2:]) < 0.5
+    warm = SegmenterTarget(net)
+    warm.logits(images)
+    for targets, pixels in ((None, None), (torch.tensor([[1, 2], [0, 1]]), regions)):
         maps = make(target, layer=layer).explain(images, targets, pixels)
         assert maps.shape == (2, 2, *images.shape[2:]) and maps.isfinite().all()
         # Whether the padding was found before or during the explanation must not matter.
-        assert torch.equal(maps, make(known, layer=layer).explain(images, targets, pixels))
+        assert torch.equal(maps, make(warm, layer=layer).explain(images, targets, pixels))
     other = torch.rand(1, 1, 25, 18)  # a size that is new to a target whose classes are known
     maps = make(target, layer=layer).explain(other, torch.tensor([1]), torch.ones(1, 1, 25, 18, dtype=torch.bool))
     fresh = make(SegmenterTarget(net), layer=layer)

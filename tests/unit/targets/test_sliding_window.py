@@ -32,17 +32,17 @@ def test_pixelwise_functions_do_not_notice_windows(dims):
 
 @each_dims
 def test_what_fits_goes_through_at_once(dims):
-    seen = []
+    shapes = []
 
     def function(part):
-        seen.append(tuple(part.shape))
+        shapes.append(tuple(part.shape))
         return part
 
     images = images_of(dims)
-    assert by_window(function, images, 26) is images and seen == [tuple(images.shape)]
+    assert by_window(function, images, 26) is images and shapes == [tuple(images.shape)]
     by_window(function, images, 8)
-    assert all(max(shape[2:]) <= 8 and shape[0] == 1 for shape in seen[1:]), "a window was larger than allowed"
-    assert len(seen) > 2
+    assert all(max(shape[2:]) <= 8 and shape[0] == 1 for shape in shapes[1:]), "a window was larger than allowed"
+    assert len(shapes) > 2
 
 
 @pytest.mark.parametrize("window", [0, [4], [4, 4, 4], [4, 0]])
@@ -69,13 +69,13 @@ def test_hires_cam_of_a_volume_adds_up_to_its_stitched_logits(dims):
     pixels = torch.rand(2, 1, *SIZES[dims]) < 0.3
     targets = torch.tensor([[2, 0], [1, 2]])
     maps = HiResCAM(target, layer="1").explain(images, targets, pixels)
-    sets = pixels.expand(-1, 2, *SIZES[dims])
-    assert (maps[~sets] == 0).all()
+    regions = pixels.expand(-1, 2, *SIZES[dims])
+    assert (maps[~regions] == 0).all()
     logits = target.logits(images).detach()
     for image in range(2):
         for column in range(2):
-            asked = int(targets[image, column])
-            expected = logits[image, asked] - net[2].bias[asked].detach()
+            target_class = int(targets[image, column])
+            expected = logits[image, target_class] - net[2].bias[target_class].detach()
             inside = pixels[image, 0]
             assert torch.allclose(maps[image, column][inside], expected[inside], atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Targets: the answers against hand formulas, the queries, and what frozen means."""
+"""Targets: the outputs against hand formulas, the queries, and what frozen means."""
 
 import copy
 
@@ -22,7 +22,7 @@ def images():
     return torch.rand(4, 1, 4, 4)
 
 
-# ------------------------------------------------------------------ answers of classifiers
+# ------------------------------------------------------------------ outputs of classifiers
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
@@ -82,7 +82,7 @@ def test_float16_like_outputs_give_float32_probabilities(images, weight):
     assert target.probability(images.bfloat16(), torch.zeros(4, dtype=torch.long)).dtype == torch.float32
 
 
-# ------------------------------------------------------------------ answers of segmenters
+# ------------------------------------------------------------------ outputs of segmenters
 
 
 def test_segmenter_sums_logits_and_averages_probabilities_over_the_set():
@@ -105,14 +105,14 @@ def test_default_set_is_what_is_predicted_and_carries_no_gradient():
     weight, images = torch.randn(3, 2), torch.randn(2, 2, 4, 4, requires_grad=True)
     target = SegmenterTarget(pixel_segmenter(weight))
     query = target.query(images, None, None)
-    targets, sets = query.targets, query.regions
+    targets, predicted_regions = query.targets, query.regions
     winners = torch.einsum("kc,bchw->bkhw", weight, images).argmax(1)
     assert targets.tolist() == [[1, 2], [1, 2]]
-    assert torch.equal(sets, torch.stack([winners == 1, winners == 2], 1))
+    assert torch.equal(predicted_regions, torch.stack([winners == 1, winners == 2], 1))
     score = target.score(images, targets)
-    assert torch.equal(score, target.score(images, targets, sets))
+    assert torch.equal(score, target.score(images, targets, predicted_regions))
     (gradient,) = torch.autograd.grad(score.sum(), images)
-    expected = (sets.unsqueeze(2) * weight[None, 1:, :, None, None]).sum(1)
+    expected = (predicted_regions.unsqueeze(2) * weight[None, 1:, :, None, None]).sum(1)
     assert torch.allclose(gradient, expected, atol=1e-6), "the gradient must see the set as a constant"
 
 

@@ -28,8 +28,8 @@ class Bars(LightningDataModule):
         torch.manual_seed(seed)
         samples = []
         for i in range(count):
-            image, place = 100 + torch.rand(1, 12, 12), int(torch.randint(3, 9, ()))
-            image[(0, place) if i % 2 == 0 else (0, slice(None), place)] += 2
+            image, position = 100 + torch.rand(1, 12, 12), int(torch.randint(3, 9, ()))
+            image[(0, position) if i % 2 == 0 else (0, slice(None), position)] += 2
             samples.append({"image": image, "label": self.label(i % 2), "id": f"{seed}_{i}"})
         return samples
 
@@ -157,8 +157,8 @@ def test_a_sigmoid_learns_exclusive_classes_one_against_the_rest(tmp_path, class
     lightning.seed_everything(0, verbose=False)
     module = ClassifierTask(SmallCNN(1, classes, widths=(8, 16)), classes, "sigmoid", [100.5], [0.6], lr=1e-2)
     logits, labels = torch.randn(3, classes), torch.tensor([0, 1, 1])
-    wanted = torch.eye(classes)[labels]
-    expected = -(wanted * logits.sigmoid().log() + (1 - wanted) * (1 - logits.sigmoid()).log()).mean()
+    one_hot = torch.eye(classes)[labels]
+    expected = -(one_hot * logits.sigmoid().log() + (1 - one_hot) * (1 - logits.sigmoid()).log()).mean()
     assert float(module._loss(logits, {"label": labels})) == pytest.approx(float(expected), rel=1e-4)
     metrics = fit_target(module, make_trainer(tmp_path, epochs=6), Bars(int))
     assert metrics["accuracy"] > 0.9, metrics
@@ -200,31 +200,31 @@ def test_logits_that_do_not_fit_the_data_are_refused_before_a_step(case):
     assert all(torch.equal(value, before[name]) for name, value in module.named_parameters())
 
 
-class Answers(nn.Module):
-    """A network that answers with more than its logits while it trains, and writes into its input."""
+class TrainsWithParts(nn.Module):
+    """A network that returns more than its logits while it trains, and writes into its input."""
 
-    def __init__(self, answer):
+    def __init__(self, parts_of):
         super().__init__()
-        self.net, self.answer = SmallCNN(1, 2, widths=(8, 16)), answer
+        self.net, self.parts_of = SmallCNN(1, 2, widths=(8, 16)), parts_of
 
     def forward(self, x):
         y = self.net(x.mul_(1))
-        return self.answer(y) if self.training else {"logits": y}
+        return self.parts_of(y) if self.training else {"logits": y}
 
 
 @pytest.mark.parametrize(
-    ("answer", "output"),
+    ("parts_of", "output"),
     [
         (lambda y: (y, y.mean()), None),
         (lambda y: {"aux": 0 * y, "out": y}, None),
         (lambda y: [0 * y, y], lambda found: found[-1] if isinstance(found, list) else found["logits"]),
     ],
 )
-def test_networks_that_answer_with_more_than_logits_train(tmp_path, answer, output):
+def test_networks_that_return_more_than_logits_train(tmp_path, parts_of, output):
     lightning.seed_everything(0, verbose=False)
-    module = ClassifierTask(Answers(answer), 2, mean=[100.5], std=[0.6], lr=1e-2, output=output)
+    module = ClassifierTask(TrainsWithParts(parts_of), 2, mean=[100.5], std=[0.6], lr=1e-2, output=output)
     assert fit_target(module, make_trainer(tmp_path, epochs=6), Bars(int))["accuracy"] > 0.9
-    target = ClassifierTarget(Answers(answer), weights=tmp_path / "best.ckpt", output=output)
+    target = ClassifierTarget(TrainsWithParts(parts_of), weights=tmp_path / "best.ckpt", output=output)
     batch = next(iter(Bars(int).test_dataloader()))
     assert torch.allclose(target.logits(batch["image"]), module.eval()(batch["image"]).detach(), atol=1e-5)
 

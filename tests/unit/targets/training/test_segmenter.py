@@ -81,8 +81,8 @@ def test_learns_and_reports(tmp_path, kind):
     target = SegmenterTarget(UNet(1, net.head.out_channels, 2, 8, dims), activation, weights=tmp_path / "best.ckpt")
     assert target.class_names == NAMES[:classes] and target.mean.tolist() == pytest.approx([100.1])
     batch = next(iter(Shapes(classes, dims, 8 if dims == 3 else 16).val_dataloader()))
-    answer = target.predict(batch["image"]).argmax(dim=1)
-    assert (answer == batch["mask"][:, 0]).float().mean() > 0.95
+    prediction = target.predict(batch["image"]).argmax(dim=1)
+    assert (prediction == batch["mask"][:, 0]).float().mean() > 0.95
 
 
 def test_other_networks_train_too(tmp_path):
