@@ -5,19 +5,23 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # One thread a process: pytest runs one process a core.
-test: export OMP_NUM_THREADS = 1
+test test-fast: export OMP_NUM_THREADS = 1
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test test-fast lint bench clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*##/make \1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*##/make \1\t/p' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed  ## install, train an explainer on real images, print its table and where its pictures are
 	$(BIN)/python train.py experiment=demo $(ARGS)
 
 test: $(VENV)/.installed-test  ## install and run every test and doctest (LIGHTNING_XAI_DATA adds those on real data)
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-fast: $(VENV)/.installed-test  ## the tests of a minute and a half: no runs of train.py, a slice of the contract
+	$(PYTEST) -m "not slow" $(ARGS)
 
 lint: $(VENV)/.installed-test  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,3 +1,4 @@
+import gc
 import os
 import random
 from collections.abc import Generator
@@ -12,9 +13,29 @@ from hypothesis import settings
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 
+TESTS = Path(__file__).parent
+#: Folders whose tests run train.py, start processes, or train networks until they are good.
+SLOW = ("integration", "distributed", "unit/targets/training")
+
 torch.set_num_threads(1)
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what ``make test-fast`` leaves out: folders, real data, and the contract but for 2-D classifiers."""
+    for item in items:
+        asked = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        rest = item.path.is_relative_to(TESTS / "contract") and ("segmenter" in asked.values() or 3 in asked.values())
+        real = "data_root" in getattr(item, "fixturenames", ())
+        if rest or real or any(item.path.is_relative_to(TESTS / folder) for folder in SLOW):
+            item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: garbage collection need not look at it again, which is a tenth of the whole time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Pictures of the same images' maps, epoch after epoch."""
+"""Figures of the same images' maps, epoch after epoch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,11 +58,11 @@ class AttributionMaps(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the grid of this epoch."""
-        self._draw(trainer, "val", f"val_epoch{trainer.current_epoch:03d}.png")
+        self._draw(trainer, pl_module, "val", f"val_epoch{trainer.current_epoch:03d}.png")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the grid of the test."""
-        self._draw(trainer, "test", "test.png")
+        self._draw(trainer, pl_module, "test", "test.png")
 
     def _collect(self, trainer: Trainer, explainer: Any, found: Explanation, batch: Mapping[str, Any]) -> None:
         room = self.num_images - sum(len(part["images"]) for part in self._parts)
@@ -72,9 +72,9 @@ class AttributionMaps(Callback):
         images = torch.as_tensor(batch["image"])[:count]
         target, logits = explainer.target, found.logits[:count]
         query = found.query[:count, :MAX_QUERIES]
-        asked, predicted = Probability()(target, logits, query), target.activate(logits)
+        probabilities, predicted = Probability()(target, logits, query), target.activate(logits)
         # NaN where there is no baseline image.
-        blank = found.extras.get("p_baseline", torch.full_like(asked, float("nan")))
+        baseline = found.extras.get("p_baseline", torch.full_like(probabilities, float("nan")))
         names = target.class_names
         self._parts.append(
             {
@@ -83,13 +83,16 @@ class AttributionMaps(Callback):
                 "masks": torch.as_tensor(batch["mask"])[:count].cpu() if "mask" in batch else None,
                 "labels": [image_title(batch, i, predicted[i], names) for i in range(count)],
                 "titles": [
-                    [query_title(query.targets[i, t], asked[i, t], blank[i, t], names) for t in range(asked.shape[1])]
+                    [
+                        query_title(query.targets[i, t], probabilities[i, t], baseline[i, t], names)
+                        for t in range(query.shape[1])
+                    ]
                     for i in range(count)
                 ],
             }
         )
 
-    def _draw(self, trainer: Trainer, stage: str, name: str) -> None:
+    def _draw(self, trainer: Trainer, explainer: Any, stage: str, name: str) -> None:
         if not self._parts:
             return
         masks = [part["masks"] for part in self._parts]
@@ -99,9 +102,10 @@ class AttributionMaps(Callback):
             None if any(mask is None for mask in masks) else torch.cat(masks),
             titles=[title for part in self._parts for title in part["titles"]],
             labels=[label for part in self._parts for label in part["labels"]],
+            heading=explainer.title,
         )
         self._parts = []
-        save_png(Path(trainer.default_root_dir) / "maps" / name, grid)
+        save_png(Path(trainer.default_root_dir) / "maps" / name, grid, explainer.title)
         log_images(trainer, f"maps/{stage}", [grid])
 
 
@@ -129,10 +133,10 @@ def image_title(batch: Mapping[str, Any], index: int, predicted: Tensor, names: 
     return f"{title}\n{', '.join(parts)}"
 
 
-def query_title(asked: Tensor, p: Tensor, p_blank: Tensor, names: Sequence[str] | None) -> str:
-    """The asked class, its probability, and its probability on the blank image unless that is NaN."""
-    blank = "" if p_blank.isnan() else f", {float(p_blank):.2f} blank"
-    return f"asked {class_name(asked, names)}\np {float(p):.2f}{blank}"
+def query_title(target: Tensor, p: Tensor, p_baseline: Tensor, names: Sequence[str] | None) -> str:
+    """The class of a query, its probability, and its probability for the baseline image unless that is NaN."""
+    baseline = "" if p_baseline.isnan() else f", baseline {float(p_baseline):.2f}"
+    return f"{class_name(target, names)}\np {float(p):.2f}{baseline}"
 
 
 def class_name(index: Tensor, names: Sequence[str] | None) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of contributions: the two most probable classes side by side on one scale, and one minus the other."""
+"""Figures of contributions: the two most probable classes side by side on one scale, and one minus the other."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,10 +45,11 @@ class Contributions(Callback):
         if isinstance(pl_module, CAPE) and trainer.is_global_zero and room > 0:
             self._figures += figures(pl_module, outputs, batch, room)
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write the figures."""
         for number, figure in enumerate(self._figures):
-            save_png(Path(trainer.default_root_dir) / "maps" / f"contributions_{number}.png", figure)
+            path = Path(trainer.default_root_dir) / "maps" / f"contributions_{number}.png"
+            save_png(path, figure, pl_module.title)
         if self._figures:
             log_images(trainer, "maps/contributions", self._figures)
 

@@ -37,7 +37,7 @@ class Faithfulness(lightning.Callback):
         controls: Explainers that know nothing, by name, each made from the target; scored on test only.
         val_batches: Validation batches to score per epoch; ``None`` for all.
         test_batches: Test batches to score; ``None`` for all.
-        chunk_size: Pictures per forward pass, or ``"auto"``; see :class:`~lightning_xai.metrics.MetricSuite`.
+        chunk_size: Inputs per forward pass, or ``"auto"``; see :class:`~lightning_xai.metrics.MetricSuite`.
     """
 
     def __init__(

@@ -68,7 +68,7 @@ class SaveGlobalMaps(Callback):
             region = self.region.to(maps.device).expand(len(maps), 1, *maps.shape[2:])
             self._inside.update(maps=counted, masks=region, targets=targets, ids=ids)
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Gather, write and log."""
         names = agreed(None if self._maps is None else self._maps.labels)
         if names is None:
@@ -84,7 +84,8 @@ class SaveGlobalMaps(Callback):
             self.biases = find_bias(self.result, self.region, inside)
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / "global"
-            self.figure = write_maps(folder, self.result, self._affine, self._maps.normalization, self.region)
+            unit, about = self._maps.normalization, pl_module.title
+            self.figure = write_maps(folder, self.result, self._affine, unit, self.region, about)
             log_images(trainer, "global/maps", [self.figure])
 
     def _start(self, names: list[str], device: torch.device) -> None:

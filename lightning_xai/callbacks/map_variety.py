@@ -12,7 +12,7 @@ from lightning_xai.explainers.reference import CenterPrior
 
 log = logging.getLogger(__name__)
 
-#: Sides that maps are averaged down to: enough to tell places apart, whatever the number of classes.
+#: Sides that maps are averaged down to: enough to tell positions apart, whatever the number of classes.
 LARGEST_SIDE = 64
 
 
@@ -71,7 +71,7 @@ class Likeness:
 class MapVariety(Callback):
     """Warns after a test if the maps hardly differ between images: a mask network may have learned one map for all.
 
-    Such a map can lead a table where the evidence is always in the same place. Each rank judges its own images, and
+    Such a map can lead a table where the evidence always has the same position. Each rank judges its own images, and
     rank zero speaks. :class:`~lightning_xai.explainers.CenterPrior` is the same for all by construction.
 
     Args:
@@ -100,7 +100,7 @@ class MapVariety(Callback):
         if self.likeness.count >= self.min_images and value > self.threshold:
             log.warning(
                 "The maps of %s hardly differ between images (correlation with their mean %.2f, %d maps): either the "
-                "evidence lies in the same place in all, or one map was learned for every image; look at maps/test.png "
+                "evidence has the same position in all, or one map was learned for every image; look at maps/test.png "
                 "before you trust its scores.",
                 type(pl_module).__name__,
                 value,

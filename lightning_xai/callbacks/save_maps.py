@@ -45,7 +45,7 @@ class SaveMaps(BasePredictionWriter):
     def write_on_batch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,
+        pl_module: Any,
         prediction: Any,
         batch_indices: Sequence[int] | None,
         batch: Any,
@@ -55,13 +55,14 @@ class SaveMaps(BasePredictionWriter):
         """Write the batch's maps.
 
         Raises:
-            ValueError: If two ids become the same file name, or NIfTI is asked for 2-D images.
+            ValueError: If two ids become the same file name, or 2-D images are to be written as NIfTI.
         """
         folder = Path(self.dirpath or Path(trainer.default_root_dir) / "predictions")
         for i, image_id in enumerate(batch["id"]):
-            self._write(folder / self._file_name(image_id), batch["image"][i], prediction.maps[i], affine_of(batch, i))
+            stem, affine = folder / self._file_name(image_id), affine_of(batch, i)
+            self._write(stem, batch["image"][i], prediction.maps[i], affine, pl_module.title)
 
-    def _write(self, stem: Path, image: Tensor, maps: Tensor, affine: np.ndarray[Any, Any]) -> None:
+    def _write(self, stem: Path, image: Tensor, maps: Tensor, affine: np.ndarray[Any, Any], about: str) -> None:
         values = maps.detach().float().cpu().numpy()
         is_volume = values.ndim == 4
         formats = {self.format} if self.format != "auto" else {"nifti"} if is_volume else {"npy", "png"}
@@ -79,7 +80,7 @@ class SaveMaps(BasePredictionWriter):
         if "png" in formats:
             for query, value in enumerate(maps.detach().float().cpu()):
                 name = f"{stem}.png" if len(maps) == 1 else f"{stem}_{query}.png"
-                save_png(name, overlay(torch.as_tensor(image).cpu(), value))
+                save_png(name, overlay(torch.as_tensor(image).cpu(), value), about)
 
     def _file_name(self, image_id: str) -> str:
         name = safe_name(image_id)

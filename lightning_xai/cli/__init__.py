@@ -1,1 +1,1 @@
-"""What the command does around training: run folder, target cache, summary, tasks."""
+"""The command line: what a run does around training, and its tasks."""

@@ -1,4 +1,4 @@
-"""The parts that a config describes: the data module, and the explainer around a target."""
+"""Build what a config describes: the data module, and the explainer around a target."""
 
 import json
 import logging
@@ -48,7 +48,7 @@ def open_data(cfg: DictConfig) -> ImageDataModule:
 
 
 def note_data_info(cfg: DictConfig, data: ImageDataModule) -> None:
-    """Put what the data module found into ``cfg.data_info``, where target and explainer read their sizes."""
+    """Record what the data module found in ``cfg.data_info``, where target and explainer read their sizes."""
     with open_dict(cfg):
         cfg.data_info = data.data_info()
 
@@ -61,12 +61,12 @@ def log_data(cfg: DictConfig, data: ImageDataModule) -> None:
 
 
 def build_explainer(cfg: DictConfig, target: Target, classes: str | None = None) -> Explainer:
-    """The configured explainer around a target.
+    """Build the configured explainer around a target.
 
     Args:
         cfg: ``explainer``, ``ask`` and ``region`` are read.
         target: The target.
-        classes: The classes that its steps ask about instead of ``cfg.ask``.
+        classes: The classes of its queries instead of ``cfg.ask``.
     """
     policy = QueryPolicy(classes or cfg.ask, instantiate(cfg.region))
     explainer: Explainer = instantiate(cfg.explainer)(target, query_policy=policy)

@@ -14,8 +14,8 @@ from lightning_xai.data import ImageDataModule
 
 #: Names of the primary config, and of the choice of each group, that stand for the earlier run's.
 PRIMARY, CHOICE = "train_from_run", "of_the_run"
-# What a run says about itself alone.
-OWN = ("task", "ckpt_path", "run_dir", "from_run", "optimized_metric")
+# Keys that hold for one run alone.
+OF_ONE_RUN = ("task", "ckpt_path", "run_dir", "from_run", "optimized_metric")
 # Options of the data that change neither which images there are nor what they look like.
 LOADING = ("batch_size", "num_workers", "cache")
 # Options of a target that say where its weights lie, not what it is.
@@ -43,30 +43,30 @@ def start_from(words: list[str], config_dir: Path) -> tuple[str, list[str]]:
     path = config_of(overrides)
     if path is None:
         return "train", words
-    known = targets_in(*words, *(file.read_text(encoding="utf-8") for file in config_dir.rglob("*.yaml")))
-    saved = read_config(path, known)
+    trusted = targets_in(*words, *(file.read_text(encoding="utf-8") for file in config_dir.rglob("*.yaml")))
+    saved = read_config(path, trusted)
     goes_on = any(override.key_or_group == "ckpt_path" and override.value() == "last" for override in overrides)
-    offer(saved, path, config_dir, saved.get("task") if goes_on else None)
-    return PRIMARY, fitting(words, overrides, saved, config_dir)
+    store_config(saved, path, config_dir, saved.get("task") if goes_on else None)
+    return PRIMARY, adapt_words(words, overrides, saved, config_dir)
 
 
 def config_of(overrides: list[Override]) -> Path | None:
-    """The config of the one run that the overrides' checkpoints come from, if there is one."""
-    given = {override.key_or_group: values_of(override) for override in overrides}
-    folders = given.get("run_dir") or given.get("hydra.run.dir") or []
-    places = set()
-    for checkpoint in given.get("ckpt_path", []):
+    """Find the config file of the run that the checkpoints come from; ``None`` unless it is one run."""
+    values = {override.key_or_group: values_of(override) for override in overrides}
+    folders = values.get("run_dir") or values.get("hydra.run.dir") or []
+    run_folders = set()
+    for checkpoint in values.get("ckpt_path", []):
         inside = Path(checkpoint).parent
         if checkpoint == "last":
-            places |= {Path(folder) for folder in folders}
+            run_folders |= {Path(folder) for folder in folders}
         elif inside.name == "checkpoints":
-            places.add(inside.parent)
-    found = {place / NAME for place in places if (place / NAME).is_file()}
-    return found.pop() if len(found) == 1 else None
+            run_folders.add(inside.parent)
+    configs = {folder / NAME for folder in run_folders if (folder / NAME).is_file()}
+    return configs.pop() if len(configs) == 1 else None
 
 
 def values_of(override: Override) -> list[str]:
-    """The values of an override, several if it is swept, references resolved."""
+    """List the values of an override, several if it is swept, with references resolved."""
     if isinstance(override.value(), Sweep):
         texts = [text.strip("'\"") for text in override.sweep_string_iterator()] if override.is_discrete_sweep() else []
     else:
@@ -77,8 +77,8 @@ def values_of(override: Override) -> list[str]:
         return []
 
 
-def offer(saved: DictConfig, path: Path, config_dir: Path, task: str | None) -> None:
-    """Store a run's config where Hydra finds it: its keys as the primary config, its groups as choices.
+def store_config(saved: DictConfig, path: Path, config_dir: Path, task: str | None) -> None:
+    """Make a run's config known to Hydra: its keys as the primary config, its groups as choices.
 
     Args:
         saved: The run's config.
@@ -87,7 +87,7 @@ def offer(saved: DictConfig, path: Path, config_dir: Path, task: str | None) -> 
         task: The run's task if it goes on; only one that trains does.
     """
     content: dict[str, Any] = OmegaConf.to_container(saved)  # type: ignore[assignment]
-    keys = {key: value for key, value in content.items() if key not in OWN}
+    keys = {key: value for key, value in content.items() if key not in OF_ONE_RUN}
     if "allow_code" in keys.get("target", {}):
         keys["target"]["allow_code"] = False  # only a command line can allow it
     primary: Any = OmegaConf.load(config_dir / "train.yaml")
@@ -108,8 +108,8 @@ def offer(saved: DictConfig, path: Path, config_dir: Path, task: str | None) -> 
     store.store(name=PRIMARY, node=primary)
 
 
-def fitting(words: list[str], overrides: list[Override], saved: DictConfig, config_dir: Path) -> list[str]:
-    """The words of a command line that was made for the default config, made to fit a run's own.
+def adapt_words(words: list[str], overrides: list[Override], saved: DictConfig, config_dir: Path) -> list[str]:
+    """Adapt a command line that was written for the default config to the config of a run.
 
     What ``+key`` adds may be there, and what ``~key`` deletes may be gone.
     """
@@ -125,7 +125,7 @@ def fitting(words: list[str], overrides: list[Override], saved: DictConfig, conf
 
 
 def run_behind(cfg: DictConfig) -> DictConfig | None:
-    """The config of the run that a composed config starts from, if the target is still that run's."""
+    """Read the config of the run that a composed config starts from; ``None`` if it has another target."""
     if cfg.get("from_run") is None:
         return None
     saved: Any = OmegaConf.load(cfg.from_run)
@@ -133,21 +133,21 @@ def run_behind(cfg: DictConfig) -> DictConfig | None:
 
 
 def brings_images(cfg: DictConfig, saved: DictConfig) -> bool:
-    """Whether the task is to explain other images than those of the run."""
+    """Whether the task is to explain images that the earlier run did not have."""
     return bool(cfg.task == "predict" and without_keys(cfg.data, LOADING) != without_keys(saved.data, LOADING))
 
 
 def without_keys(node: DictConfig, but: tuple[str, ...]) -> dict[str, Any]:
-    """A node as it was composed, without some of its keys."""
+    """Copy a node of a config, references unresolved, without some of its keys."""
     content: dict[str, Any] = OmegaConf.to_container(node)  # type: ignore[assignment]
     return {key: value for key, value in content.items() if key not in but}
 
 
 def fit_to_target(cfg: DictConfig, saved: DictConfig) -> None:
-    """Let the data module of new images give all of them in the size that the target knows.
+    """Configure the data module of new images: all of them, in the size that the target was trained with.
 
     Raises:
-        ValueError: If the images' labels are asked for.
+        ValueError: If the labels of the images are to be explained.
     """
     if cfg.ask == "label":
         raise ValueError("ask=label needs labels, which images to explain do not have; use ask=prediction or ask=all.")

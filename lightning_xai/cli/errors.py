@@ -19,7 +19,7 @@ BAD_INPUT = (ValueError, FileNotFoundError, NotADirectoryError)
 
 
 def sentence_of(error: Exception) -> str | None:
-    """What the user reads of an error instead of its traceback.
+    """Turn an error of bad input into the sentence that the user reads instead of a traceback.
 
     Args:
         error: The error; one of an object that the config makes counts as its cause.
@@ -34,8 +34,8 @@ def sentence_of(error: Exception) -> str | None:
     return f"train.py: {cause}"
 
 
-def exits(function: Callable[P, T]) -> Callable[P, T]:
-    """Let a function end the program with the sentence of a bad-input error; other errors pass."""
+def exit_with_sentence(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a function so that bad input ends the program with one sentence; other errors pass."""
 
     @functools.wraps(function)
     def quiet(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -83,7 +83,7 @@ def one_sentence(job: Callable[[Any], dict[str, float]], failed: list[bool]) -> 
 
 
 def optimized_value(results: dict[str, float], name: str | None) -> float | None:
-    """The number that a sweeper optimizes.
+    """Look up the number that a sweeper optimizes.
 
     Args:
         results: All numbers of a job.

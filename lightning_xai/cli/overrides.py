@@ -1,4 +1,4 @@
-"""Check a command line before Hydra runs it, so that a typo is answered with the nearest valid name."""
+"""Check a command line before Hydra runs it, and name the nearest valid name where there is a typo."""
 
 import re
 from argparse import Namespace
@@ -18,7 +18,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-# What Hydra says of a key of the command line that the config does not have.
+# How Hydra names a key of the command line that the config does not have.
 UNKNOWN_KEY = re.compile(r"Could not (?:override|delete from config\.) '(?P<key>[^']+)'")
 
 
@@ -47,7 +47,7 @@ def check_overrides(words: list[str], config_dir: Path, config_name: str = "trai
 
 
 def read_words(words: list[str]) -> tuple[Namespace, list[Override]] | None:
-    """Flags and overrides of a command line; ``None`` if it is malformed or brings its own config folder."""
+    """Parse the flags and overrides of a command line; ``None`` if it is malformed or brings its own config folder."""
     flags, unknown = get_args_parser().parse_known_args(words)
     if unknown or flags.config_path or flags.config_dir or flags.experimental_rerun or flags.shell_completion:
         return None
@@ -58,7 +58,7 @@ def read_words(words: list[str]) -> tuple[Namespace, list[Override]] | None:
 
 
 def single_lines(override: Override, config_dir: Path) -> list[str]:
-    """An override for each choice of a swept group; of any other sweep only the key matters."""
+    """List an override for each choice of a swept group; of any other sweep only the key matters."""
     group = config_dir / override.key_or_group
     if not override.is_sweep_override():
         return [override.input_line or ""]
@@ -73,13 +73,13 @@ def single_lines(override: Override, config_dir: Path) -> list[str]:
 
 
 def options(group: Path) -> list[str]:
-    """Choices of a config group: its YAML files, but for those that others build on."""
+    """List the choices of a config group: its YAML files, but for those that others build on."""
     files = (file.relative_to(group).with_suffix("") for file in group.rglob("*.yaml"))
     return sorted(file.as_posix() for file in files if not file.name.startswith("_"))
 
 
 def check_job(lines: list[str], config_dir: Path, config_name: str) -> None:
-    """Refuse the overrides of one job if they name an unknown choice or key; of what else is wrong Hydra speaks."""
+    """Refuse the overrides of one job if they name an unknown choice or key; other mistakes are left to Hydra."""
     overrides = OverridesParser.create().parse_overrides(lines)
     groups = [override for override in overrides if (config_dir / override.key_or_group).is_dir()]
     for override in groups:
@@ -115,7 +115,7 @@ def check_choices(override: Override, available: list[str]) -> None:
 
 
 def dotted(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Every key of a config, inner ones with dots."""
+    """List every key of a config, inner ones with dots."""
     for key, value in config.items():
         yield f"{prefix}{key}"
         if isinstance(value, dict):
@@ -125,7 +125,7 @@ def dotted(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
 def check_key(key: str, keys: set[str], config_dir: Path) -> None:
     """Raise if the config has neither such a key nor such a group."""
     if key in keys:
-        return  # known, so something else is wrong with its value
+        return  # it exists, so something else is wrong with its value
     groups = {folder.relative_to(config_dir).as_posix() for folder in config_dir.rglob("*") if folder.is_dir()}
     names = sorted(keys | groups)
     parent, _, leaf = key.rpartition(".")
@@ -148,7 +148,7 @@ def check_key(key: str, keys: set[str], config_dir: Path) -> None:
 
 
 def list_groups(sources: list[dict[str, str]]) -> str:
-    """A line for each config group with its choices, for the help.
+    """Write a line for each config group with its choices, for the help.
 
     Args:
         sources: Hydra's ``runtime.config_sources``; the folder of the one that the program provides is listed.

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_xai.cli import run_lock
-from lightning_xai.cli.errors import exits
+from lightning_xai.cli.errors import exit_with_sentence
 from lightning_xai.cli.saved_config import is_of_folder
 from lightning_xai.functional.files import safe_name
 
@@ -38,7 +38,7 @@ RESULTS = (
 )
 # The checkpoint of the last finished epoch, in a run folder.
 LAST = Path("checkpoints") / "last.ckpt"
-# Tells the other ranks of a sweep, which Lightning starts, where it is.
+# The environment variable with which the other ranks of a sweep, started by Lightning, find its folder.
 SWEEP = "LIGHTNING_XAI_SWEEP_DIR"
 
 
@@ -82,7 +82,7 @@ def new_folder(parent: Path, suffix: str = "", when: time.struct_time | None = N
 
 @contextmanager
 def writing(run_dir: str) -> Iterator[None]:
-    """Let no other run write in a run folder meanwhile; only the first process of a job holds its lock.
+    """Lock a run folder while a run writes there; only the first process of a job holds the lock.
 
     Raises:
         ValueError: If the folder cannot be made, or another run writes there.
@@ -92,9 +92,9 @@ def writing(run_dir: str) -> Iterator[None]:
         yield
 
 
-@exits
+@exit_with_sentence
 def run_folder(run_dir: str | None, name: str, seed: int, ckpt_path: str | None, root: str) -> str:
-    """The folder of the one run of a command line, made and locked before anything is written there.
+    """Make the folder of a run and lock it, before anything is written there.
 
     Args:
         run_dir: The folder that the user named, or ``None``.
@@ -110,7 +110,7 @@ def run_folder(run_dir: str | None, name: str, seed: int, ckpt_path: str | None,
     if run_dir is None and ckpt_path == "last":
         raise ValueError("ckpt_path=last goes on in a run folder: name it with run_dir=<folder>.")
     if run_dir is None:
-        run_dir = str(agreed(Path(root) / safe_name(name)[:80], f"_{seed}"))
+        run_dir = str(shared_folder(Path(root) / safe_name(name)[:80], f"_{seed}"))
         if ckpt_path is None and is_first():
             link_latest(Path(run_dir))
     folder = make_folder(run_dir, "run_dir")
@@ -119,50 +119,50 @@ def run_folder(run_dir: str | None, name: str, seed: int, ckpt_path: str | None,
     return run_dir
 
 
-@exits
+@exit_with_sentence
 def sweep_folder(root: str) -> str:
-    """A new folder ``<root>/sweeps/<date>_<time>``; in a process that Lightning started, that of the first one."""
+    """Make the folder ``<root>/sweeps/<date>_<time>``; a process that Lightning started gets that of the first one."""
     if "LOCAL_RANK" not in os.environ or SWEEP not in os.environ:
-        os.environ[SWEEP] = str(agreed(Path(root) / "sweeps").resolve())
+        os.environ[SWEEP] = str(shared_folder(Path(root) / "sweeps").resolve())
     return os.environ[SWEEP]
 
 
-def agreed(parent: Path, suffix: str = "") -> Path:
-    """A new folder, the same for all processes of a job that something else than Lightning started.
+def shared_folder(parent: Path, suffix: str = "") -> Path:
+    """Make a new folder that all processes of a job use, whatever started them.
 
     Args:
         parent: Where.
         suffix: End of its name.
 
     Returns:
-        See :func:`new_folder`; under SLURM it is named after the job, and made by nobody yet.
+        See :func:`new_folder`; under SLURM it is named after the job, and not created yet.
 
     Raises:
         ValueError: If the processes cannot agree.
     """
-    given = os.environ
-    if int(given.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in given:
-        step = (given["SLURM_JOB_ID"], given["SLURM_STEP_ID"], given.get("SLURM_RESTART_COUNT", "0"))
+    environment = os.environ
+    if int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in environment:
+        step = (environment["SLURM_JOB_ID"], environment["SLURM_STEP_ID"], environment.get("SLURM_RESTART_COUNT", "0"))
         return parent / f"slurm_{'_'.join(step)}{suffix}"
-    if int(given.get("WORLD_SIZE", "1")) == 1 and "LOCAL_RANK" not in given:
+    if int(environment.get("WORLD_SIZE", "1")) == 1 and "LOCAL_RANK" not in environment:
         return new_folder(parent, suffix)
-    if given.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         raise ValueError("Several processes need one folder: give all of them the same run_dir=<folder>.")
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # which some builds of torch lack
 
     # torchrun's own store, which is up as long as its processes run.
-    address, port = given["MASTER_ADDR"], int(given["MASTER_PORT"])
+    address, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
     store = TCPStore(address, port, is_master=False, timeout=timedelta(minutes=5))
-    key = f"lightning_xai/{parent}/{given.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    if given.get("RANK", "0") == "0":
+    key = f"lightning_xai/{parent}/{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    if environment.get("RANK", "0") == "0":
         store.set(key, str(new_folder(parent, suffix).resolve()))
     return Path(store.get(key).decode())
 
 
 def prepare_folder(cfg: DictConfig) -> None:
-    """Make the folder ready for a run.
+    """Make the run folder, or clear it of the results of an earlier run.
 
-    The results of an earlier run move into ``earlier/<time>``, unless the new one goes on with a checkpoint of them.
+    They move into ``earlier/<time>``, unless the new run goes on with a checkpoint of this folder.
 
     Args:
         cfg: ``task``, ``run_dir`` and ``ckpt_path`` are read.
@@ -181,7 +181,7 @@ def prepare_folder(cfg: DictConfig) -> None:
 
 
 def start_checkpoint(cfg: DictConfig) -> str | None:
-    """The explainer's checkpoint that a run starts from.
+    """Find the explainer's checkpoint that a run starts from.
 
     Args:
         cfg: ``task``, ``run_dir`` and ``ckpt_path`` are read.
@@ -208,7 +208,7 @@ def start_checkpoint(cfg: DictConfig) -> str | None:
 
 
 def link_latest(folder: Path) -> None:
-    """Point ``latest`` next to a folder to it, where the file system knows links."""
+    """Make the link ``latest`` next to a folder point to it, where the file system has links."""
     part = folder.with_name(f".latest.{os.getpid()}")
     with suppress(OSError):
         part.unlink(missing_ok=True)
@@ -222,8 +222,8 @@ def keep_earlier(folder: Path) -> None:
     """Move the results of an earlier run in this folder aside; only the first process of a job does."""
     old = [folder / name for name in RESULTS if (folder / name).exists()]
     if old and is_first():
-        made = time.localtime(max(path.stat().st_mtime for path in old))
-        aside = new_folder(folder / "earlier", when=made)  # runs of the same second must not mix
+        written = time.localtime(max(path.stat().st_mtime for path in old))
+        aside = new_folder(folder / "earlier", when=written)  # runs of the same second must not mix
         for path in old:
             shutil.move(path, aside / path.name)
         log.info("Results of an earlier run were moved to %s.", aside)

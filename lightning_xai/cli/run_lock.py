@@ -16,7 +16,7 @@ _held: set[Path] = set()
 
 @dataclass(frozen=True)
 class Holder:
-    """A process that writes in a folder; ``started`` tells it from a later one of the same number."""
+    """A process that writes in a folder; ``started`` distinguishes it from a later one with the same number."""
 
     host: str
     pid: int
@@ -107,14 +107,14 @@ def _clear(path: Path, folder: Path) -> None:
     holder = _read(path)
     if holder is not None and not holder.is_me() and not holder.is_gone():
         here = holder.host == socket.gethostname()
-        answer = (
+        advice = (
             "wait until it ends"
             if here
-            else f"it cannot be asked from {socket.gethostname()}, so remove {path} if that run is over"
+            else f"whether it still runs cannot be seen from {socket.gethostname()}: remove {path} if that run is over"
         )
         raise ValueError(
             f"run_dir={folder} is being written by process {holder.pid} on {holder.host} since {holder.since}; "
-            f"{answer}, or give another run_dir."
+            f"{advice}, or give another run_dir."
         )
     aside = path.with_name(f"{NAME}.{os.getpid()}")
     with suppress(FileNotFoundError):  # somebody else was faster

@@ -1,4 +1,4 @@
-"""``config.yaml`` of a run: written so that another run can start from it, and that nobody's secrets are in it."""
+"""``config.yaml`` of a run: another run can start from it, and it holds no secrets."""
 
 import re
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ RESOLVERS = ("oc.env", "oc.select")
 def write_config(cfg: DictConfig) -> None:
     """Write the composed configuration into the run folder; references between keys stay references.
 
-    A run that only applies a checkpoint of this very folder leaves the config of the run that made it.
+    A run that only applies a checkpoint of this very folder leaves the config of the run that wrote it.
     """
     path = Path(cfg.run_dir) / NAME
     if is_of_folder(cfg.ckpt_path, path.parent) and cfg.task not in ("explain", "global") and path.is_file():
@@ -54,7 +54,7 @@ def is_of_folder(ckpt_path: str | None, folder: Path) -> bool:
 
 
 def as_composed(cfg: DictConfig) -> dict[str, Any]:
-    """The config as plain values and references; only what Hydra's runtime alone knows is filled in."""
+    """Turn a config into plain values and references; only what Hydra's runtime alone knows is filled in."""
 
     def filled(value: Any) -> Any:
         if isinstance(value, dict):
@@ -70,7 +70,7 @@ def as_composed(cfg: DictConfig) -> dict[str, Any]:
 
 
 def without_secrets(cfg: DictConfig) -> dict[str, Any]:
-    """The config with all references resolved but those to environment variables, for loggers."""
+    """Resolve all references of a config but those to environment variables, for loggers."""
     try:
         with _environment_hidden():
             content: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
@@ -93,12 +93,12 @@ def _environment_hidden() -> Iterator[None]:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
-def read_config(path: Path, known: set[str]) -> DictConfig:
+def read_config(path: Path, trusted: set[str]) -> DictConfig:
     """Read the config of a run, which may come from a stranger: it can put parts together, and run nothing else.
 
     Args:
         path: The file.
-        known: What ``_target_`` may name besides the classes of the project and of the packages that it is made of.
+        trusted: What ``_target_`` may name besides the classes of the project and of :data:`PACKAGES`.
 
     Raises:
         ValueError: If it cannot be read, or names anything else.
@@ -107,11 +107,11 @@ def read_config(path: Path, known: set[str]) -> DictConfig:
         config = OmegaConf.load(path)
         missing = [name for name in ("data", "target", "explainer", "data_info") if name not in config]
         assert isinstance(config, DictConfig) and not missing, f"it lacks {', '.join(missing)}"
-    except Exception as error:  # YAML's and OmegaConf's own, and those of reading
+    except Exception as error:  # of YAML, of OmegaConf and of reading
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path} is no config of a run ({reason}); give another ckpt_path.") from error
     for key, value in _strings(OmegaConf.to_container(config)):
-        if key == "_target_" and value not in known and not _is_part(value):
+        if key == "_target_" and value not in trusted and not _is_part(value):
             raise ValueError(
                 f"{path} names {value}, which is no part of this project; if you trust it, repeat the word of the "
                 f"command line that names it, such as target.model._target_={value}."
@@ -122,7 +122,7 @@ def read_config(path: Path, known: set[str]) -> DictConfig:
 
 
 def targets_in(*texts: str) -> set[str]:
-    """Everything that texts name as ``_target_``, in YAML or as words of a command line."""
+    """Collect everything that texts name as ``_target_``, in YAML or as words of a command line."""
     return {name for text in texts for name in re.findall(r"_target_\s*[:=]\s*[\"']?([\w.]+)", text)}
 
 
@@ -139,7 +139,7 @@ def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _is_part(name: str) -> bool:
-    """Whether a dotted path is a class of the known packages that does nothing by being made."""
+    """Whether a dotted path is a class of :data:`PACKAGES` whose construction does nothing else."""
     if name.partition(".")[0] not in PACKAGES:
         return False
     try:

@@ -1,4 +1,4 @@
-"""The stages that tasks have in common: a trainer with the run's loggers and callbacks, the fit, the test."""
+"""Stages that several tasks share: build the trainer, fit, test."""
 
 from hydra.utils import instantiate
 from lightning import Trainer
@@ -13,7 +13,7 @@ from lightning_xai.loggers import RunCSVLogger, finish_loggers
 
 
 def build_trainer(cfg: DictConfig) -> Trainer:
-    """The configured trainer with its callbacks, and with its loggers, which get the config.
+    """Build the configured trainer with its callbacks and loggers, and send the config to the loggers.
 
     Args:
         cfg: ``trainer``, ``callbacks``, ``logger`` and ``run_dir`` are read.

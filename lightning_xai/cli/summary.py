@@ -1,4 +1,4 @@
-"""What a run says at its end: ``summary.json``, the printed table, and where things are."""
+"""The end of a run: ``summary.json``, the printed table, and the files that it left."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,14 @@ from omegaconf import DictConfig
 
 from lightning_xai.callbacks import Faithfulness
 from lightning_xai.cli.target_cache import target_quality
+from lightning_xai.explainers.base import Explainer
 from lightning_xai.functional.files import atomic_write
 from lightning_xai.report.ranking import borda_count
 from lightning_xai.report.tables import format_table, summarize
 
 
 def finish(cfg: DictConfig, trainer: lightning.Trainer, checkpoint: str | None) -> dict[str, float]:
-    """Write ``summary.json``, print the table and where things are.
+    """Write ``summary.json``, and print its table and where the files are.
 
     Args:
         cfg: ``run_dir``, ``seed`` and the target's keys are read.
@@ -31,8 +32,15 @@ def finish(cfg: DictConfig, trainer: lightning.Trainer, checkpoint: str | None) 
         judged = {f"test/{name}" for name in scored.suite.members()}
         logged = {name.removeprefix("test/"): value for name, value in means.items() if name not in judged}
         quality = {f"target/{name}": value for name, value in target_quality(cfg).items()}
-        report(cfg, scored, quality, checkpoint, logged)
+        report(cfg, scored, quality, checkpoint, logged, settings_of(trainer))
     return means
+
+
+def settings_of(trainer: lightning.Trainer) -> dict[str, str]:
+    """What the explainer of a trainer chose by itself, such as its layer."""
+    explainer = trainer.lightning_module
+    assert isinstance(explainer, Explainer)
+    return explainer.settings
 
 
 @rank_zero_only
@@ -42,8 +50,18 @@ def report(
     quality: dict[str, float],
     checkpoint: str | None,
     logged: dict[str, float],
+    settings: dict[str, str],
 ) -> None:
-    """Write and print it; ``logged`` is what the explainer says of itself, such as its agreement with the target."""
+    """Write and print it.
+
+    Args:
+        cfg: ``run_dir`` and ``seed`` are read.
+        scored: Holds the values.
+        quality: The target's.
+        checkpoint: The explainer's weights, if they came from a file.
+        logged: What the explainer says of itself, such as its agreement with the target.
+        settings: What it chose by itself, such as its layer.
+    """
     folder = Path(cfg.run_dir)
     summary = summarize(scored.results)
     metadata = {name: metric.metadata() for name, metric in scored.suite.members().items()}
@@ -54,7 +72,7 @@ def report(
     }
     points = borda_count(means, directions)
     with atomic_write(folder / "summary.json") as file:
-        head = {"target": quality, "checkpoint": checkpoint, "seed": cfg.seed, "logged": logged}
+        head = {"target": quality, "checkpoint": checkpoint, "seed": cfg.seed, "settings": settings, "logged": logged}
         json.dump(
             head | summary | {"borda": points, "metrics": metadata, "references": scored.references}, file, indent=2
         )
@@ -66,7 +84,7 @@ def report(
     if logged:
         values = ", ".join(f"{name} {value:.3f}" for name, value in logged.items())
         print(f"{next(iter(scored.results))} on the test images: {values}\n")
-    places = {"Pictures": folder / "maps", "Per image": folder / "per_image.csv", "Summary": folder / "summary.json"}
+    files = {"Figures": folder / "maps", "Per image": folder / "per_image.csv", "Summary": folder / "summary.json"}
     if checkpoint is not None:
-        places["Checkpoint"] = Path(checkpoint)
-    print("\n".join(f"{what:<12} {where}" for what, where in places.items()))
+        files["Checkpoint"] = Path(checkpoint)
+    print("\n".join(f"{what:<12} {where}" for what, where in files.items()))

@@ -1,4 +1,4 @@
-"""The target of a run: its weights from elsewhere, or trained once and kept under a hash of all that made them."""
+"""The target of a run: with weights from elsewhere, or trained once and kept under a hash of its recipe."""
 
 import hashlib
 import json
@@ -23,16 +23,16 @@ WAIT_FOR_TARGET = 3600.0
 
 
 def build_target(cfg: DictConfig, data: ImageDataModule) -> tuple[Target, dict[str, float]]:
-    """The frozen target, trained first if it has no weights, and its quality on the test set.
+    """Build the frozen target, trained first if it has no weights.
 
-    A trained target is kept in ``target_dir`` under a hash of everything that made it, and used again.
+    A trained target is kept in ``target_dir`` under a hash of its data and recipe, and used again.
 
     Args:
         cfg: ``target``, ``target_trainer``, ``target_dir``, ``seed`` and ``data_info`` are read.
         data: The data module, set up.
 
     Returns:
-        The target and ``{"target/accuracy": ...}``, empty for weights that came from elsewhere.
+        The target, and its numbers on the test set, ``{"target/accuracy": ...}``: none for weights from elsewhere.
 
     Raises:
         ValueError: If it has no weights and the trainer is not one of this kind of target.
@@ -53,7 +53,7 @@ def build_target(cfg: DictConfig, data: ImageDataModule) -> tuple[Target, dict[s
 
 
 def target_quality(cfg: DictConfig) -> dict[str, float]:
-    """Numbers of a target's test, such as ``accuracy``, which lie next to the weights that were trained here.
+    """Read the test accuracy and other numbers that were kept with the weights of a target.
 
     Args:
         cfg: ``target_weights`` and ``target.weights`` are read.
@@ -68,7 +68,7 @@ def target_quality(cfg: DictConfig) -> dict[str, float]:
 
 
 def trained_weights(cfg: DictConfig, data: ImageDataModule) -> Path:
-    """The weights of a target that is trained here: those of the run that this one starts from, or by their key.
+    """Find the weights of a target without its own, by the earlier run or by their key, or train them.
 
     Their path is recorded in ``cfg.target_weights``.
 
@@ -94,7 +94,7 @@ def trained_weights(cfg: DictConfig, data: ImageDataModule) -> Path:
 
 
 def target_key(cfg: DictConfig) -> str:
-    """Hash of all that decides what training yields: data, network, recipe, seed."""
+    """Hash all that decides what training yields: data, network, recipe, seed."""
     anywhere = cfg.copy()
     anywhere.run_dir = ""  # where a run writes does not change what it learns
     names = ("target", "target_trainer", "data")
@@ -131,7 +131,7 @@ def train_target(cfg: DictConfig, data: ImageDataModule, weights: Path) -> None:
 
 
 def target_module(cfg: DictConfig) -> ClassifierTask:
-    """The configured network in the module that trains it."""
+    """Put the configured network into the module that trains it."""
     stated: Any = OmegaConf.to_object(cfg.target)
     statistics = {name: stated[name] for name in ("activation", "mean", "std", "class_names")}
     output = cfg.target.get("output")
@@ -144,7 +144,7 @@ def target_module(cfg: DictConfig) -> ClassifierTask:
 
 
 def wait_for(path: Path) -> None:
-    """Wait for a file of rank zero."""
+    """Wait until rank zero has written a file."""
     end = time.monotonic() + WAIT_FOR_TARGET
     while not path.is_file():
         if time.monotonic() > end:

@@ -42,8 +42,8 @@ VALIDATION_FRACTIONS = (0.1, 0.3, 0.6)
 class AmortizedPCIM(PCIM):
     """A mask network trained over a data set with PCIM's ``faithful`` objective; goes beyond the paper.
 
-    The network sees the image once; a linear head, one row per class, reads the map of every asked class from the same
-    features. Training asks about the predicted class, and about any class for a fraction of the images. Every map is
+    The network sees the image once; a linear head, one row per class, reads the map of every queried class from the
+    same features. Training queries the predicted class, and any class for a fraction of the images. Every map is
     brought to mean 0 and deviation 1: only its order counts, and a network that may scale it escapes the total
     variation and saturates the sigmoid instead of learning an order.
 
@@ -109,8 +109,8 @@ class AmortizedPCIM(PCIM):
             raw = self.raw_maps(images, query.targets)
         alpha = raw.flatten(0, 1).unsqueeze(1)
         if self.steps:
-            rows, asked = self.rows(images, query)
-            alpha = self.optimize(alpha, rows, baselines(rows, self.baseline), asked)
+            rows, row_query = self.rows(images, query)
+            alpha = self.optimize(alpha, rows, baselines(rows, self.baseline), row_query)
         return alpha.sigmoid().view_as(raw)
 
     def exploration(self, step: int, images: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class AmortizedPCIM(PCIM):
         if query.regions is None and self.training:
             query = Query(self._mix_classes(query.targets))
         raw = self.raw_maps(images, query.targets)
-        rows, asked = self.rows(images, query)
+        rows, row_query = self.rows(images, query)
         alpha = raw.flatten(0, 1).unsqueeze(1)
         fills = baselines(rows, self.baseline)
         draws = self._draws(fills) if self.training else product(distinct(fills), VALIDATION_FRACTIONS)
@@ -133,7 +133,7 @@ class AmortizedPCIM(PCIM):
             # Validation shifts nothing, and must not draw from the generator that training draws from.
             order = alpha + shift * smooth_noise(len(alpha), alpha.shape[2:], alpha.device) if shift else alpha
             mask = top_fraction(order, fraction, SOFTNESS)
-            losses.append(two_sided(self.target, rows, fill, mask, asked))
+            losses.append(two_sided(self.target, rows, fill, mask, row_query))
         faithful = torch.stack(losses).mean(dim=0)
         smooth = total_variation(alpha.sigmoid())
         return {"loss": (faithful + self.training_tv * smooth).mean(), "faithful": faithful.mean(), "tv": smooth.mean()}

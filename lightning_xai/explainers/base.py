@@ -29,7 +29,7 @@ class Explainer(lightning.LightningModule):
 
     Args:
         target: The frozen model that is explained.
-        query_policy: Which classes and pixels ``fit``, ``validate``, ``test`` and ``predict`` ask about; default: the
+        query_policy: Which classes and pixels ``fit``, ``validate``, ``test`` and ``predict`` explain; default: the
             model's own prediction.
 
     Raises:
@@ -54,6 +54,16 @@ class Explainer(lightning.LightningModule):
     def learned(self) -> bool:
         """Whether there is anything to fit."""
         return any(parameter.requires_grad for parameter in self.parameters())
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the method chose by itself and a reader of its maps must know, such as the layer; by name."""
+        return {}
+
+    @property
+    def title(self) -> str:
+        """The method's name and its settings, for figures and pages."""
+        return ", ".join([type(self).__name__, *(f"{name} {value}" for name, value in self.settings.items())])
 
     def attribute(self, images: Tensor, query: Query) -> Tensor | Explanation:
         """Compute the maps; gradients are enabled, the query is complete.
@@ -141,7 +151,8 @@ class Explainer(lightning.LightningModule):
     def in_windows(self, attribute: Attribute, images: Tensor, query: Query) -> Tensor | Explanation:
         """Maps of images that the target takes at once, else of one window after the other.
 
-        Every window is asked about the pixels of the region that it shows, and averaged with the weights of the logits.
+        A window's query is about the pixels of the region that it shows; windows are averaged with the weights of the
+        logits.
         """
         if query.regions is None or fits(images.shape[2:], self.target.window):
             return attribute(images, query)
@@ -265,7 +276,7 @@ def maps_of(result: Tensor | Explanation) -> Tensor:
 
 
 def finished(result: Tensor | Explanation, query: Query, logits: Tensor | None) -> Explanation:
-    """What :meth:`Explainer.attribute` returned as a whole explanation: detached, and zero where nothing was asked."""
+    """What :meth:`Explainer.attribute` returned, made whole: detached, and zero where a query is about no pixel."""
     found = result if isinstance(result, Explanation) else Explanation(result, query)
     defined = query.defined()
 

@@ -33,7 +33,7 @@ TOLERANCE = 0.02
 
 
 class CaptumExplainer(Explainer):
-    """A method of ``captum.attr``, asked about the target's score.
+    """A method of ``captum.attr`` that explains the target's score.
 
     The attributions of an image's channels are added up; where all channels were hidden at once they are one.
 
@@ -50,7 +50,7 @@ class CaptumExplainer(Explainer):
         noise: Deviation of their noise, as a fraction of the image's range.
         chunk_size: Images per pass.
         output: What is explained: the target's ``"score"`` (logits), its ``"probability"``, or a segmenter's ``"dice"``
-            with the pixel set, which only methods that hide parts of the image can explain.
+            with the region, which only methods that hide parts of the image can explain.
         query_policy: See :class:`Explainer`.
         options: Passed on to Captum's ``attribute``, such as ``n_steps`` or ``show_progress``.
 
@@ -171,8 +171,8 @@ class CaptumExplainer(Explainer):
             ValueError: If they do not.
         """
         with torch.no_grad():
-            blank = torch.zeros_like(images) if fill is None else fill
-            change = score(images, *extra) - score(blank, *extra)
+            baseline = torch.zeros_like(images) if fill is None else fill
+            change = score(images, *extra) - score(baseline, *extra)
         missed = (maps.flatten(1).sum(dim=1) - change).abs()
         if bool((missed > TOLERANCE * (1e-3 + maps.flatten(1).abs().sum(dim=1))).any()):
             raise ValueError(UNSEEN)
@@ -208,6 +208,6 @@ def cells(size: torch.Size, sides: list[int]) -> Tensor:
     """A grid's cells, numbered: ``(1, 1, *S)``."""
     numbers = torch.zeros(1, 1, *size, dtype=torch.long)
     for axis, (length, side) in enumerate(zip(size, sides, strict=True), start=2):
-        place = (torch.arange(length) // side).view(-1, *(1,) * (len(size) + 1 - axis))
-        numbers = numbers * math.ceil(length / side) + place
+        cell = (torch.arange(length) // side).view(-1, *(1,) * (len(size) + 1 - axis))
+        numbers = numbers * math.ceil(length / side) + cell
     return numbers

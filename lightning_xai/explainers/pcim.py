@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 SOFTNESS = 0.1
 #: Size of the smooth random shift that the first step's order gets: without it the weights settle on single pixels.
 EXPLORATION = 1.0
-#: Steps after which an image is asked whether it has settled, and the gain or move below which it has.
+#: Steps after which it is checked whether an image has settled, and the gain or move below which it has.
 WINDOW, SETTLED = 60, 1e-3
 CONSTRAINTS = ("unit", "nonneg", "softmax", "signed")
 READOUTS = ("alpha", "alpha_x", "alpha_delta")
@@ -81,7 +81,7 @@ class PCIM(Explainer):
 
     * ``faithful``: at each step an area fraction ``s`` is drawn; the soft mask of the top ``s`` must keep the class and
       its complement must lose it, ``(1 - p(keep)) + p(rest)``, plus total variation. Every fill takes its turn.
-      Smooth noise shifts the order that is asked about, less at every step: it averages out what only one mask feels.
+      Smooth noise shifts the order of the pixels, less at every step: it averages out what only one mask feels.
     * ``sparse``: start at 1, cross-entropy + ``l1 mean|alpha|``: localizes.
     * ``literal``: start at 0, cross-entropy alone: the paper's words.
 
@@ -154,10 +154,10 @@ class PCIM(Explainer):
     @override
     def attribute(self, images: Tensor, query: Query) -> Tensor:
         """Every query is a row with an alpha of its own."""
-        rows, asked = self.rows(images, query)
+        rows, row_query = self.rows(images, query)
         fills = baselines(rows, self.baseline)
         start = self.start_of(rows)
-        alpha = self.optimize(start, rows, fills, asked)
+        alpha = self.optimize(start, rows, fills, row_query)
         return self.read(alpha, rows, fills, start).view(*query.shape, *images.shape[2:])
 
     def rows(self, images: Tensor, query: Query) -> tuple[Tensor, Query]:
@@ -202,7 +202,7 @@ class PCIM(Explainer):
         """Run the optimizer on every row until it has settled or the steps are used up.
 
         A loss that stays the same function has settled when its mean over a window gains nothing. The two-sided one
-        asks for another area, fill and softness at every step: there a row has settled when its weights stand still.
+        has another area, fill and softness at every step: there a row has settled when its weights stand still.
         """
         final = start.clone()
         active = torch.arange(len(rows), device=rows.device)
@@ -261,8 +261,9 @@ class PCIM(Explainer):
         if count and not self.warned:
             self.warned = True
             log.warning(
-                "%d of %d queries ask for a class that the blank image already has (p > 0.5): deletion and insertion "
-                "say little there, so judge with two fills and per class. (Said once; every map has its p_baseline.)",
+                "%d of %d queries are about a class that the baseline image already has (p > 0.5): deletion and "
+                "insertion say little there, so judge with two fills and per class. (Said once; every map has its "
+                "p_baseline.)",
                 count,
                 highest.numel(),
             )

@@ -1,4 +1,4 @@
-"""Which query the steps ask about a batch."""
+"""Which query the steps of an explainer make about a batch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ CLASSES = ("prediction", "label", "all")
 
 @dataclass(frozen=True)
 class QueryPolicy:
-    """Which classes, and which pixels of a segmenter, ``fit``, ``validate``, ``test`` and ``predict`` ask about.
+    """Which classes, and which pixels of a segmenter, ``fit``, ``validate``, ``test`` and ``predict`` explain.
 
     Attributes:
         classes: The model's own ``"prediction"`` (a segmenter's foreground classes), the ``"label"`` of a
             single-label data set, or ``"all"`` classes.
-        region: The pixels that a segmenter is asked about.
+        region: The pixels of a query to a segmenter.
 
     Raises:
         ValueError: If the classes are none of these.
@@ -44,7 +44,7 @@ class QueryPolicy:
             logits: ``(B, K)`` or ``(B, K, *S)`` of the whole images.
 
         Raises:
-            ValueError: If labels are asked about, and the batch has none.
+            ValueError: If the labels are wanted, and the batch has none.
         """
         images = as_plain_tensor(batch["image"])
         targets, pixels = target.class_indices(images, self.targets(batch, logits), logits), None

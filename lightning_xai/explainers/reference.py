@@ -100,8 +100,8 @@ class Reversed(Explainer):
 class BlurredReference(Explainer):
     """An oracle for segmenters: the reference's pixels first, then those near it.
 
-    The mask plus the mask blurred by a Gaussian, whose sigma is a tenth of the longest side. Asked without masks, it
-    takes the query's pixel set.
+    The mask plus the mask blurred by a Gaussian, whose sigma is a tenth of the longest side. Without masks it takes the
+    query's region.
     """
 
     explains = "segmentation"
@@ -120,10 +120,10 @@ class BlurredReference(Explainer):
         return blurred(regions.expand(*explanation.query.shape, *regions.shape[2:]))
 
 
-def blurred(pixels: Tensor) -> Tensor:
-    """Pixel sets ``(B, T, *S)`` plus themselves blurred: inside above 1, falling with the distance outside."""
-    values, side = pixels.float(), max(pixels.shape[2:])
+def blurred(regions: Tensor) -> Tensor:
+    """Regions ``(B, T, *S)`` plus themselves blurred: inside above 1, falling with the distance outside."""
+    values, side = regions.float(), max(regions.shape[2:])
     # As wide as the image, and sampled: no two pixels tie for being far away.
-    blur = GaussianFilter(pixels.ndim - 2, side / 10, truncated=10, approx="sampled").to(pixels.device)
+    blur = GaussianFilter(regions.ndim - 2, side / 10, truncated=10, approx="sampled").to(regions.device)
     smooth: Tensor = blur(values)
     return values + smooth

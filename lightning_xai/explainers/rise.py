@@ -29,7 +29,7 @@ class RISE(Explainer):
         baseline: What hidden pixels show; see :func:`lightning_xai.perturbation.baselines.baseline_images`.
         seed: Another seed draws other masks.
         chunk_size: Images per pass.
-        output: What weighs a mask: the target's ``"probability"`` (of a segmenter, its mean over the pixel set), its
+        output: What weighs a mask: the target's ``"probability"`` (of a segmenter, its mean over the region), its
             ``"score"`` (logits), or a segmenter's ``"dice"`` with the region.
         query_policy: See :class:`Explainer`.
 

@@ -47,10 +47,10 @@ class UNoise(Explainer):
         max_scale: Deviation of the noise where ``B`` is 1.
         noise_weight: ``lambda``.
         objective: ``"noise"``, the paper's; or ``"visibility"``, ours: the most important fraction of the pixels, drawn
-            at random, must be enough for the right answer.
-        reference: The right answer: ``"mask"`` (a classifier: the label), as in the paper, or the model's own
+            at random, must be enough for the reference.
+        reference: What the model should give: ``"mask"`` (a classifier: the label), as in the paper, or the model's own
             ``"prediction"`` on the whole image, which needs no labels.
-        per_class: One mask for each class instead of one for all; a step asks about one class an image.
+        per_class: One mask for each class instead of one for all; a step trains one class an image.
         net: ``(B, C, *S) -> (B, 1, *S)``, or ``(B, classes, *S)``; default: the U-Net of that size.
         channels: Image channels; default: the target's.
         classes: Number of classes; default: the target's.
@@ -177,19 +177,19 @@ class UNoise(Explainer):
         """The utility loss of what the mask leaves, and for the paper's objective the price of clear pixels."""
         images = batch["image"]
         raw, truth = self.raw(images), self.truth(batch)
-        asked = None
+        classes = None
         if self.per_class:
-            asked = self._asked(len(images), raw.shape[1], images.device)
-            raw = gather_classes(raw, asked.unsqueeze(1))
+            classes = self._drawn_classes(len(images), raw.shape[1], images.device)
+            raw = gather_classes(raw, classes.unsqueeze(1))
         mask = raw.sigmoid()
         if self.objective == "noise":
-            seen = [self.noised(images, mask, self._noise(raw))]
+            inputs = [self.noised(images, mask, self._noise(raw))]
         else:
-            blank = self.target.input_zero(images)
+            baseline = self.target.input_zero(images)
             fractions = [stratified(len(raw), raw.device)] if self.training else VALIDATION_FRACTIONS
             order = -standardize(raw)
-            seen = [blend(images, blank, top_fraction(order, fraction, SOFTNESS)) for fraction in fractions]
-        utility = torch.stack([self.utility(self.target.logits(inputs), truth, asked) for inputs in seen]).mean()
+            inputs = [blend(images, baseline, top_fraction(order, fraction, SOFTNESS)) for fraction in fractions]
+        utility = torch.stack([self.utility(self.target.logits(shown), truth, classes) for shown in inputs]).mean()
         values = {"utility": utility, "mask_mean": mask.mean()}
         if self.objective == "visibility":
             return {"loss": utility, **values}
@@ -199,7 +199,7 @@ class UNoise(Explainer):
         """What the model should say: classes ``(B, *S)`` of a segmenter, ``(B,)`` of a classifier.
 
         Raises:
-            ValueError: If the data have none and the prediction was not asked for.
+            ValueError: If the data have none and ``reference`` is not the prediction.
         """
         segments = self.target.dense
         name = "mask" if segments else "label"
@@ -208,16 +208,16 @@ class UNoise(Explainer):
                 return class_labels(batch["logits"] if "logits" in batch else self.target.logits(batch["image"]))
         if name not in batch or (not segments and batch["label"].ndim > 1):
             raise ValueError(f"The data have no {name} of one class; use reference=prediction.")
-        answers = torch.as_tensor(batch[name]).long()
-        return answers[:, 0] if segments else answers
+        values = torch.as_tensor(batch[name]).long()
+        return values[:, 0] if segments else values
 
-    def utility(self, logits: Tensor, answers: Tensor, asked: Tensor | None) -> Tensor:
+    def utility(self, logits: Tensor, truth: Tensor, classes: Tensor | None) -> Tensor:
         """How wrong the model is.
 
         Args:
             logits: ``(B, K, *S)``.
-            answers: ``(B, *S)``.
-            asked: ``(B,)``, the class that is judged, one against the rest; ``None``: all.
+            truth: ``(B, *S)``.
+            classes: ``(B,)``, the class that is judged, one against the rest; ``None``: all.
 
         Returns:
             A scalar: cross-entropy, for a sigmoid and for one class of several binary; with the visibility objective
@@ -226,15 +226,15 @@ class UNoise(Explainer):
         logits = logits if logits.dtype == torch.float64 else logits.float()
         if self.target.activation == "sigmoid":
             logits = logits / 2  # the pair (-l, l), whose softmax is then the sigmoid of l
-        if asked is not None:
-            own = F.one_hot(asked, logits.shape[1]).bool().view(*logits.shape[:2], *(1,) * (logits.ndim - 2))
+        if classes is not None:
+            own = F.one_hot(classes, logits.shape[1]).bool().view(*logits.shape[:2], *(1,) * (logits.ndim - 2))
             rest = logits.masked_fill(own, -torch.inf).logsumexp(dim=1, keepdim=True)
-            logits = torch.cat([rest, gather_classes(logits, asked.unsqueeze(1))], dim=1)
-            answers = (answers == asked.view(-1, *(1,) * (answers.ndim - 1))).long()
-        entropy = F.cross_entropy(logits, answers)
+            logits = torch.cat([rest, gather_classes(logits, classes.unsqueeze(1))], dim=1)
+            truth = (truth == classes.view(-1, *(1,) * (truth.ndim - 1))).long()
+        entropy = F.cross_entropy(logits, truth)
         if self.objective == "noise" or not self.target.dense:
             return entropy
-        dice: Tensor = DiceLoss(softmax=True, to_onehot_y=True, include_background=False)(logits, answers.unsqueeze(1))
+        dice: Tensor = DiceLoss(softmax=True, to_onehot_y=True, include_background=False)(logits, truth.unsqueeze(1))
         return entropy + dice
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -247,7 +247,7 @@ class UNoise(Explainer):
             return torch.randn_like(raw)
         return torch.randn(raw.shape, generator=torch.Generator().manual_seed(0), dtype=raw.dtype).to(raw.device)
 
-    def _asked(self, count: int, classes: int, device: torch.device) -> Tensor:
+    def _drawn_classes(self, count: int, classes: int, device: torch.device) -> Tensor:
         """A class an image: at random, in validation in turn; a segmenter's background only if it is explained."""
         known = [number for number in range(classes) if number != getattr(self.target, "background", None)]
         picks = torch.randint(len(known), (count,)) if self.training else torch.arange(count) % len(known)

@@ -14,7 +14,12 @@ from lightning_xai.visualization.grid import save_png
 
 
 def write_maps(
-    folder: Path, result: GlobalMapsResult, affine: NDArray[Any], normalization: str, region: Tensor | None = None
+    folder: Path,
+    result: GlobalMapsResult,
+    affine: NDArray[Any],
+    normalization: str,
+    region: Tensor | None = None,
+    about: str = "",
 ) -> NDArray[np.uint8]:
     """Write ``maps.npz`` and ``maps.png``, and of volumes ``maps.nii.gz``: the overall map, then those of the labels.
 
@@ -28,6 +33,7 @@ def write_maps(
         affine: Voxel-to-world matrix ``(4, 4)`` of volumes.
         normalization: That of the maps, for the unit of the figure.
         region: Bool ``(*S)``, outlined in the figure.
+        about: The explainer of the maps, kept in the figure's file.
 
     Returns:
         The figure.
@@ -51,7 +57,7 @@ def write_maps(
     with atomic_write(folder / "maps.npz", "wb") as file:
         np.savez_compressed(file, **arrays)
     figure = maps_figure(result, normalization, region)
-    save_png(folder / "maps.png", figure)
+    save_png(folder / "maps.png", figure, about)
     if overall.ndim == 3:
         data = np.stack([arrays["overall"], *arrays["label_wise"]], axis=-1)
         write_nifti(folder / "maps.nii.gz", data, affine)

@@ -60,13 +60,14 @@ def write_report(
         maps: The figure of the maps, which the callback wrote.
     """
     folder, settings = Path(cfg.run_dir), cfg["global"]
-    title = f"{type(explainer).__name__} of {cfg.name}"
+    title = f"{explainer.title} of {cfg.name}"
     figures = draw_figures(data, settings, findings)
     for name, figure in figures.items():
-        save_png(folder / "global" / f"{name}.png", figure)
+        save_png(folder / "global" / f"{name}.png", figure, explainer.title)
         log_images(trainer, f"global/{name}", [figure])
     with atomic_write(folder / "global.json") as file:
-        json.dump(numbers(findings) | {"seed": cfg.seed, "settings": OmegaConf.to_container(settings)}, file, indent=2)
+        content = {"seed": cfg.seed, "explainer": explainer.title, "settings": OmegaConf.to_container(settings)}
+        json.dump(numbers(findings) | content, file, indent=2)
     with atomic_write(folder / "global.html") as file:
         file.write(page.page(title, sections(settings, findings, figures | {"maps": maps})))
     print(f"\n{title}")

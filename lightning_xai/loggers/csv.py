@@ -86,7 +86,7 @@ def is_result(row: Mapping[str, Any]) -> bool:
 
 
 def whole_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Column names and rows of ``metrics.csv``, without what a kill in the middle of an append left.
+    """Read column names and rows of ``metrics.csv``, without what a kill in the middle of an append left.
 
     Args:
         path: The file.

@@ -1,4 +1,4 @@
-"""Tables and files that are sent to whichever logger can take them."""
+"""Send tables, figures and files to those loggers that can take them."""
 
 import logging
 import random
@@ -69,7 +69,7 @@ def log_files(trainer: Trainer, files: Iterable[Path]) -> None:
 
 
 def sample_rows(columns: Sequence[str], rows: Sequence[Row], limit: int, seed: int = 0) -> list[Row]:
-    """At most ``limit`` rows in their order, drawn at random: whole images as far as possible.
+    """Draw at most ``limit`` rows at random, in their order: whole images as far as possible.
 
     Args:
         columns: Column names; the rows that share an ``"id"`` stay together.
@@ -101,7 +101,7 @@ def sample_rows(columns: Sequence[str], rows: Sequence[Row], limit: int, seed: i
 
 @rank_zero_only
 def log_images(trainer: Trainer, key: str, images: Sequence[Any], step: int | None = None) -> None:
-    """Send pictures to every logger of a trainer that can take them.
+    """Send figures to every logger of a trainer that can take them.
 
     Args:
         trainer: Its loggers are used.

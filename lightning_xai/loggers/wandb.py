@@ -15,7 +15,7 @@ from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experime
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
-# W&B's own limit on its start should fire before ours: it says why.
+# W&B's own limit on its start should fire before ours, because its error names the reason.
 MARGIN = 15.0
 WITHOUT = "the run goes on without W&B"
 
@@ -47,7 +47,7 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., None]:
 
 
 class ResilientWandbLogger(WandbLogger):
-    """Weights & Biases, offline when there is no key, and without the power to stop a run.
+    """Logs to Weights & Biases, offline when there is no key, and never stops a run.
 
     A start that fails is tried again offline. A start or an end that takes too long, or fails there too, leaves the run
     without W&B; a call in between that fails is skipped. Each of these warns once.
@@ -129,7 +129,7 @@ class ResilientWandbLogger(WandbLogger):
         _ = super().experiment
 
     def _warn(self, what: str, error: BaseException, otherwise: str) -> None:
-        """Say once what failed, and what happens instead."""
+        """Warn once of what failed, and of what happens instead."""
         if what not in self._warned:
             self._warned.add(what)
             reason = str(error).partition("\n")[0]

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from lightning_xai.functional.files import atomic_write
@@ -107,6 +108,7 @@ def map_grid(
     titles: Sequence[Sequence[str]] | None = None,
     labels: Sequence[str] | None = None,
     cell: float = 1.9,
+    heading: str = "",
 ) -> NDArray[np.uint8]:
     """Draw a grid with a row for each image: the image, then the map and its overlay for each query.
 
@@ -117,6 +119,7 @@ def map_grid(
         titles: A title for each query of each image.
         labels: A title for each image.
         cell: Height of a row in inches.
+        heading: Above all rows.
 
     Returns:
         ``(H, W, 3)`` uint8.
@@ -125,11 +128,15 @@ def map_grid(
     height, width = to_plane(images[0], 0).shape[-2:]
     columns, title_room = 1 + 2 * queries, 0.38
     cell_width = max(cell * width / height, 1.2)
-    full_height = rows * (cell + title_room)
+    heading_room = 0.25 if heading else 0.0
+    full_height = rows * (cell + title_room) + heading_room
     figure = Figure(figsize=(columns * (cell_width + 0.06), full_height), dpi=DPI)
     spaces = {"wspace": 0.06 / cell_width, "hspace": title_room / cell}
     axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=spaces)
-    figure.subplots_adjust(left=0.005, right=0.995, bottom=0.01 / rows, top=1 - title_room / full_height)
+    top = 1 - (title_room + heading_room) / full_height
+    figure.subplots_adjust(left=0.005, right=0.995, bottom=0.01 / rows, top=top)
+    if heading:
+        figure.suptitle(heading, fontsize=8, x=0.005, y=1 - 0.05 / full_height, ha="left", va="top")
     for row in range(rows):
         shown = best_slice(maps[row].abs().sum(dim=0))
         mask = None if masks is None else to_plane(masks[row], shown)[0] > 0
@@ -150,17 +157,21 @@ def render(figure: Figure) -> NDArray[np.uint8]:
     return pixels[..., :3].copy()
 
 
-def save_png(path: str | Path, pixels: NDArray[Any]) -> None:
+def save_png(path: str | Path, pixels: NDArray[Any], about: str = "") -> None:
     """Write an image to a PNG file, atomically and with its folder.
 
     Args:
         path: The file.
         pixels: ``(H, W, 3)``, uint8 or float in [0, 1].
+        about: The file's text ``Title``: what made it.
     """
     if pixels.dtype != np.uint8:
         pixels = np.round(pixels * 255).astype(np.uint8)
+    texts = PngInfo()
+    if about:
+        texts.add_text("Title", about)
     with atomic_write(Path(path), "wb") as file:
-        Image.fromarray(pixels).save(file, format="PNG")
+        Image.fromarray(pixels).save(file, format="PNG", pnginfo=texts)
 
 
 def best_slice(values: Tensor) -> int | None:

@@ -75,7 +75,8 @@ def faithfulness(rank, folder):
     """A test whose second rank has no batch: it must take part in every gathering all the same."""
     explainer = CenterPrior(ClassifierTarget(cnn()))
     callback = Faithfulness({name: kind() for name, kind in METRICS.items()}, controls={"random": RandomMap})
-    trainer = type("Trainer", (), {"default_root_dir": folder, "loggers": [], "sanity_checking": False})()
+    values = {"default_root_dir": folder, "loggers": [], "sanity_checking": False, "is_global_zero": rank == 0}
+    trainer = type("Trainer", (), values)()
     callback.on_test_epoch_start(trainer, explainer)
     for number, batch in enumerate(Blobs(masks=False).loader() if rank == 0 else []):
         callback.on_test_batch_end(trainer, explainer, explainer.explain_batch(batch), batch, number)

@@ -12,6 +12,8 @@ import train
 from tests.running import CONFIGS, bars_npz, configure, rows, tiny
 
 TEST_IMAGES = 9
+LIGHTNING = (sys.executable, CONFIGS.parent / "train.py")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", LIGHTNING[1])
 
 
 @pytest.fixture(scope="module")
@@ -19,27 +21,34 @@ def bars(tmp_path_factory):
     return bars_npz(tmp_path_factory.mktemp("bars") / "bars.npz", counts=(16, 7, TEST_IMAGES)).split()
 
 
+def alone():
+    """The environment without what an earlier test's trainer left there."""
+    ranks = ("WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "RANK", "MASTER_ADDR", "MASTER_PORT")
+    return {name: value for name, value in os.environ.items() if name not in ranks}
+
+
+def started(*words, cwd):
+    """What a command line left that ends well."""
+    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=240, env=alone())
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
 @pytest.fixture(scope="module")
 def two_ranks(bars, tmp_path_factory):
-    """Folder and output of a run by two processes, as the command line starts them."""
-    folder = tmp_path_factory.mktemp("ranks") / "run"
-    given = [word for word in tiny(folder, *bars) if not word.startswith("run_dir=")]
-    words = (*given, f"hydra.run.dir={folder}", "trainer=ddp", "trainer.devices=2", "trainer.max_epochs=2")
-    done = subprocess.run(
-        [sys.executable, CONFIGS.parent / "train.py", *words],
-        cwd=folder.parent,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder, done
+    """Folder and output of a run by two processes, as the command line starts them; the folder is a new one."""
+    place = tmp_path_factory.mktemp("ranks")
+    given = [word for word in tiny(place / "x", *bars) if not word.startswith("run_dir=")]
+    words = (*given, "trainer=ddp", "trainer.devices=2", "trainer.max_epochs=2")
+    done = started(*LIGHTNING, *words, cwd=place)
+    (config,) = [path for path in (place / "runs").rglob("config.yaml") if path.parent.name != ".hydra"]
+    return config.parent, done
 
 
 @pytest.fixture(scope="module")
 def one_process(bars, two_ranks):
     """A test of the same checkpoint in this process: its folder and what it returned."""
-    folder = two_ranks[0].parent / "alone"
+    folder = two_ranks[0].parents[2] / "alone"
     checkpoint = two_ranks[0] / "checkpoints" / "best.ckpt"
     return folder, train.main(configure(folder, *bars, "task=test", f"ckpt_path={checkpoint}"))
 
@@ -80,7 +89,7 @@ def test_files_are_written_once(two_ranks):
         *("maps/val_epoch000.png", "maps/val_epoch001.png", "maps/test.png"),
         *("metrics.csv", "per_image.csv", "controls.csv", "summary.json"),
     }
-    assert len(list((folder.parent / "targets").iterdir())) == 2, "one target with its quality"
+    assert len(list((folder.parents[2] / "targets").iterdir())) == 2, "one target with its quality"
     assert done.stdout.count("Per image ") == 1, "both ranks printed the table"
     table = rows(folder / "metrics.csv")
     assert [row["epoch"] for row in table if row["val/loss"]] == ["0", "1"]
@@ -94,45 +103,49 @@ def test_training_was_shared(two_ranks):
 
 # ------------------------------------------------------------------ one folder for all ranks
 
-LIGHTNING = (sys.executable, CONFIGS.parent / "train.py")
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", LIGHTNING[1])
+
+def check_new_folder(folder, place):
+    """It is the only one, and the latest."""
+    (parent,) = (place / "runs").iterdir()
+    assert sorted(path.name for path in parent.iterdir()) == sorted([folder.name, "latest"])
+
+
+def check_ranks(folders, done):
+    """Both ranks have said that they write in each of the folders, and have left none locked."""
+    assert done.stdout.count("Run folder: ") == 2 * len(folders), "each rank says where it writes"
+    assert not [folder for folder in folders if (folder / ".lock").exists()]
+
+
+def test_all_ranks_that_lightning_starts_write_into_one_new_folder(two_ranks):
+    folder, done = two_ranks
+    check_ranks([folder], done)
+    check_new_folder(folder, folder.parents[2])
+
+
 SWEEP = ("-m", "callbacks.maps.num_images=2,3")
 
 
-@pytest.mark.parametrize(
-    ("start", "words"),
-    [(LIGHTNING, ()), (TORCHRUN, ()), (LIGHTNING, ("run_dir=runs/mine",)), (LIGHTNING, SWEEP)],
-    ids=["lightning", "torchrun", "named", "sweep"],
-)
+@pytest.mark.parametrize(("start", "words"), [(TORCHRUN, ()), (LIGHTNING, SWEEP)], ids=["torchrun", "sweep"])
 def test_all_ranks_write_into_one_new_folder(bars, tmp_path, start, words):
     """``predict`` tells: every rank writes the maps of its own images."""
     given = [word for word in tiny(tmp_path / "x", *bars) if not word.startswith("run_dir=")]
     quick = ("trainer=ddp", "trainer.devices=2", "task=predict", "explainer=center_prior")
-    done = subprocess.run(
-        [*start, *words, *given, *quick], cwd=tmp_path, capture_output=True, text=True, timeout=240, env=alone()
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = started(*start, *words, *given, *quick, cwd=tmp_path)
     folders = [path.parent for path in (tmp_path / "runs").rglob("config.yaml") if path.parent.name != ".hydra"]
-    assert len(folders) == (2 if words == SWEEP else 1), folders
+    assert len(folders) == (2 if words else 1), folders
+    check_ranks(folders, done)
     for folder in folders:
         assert len(list((folder / "predictions").glob("*.npy"))) == TEST_IMAGES
-        assert not (folder / ".lock").exists()
     if not words:
-        (parent,) = (tmp_path / "runs").iterdir()
-        assert sorted(path.name for path in parent.iterdir()) == sorted([folders[0].name, "latest"])
-    assert done.stdout.count("Run folder: ") == 2 * len(folders), "each rank says where it writes"
+        check_new_folder(folders[0], tmp_path)
 
 
-def alone():
-    """The environment without what an earlier test's trainer left there."""
-    ranks = ("WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "RANK", "MASTER_ADDR", "MASTER_PORT")
-    return {name: value for name, value in os.environ.items() if name not in ranks}
-
-
-def test_a_run_of_several_ranks_is_tested_with_its_own_config(two_ranks, tmp_path):
+def test_a_run_of_several_ranks_is_tested_with_its_own_config_in_a_named_folder(two_ranks, tmp_path):
     """Also the ranks that Lightning starts take the run's config."""
-    words = ("task=test", f"ckpt_path={two_ranks[0]}/checkpoints/best.ckpt", f"run_dir={tmp_path}")
-    done = subprocess.run([*LIGHTNING, *words], cwd=tmp_path, capture_output=True, text=True, timeout=240, env=alone())
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "per_image.csv").read_text() == (two_ranks[0] / "per_image.csv").read_text()
+    words = ("task=test", f"ckpt_path={two_ranks[0]}/checkpoints/best.ckpt", "run_dir=runs/mine")
+    done = started(*LIGHTNING, *words, cwd=tmp_path)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine"]
+    folder = tmp_path / "runs" / "mine"
+    check_ranks([folder], done)
+    assert (folder / "per_image.csv").read_text() == (two_ranks[0] / "per_image.csv").read_text()
     assert "MEMBER: 2/2" in done.stderr

@@ -116,7 +116,7 @@ def test_runs_from_the_shell_have_a_folder_each_and_end_with_the_table(tmp_path)
             *("maps", "target"),
         } - ({"target"} if folder == folders[1] else set())
         assert lines[0] == f"Run folder: {folder}" == (folder / "train.log").read_text().splitlines()[0]
-        assert [line.split()[0] for line in lines[-3:]] == ["Pictures", "Per", "Summary"]
+        assert [line.split()[0] for line in lines[-3:]] == ["Figures", "Per", "Summary"]
     assert (folders[0] / ".hydra" / "config.yaml").is_file() and list((tmp_path / "runs" / "targets").glob("*.ckpt"))
 
 

@@ -24,7 +24,6 @@ def short(folder, name, *overrides):
         return compose("train", words)
 
 
-@pytest.mark.slow
 def test_vessels_of_the_published_network(data_root, tmp_path):
     results = train.main(short(tmp_path / "run", "seghires_vessels", "data.limit=2", "data.size=256"))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -36,7 +35,6 @@ def test_vessels_of_the_published_network(data_root, tmp_path):
     assert (tmp_path / "run" / "maps" / "test.png").is_file()
 
 
-@pytest.mark.slow
 def test_a_mask_for_each_class_of_volumes_in_their_place(data_root, tmp_path):
     fast = ["data.limit=2", "metrics.leak_swapped.steps=1", "trainer.check_val_every_n_epoch=1"]
     run = tmp_path / "run"

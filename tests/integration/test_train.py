@@ -122,7 +122,7 @@ def test_the_last_lines_are_the_table_and_where_things_are(digits):
     assert any(line.startswith("AmortizedPCIM - random") for line in lines[start + 5 :])
     places = dict(line.rsplit(maxsplit=1) for line in lines[-4:])
     assert places == {
-        "Pictures": str(folder / "maps"),
+        "Figures": str(folder / "maps"),
         "Per image": str(folder / "per_image.csv"),
         "Summary": str(folder / "summary.json"),
         "Checkpoint": str(folder / "checkpoints" / "best.ckpt"),

@@ -1,5 +1,6 @@
 """What is installed, what gets imported, and what the repository must not contain."""
 
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from packaging.utils import canonicalize_name
 
 import lightning_xai
 from lightning_xai import ClassifierTarget
+from lightning_xai.explainers import CAPE, RISE, CaptumExplainer, HiResCAM
+from lightning_xai.metrics import DeletionAUC
 
 REPO = Path(__file__).parents[2]
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
@@ -73,30 +76,50 @@ def test_module_imports(name: str) -> None:
     import_module(name)
 
 
-def run_python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-#: Makes two packages look as if they were not installed, also to those who only ask whether they are.
+#: Makes two packages look as if they were not installed, also to those who ask for them or for their versions.
 HIDDEN = """
 import sys
-class Hide:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torchvision", "pytorch_lightning"):
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Hide())
+from importlib.machinery import PathFinder
+from importlib.metadata import DistributionFinder
+
+find_spec, find_distributions = PathFinder.find_spec, PathFinder.find_distributions
+hidden = {"torchvision", "pytorch_lightning"}
+
+def spec_of(name, path=None, target=None):
+    return None if name.partition(".")[0] in hidden else find_spec(name, path, target)
+
+def distributions_of(context=DistributionFinder.Context()):
+    return (found for found in find_distributions(context) if found.name.replace("-", "_") not in hidden)
+
+PathFinder.find_spec, PathFinder.find_distributions = spec_of, distributions_of
 """
+PARTS = ", ".join(f"lightning_xai.{part}" for part in ("explainers", "metrics", "data", "report"))
 
 
-def test_imports_without_torchvision() -> None:
-    run_python(f"{HIDDEN}\nimport {', '.join(MODULES)}")
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> list[set[str]]:
+    """What a fresh process has loaded after the method code, and after every module, beside a broken torchvision."""
+    site = tmp_path_factory.mktemp("site")
+    for folder, file, text in (
+        ("torchvision", "__init__.py", "raise ImportError('broken')"),
+        ("torchvision-0.99.0.dist-info", "METADATA", "Metadata-Version: 2.1\nName: torchvision\nVersion: 0.99.0\n"),
+    ):
+        (site / folder).mkdir()
+        (site / folder / file).write_text(text)
+    code = f"{HIDDEN}\nimport {PARTS}\nprint(*sys.modules)\nimport {', '.join(MODULES)}\nprint(*sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, env=environment)
+    assert done.returncode == 0, done.stderr
+    return [set(line.split()) for line in done.stdout.splitlines()]
 
 
-def test_method_code_does_not_load_wandb() -> None:
-    parts = ", ".join(f"lightning_xai.{part}" for part in ("explainers", "metrics", "data", "report"))
-    assert "wandb" not in run_python(f"import sys, {parts}; print(*sys.modules)").split()
+def test_imports_without_torchvision(loaded: list[set[str]]) -> None:
+    """Whether it is installed beside the package or not."""
+    assert set(MODULES) <= loaded[1] and not {"torchvision", "pytorch_lightning"} & loaded[1]
+
+
+def test_method_code_does_not_load_wandb(loaded: list[set[str]]) -> None:
+    assert "wandb" not in loaded[0] and "wandb" in loaded[1]
 
 
 def test_no_machine_paths_or_package_indexes() -> None:
@@ -138,3 +161,21 @@ def test_the_metric_that_contributing_shows() -> None:
     half[:, :, :2] = 0
     expected = [target.predict(shown)[[0, 1], [0, 2]] for shown in (half, images)]
     torch.testing.assert_close(metric.per_image()[:, 0].float(), (expected[0] / expected[1]).detach())
+
+
+def test_the_target_that_contributing_shows() -> None:
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 3, 3, padding=1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(1)
+    )
+    target = contributing(2)["RegressorTarget"](network)
+    images, masked = torch.rand(2, 1, 6, 6), torch.rand(2, 1, 6, 6)
+    assert target.num_classes == 3 and target.query(images).targets.tolist() == [[0], [0]]
+    maps = HiResCAM(target, "0").explain(images, torch.tensor([[0, 2]] * 2))
+    torch.testing.assert_close(maps.sum((2, 3)), network(images)[:, [0, 2]].detach())
+    metric = DeletionAUC(steps=2, output="score")
+    metric.update(target=target, images=images, maps=masked, targets=torch.tensor([[1]] * 2))
+    assert metric.per_image().isfinite().all()
+    for explainer in (RISE(target, masks=8, output="score"), CaptumExplainer(target, "Saliency")):
+        assert explainer.explain(images).shape == (2, 1, 6, 6)
+    with pytest.raises(ValueError, match="CAPE explains classification, but a RegressorTarget does regression"):
+        CAPE(target)

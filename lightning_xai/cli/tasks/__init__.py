@@ -22,7 +22,7 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str) -> Task:
-    """The function of a task.
+    """Look up the function of a task.
 
     Args:
         name: A key of :data:`TASKS`.

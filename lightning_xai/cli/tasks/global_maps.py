@@ -33,7 +33,7 @@ from lightning_xai.targets.training.classifier import fit_target
 
 
 def run(cfg: DictConfig, data: ImageDataModule, target: Target) -> dict[str, float]:
-    """Make global maps, put them to the test, and write ``global.html``, ``global.json`` and the folder ``global``.
+    """Make maps that hold for a whole data set, test them, and write ``global.html``, ``global.json`` and figures.
 
     An explainer that learns is trained first, unless the run starts from a checkpoint.
 
@@ -104,19 +104,19 @@ def explain_globally(
 
 
 def check_splits(maps_split: str, peppr_split: str) -> None:
-    """Refuse unknown splits, and maps that are judged on the images they are made of."""
+    """Refuse unknown splits, and maps that are scored on the images that they were computed from."""
     for split in (maps_split, peppr_split):
         if split not in SPLITS:
             raise ValueError(f"global names the split {split!r}; use one of {', '.join(SPLITS)}.")
     if maps_split == peppr_split:
         raise ValueError(
             f"global.maps_split and global.peppr_split are both {maps_split!r}: a map must be judged on other images "
-            "than it was made of."
+            "than it was computed from."
         )
 
 
 def region_of(data: ImageDataModule, split: str, path: str | None) -> Tensor:
-    """Where evidence can be, bool ``(*S)``: from a mask file, or the bright part of the split's mean image."""
+    """Find the pixels where evidence can be, bool ``(*S)``: a mask file, or the bright part of the mean image."""
     if path is not None:
         return read_region(path, data.image_shape[1:])
     return foreground(mean_image(data.plain_dataloader(split))[0])
@@ -125,7 +125,7 @@ def region_of(data: ImageDataModule, split: str, path: str | None) -> Tensor:
 def erased_and_restored(
     cfg: DictConfig, data: ImageDataModule, target: Target, overall: Tensor, saver: SaveGlobalMaps
 ) -> PEPPRResult:
-    """PEPPR of the overall map, and of every label's."""
+    """Compute PEPPR of the overall map, and of every label's."""
     settings, result = cfg["global"], saver.result
     assert result is not None
     return peppr(
@@ -144,7 +144,7 @@ def erased_and_restored(
 
 
 def retrained(cfg: DictConfig, data: ImageDataModule, device: torch.device, hide: Hide) -> Target:
-    """A target that was trained, with the target's own recipe, on images of which pixels are hidden."""
+    """Train a target, with the recipe of the original, on images with hidden pixels."""
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     trainer = instantiate(cfg.target_trainer.trainer)
     trainer.callbacks.append(HidePixels(hide, device))
@@ -154,7 +154,7 @@ def retrained(cfg: DictConfig, data: ImageDataModule, device: torch.device, hide
 
 
 class HidePixels(lightning.Callback):
-    """Hides pixels of every batch, whatever the stage.
+    """Hides pixels of every batch in training, validation and test.
 
     Args:
         hide: Images ``(B, C, *S)`` on ``device`` -> the same with pixels hidden.

@@ -76,7 +76,7 @@ def run(cfg: DictConfig, data: ImageDataModule, target: Target) -> dict[str, flo
 
 
 def first_of(loader: Iterable[dict[str, Any]], names: tuple[str, ...], count: int) -> tuple[Tensor, ...]:
-    """The first ``count`` samples of a loader, or all if there are fewer, a plain tensor for each name.
+    """Collect the first ``count`` samples of a loader, or all if there are fewer, as a plain tensor for each name.
 
     Raises:
         ValueError: If the batches lack a name.

@@ -1,4 +1,4 @@
-"""What ``task=target`` does: nothing after the target, which is trained if it has no weights."""
+"""What ``task=target`` does: train the target if it has no weights, and stop."""
 
 from omegaconf import DictConfig
 
@@ -7,7 +7,7 @@ from lightning_xai.targets import Target
 
 
 def run(cfg: DictConfig, data: ImageDataModule, target: Target) -> dict[str, float]:
-    """Stop where every other task begins: the target is trained, tested and kept.
+    """Do nothing: the target is trained, tested and kept by now.
 
     Args:
         cfg: The composed configuration.
@@ -15,6 +15,6 @@ def run(cfg: DictConfig, data: ImageDataModule, target: Target) -> dict[str, flo
         target: The frozen target.
 
     Returns:
-        Nothing besides the target's own numbers.
+        Nothing: the target's numbers are returned with every task's.
     """
     return {}

@@ -1,4 +1,4 @@
-"""What ``task=test`` does: test the explainer as a checkpoint has it, or as it is made."""
+"""What ``task=test`` does: test the explainer, with the weights of a checkpoint if there is one."""
 
 from omegaconf import DictConfig
 

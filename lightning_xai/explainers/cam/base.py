@@ -2,25 +2,33 @@
 
 One core for classifiers and segmenters, 2-D and 3-D, convolutions and tokens: ``A`` are the feature maps of a layer,
 ``Y`` the score of a query, ``G = dY/dA``. Each method is one way to combine ``A`` with ``G``, or with what the model
-says when it is asked again.
+gives for changed inputs.
 """
 
+import logging
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 from typing_extensions import override
 
 from lightning_xai.explainers.base import Complete, Explainer, differentiable, finished, maps_of
 from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional.finite import check_outputs
+from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.structures import Explanation, Query
 from lightning_xai.targets import Target
 from lightning_xai.targets.layers.find import auto_layer, named_layer
 from lightning_xai.targets.layers.grid import to_grid, to_image
 from lightning_xai.targets.layers.hooks import capture_outputs
 from lightning_xai.targets.sliding_window import fits
+from lightning_xai.typing import Batch
+
+log = logging.getLogger(__name__)
 
 Layer = str | nn.Module
 
@@ -106,15 +114,49 @@ class ActivationMap(Explainer):
             parts = maps_of(self.in_windows(every, images, query)).chunk(len(modules), dim=1)
             return [finished(part, query, None).maps for part in parts]
 
+    @property
+    @override
+    def settings(self) -> dict[str, str]:
+        """The names of the layers, once they are known."""
+        names = {module: name for name, module in self.target.model.named_modules()}
+        layers = [layer if isinstance(layer, str) else names.get(layer, "") for layer in self._layers]
+        return {"layer": " + ".join(layers)}
+
+    @override
+    def on_validation_start(self) -> None:
+        self.settle_layers(self.trainer.val_dataloaders)
+
+    @override
+    def on_test_start(self) -> None:
+        self.settle_layers(self.trainer.test_dataloaders)
+
+    @override
+    def on_predict_start(self) -> None:
+        self.settle_layers(self.trainer.predict_dataloaders)
+
+    def settle_layers(self, loaders: Any) -> None:
+        """Find the layers that ``"auto"`` stands for from the first image of the data, the same on every rank.
+
+        Args:
+            loaders: A data loader, or several; without one whose images can be indexed the first batch decides.
+        """
+        batch = first_sample(loaders)
+        if "auto" in self._layers and batch is not None:
+            images = as_plain_tensor(batch["image"]).to(self.device)
+            with differentiable():
+                self.modules_of(images, self.target.query(images).targets)
+
     def modules_of(self, images: Tensor, targets: Tensor) -> list[nn.Module]:
-        """The layers, ``"auto"`` found at the first images."""
-        found = []
+        """The layers; ``"auto"`` is found at the first images."""
+        layers = []
         for layer in self._layers:
             if isinstance(layer, str):
-                layer = named_layer(self.target, auto_layer(self.target, images, targets))
-            found.append(layer)
-        self._layers = tuple(found)
-        return found
+                name = auto_layer(self.target, images, targets)
+                log.info("%s: layer=auto is the layer %r.", type(self).__name__, name)
+                layer = named_layer(self.target, name)
+            layers.append(layer)
+        self._layers = tuple(layers)
+        return layers
 
     def grid(self, values: Tensor, images: Tensor) -> Tensor:
         """Feature maps ``(B, D, *s)``; see :func:`lightning_xai.targets.layers.grid.to_grid`.
@@ -129,6 +171,23 @@ class ActivationMap(Explainer):
                 "choose an earlier one."
             )
         return grid
+
+
+def first_sample(loaders: Any) -> Batch | None:
+    """A batch of the first sample alone, read in this process and without random numbers of the caller.
+
+    Args:
+        loaders: A data loader, or several.
+
+    Returns:
+        ``None`` if its data set cannot be indexed.
+    """
+    loader = next(iter(loaders), None) if isinstance(loaders, list | tuple) else loaders
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return None
+    with isolate_rng():
+        batch: Batch = loader.collate_fn([loader.dataset[0]])
+    return batch
 
 
 class ObservedMap(ActivationMap):
@@ -169,7 +228,7 @@ class ObservedMap(ActivationMap):
         Args:
             layers: The layers.
             images: ``(B, C, *S)``.
-            query: What is asked.
+            query: The query.
             logits: Of the pass that gave the features, with their gradient.
             features: What each layer gave.
         """

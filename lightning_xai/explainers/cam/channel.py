@@ -1,4 +1,4 @@
-"""Class activation maps without gradients: the model is asked again, channel by channel."""
+"""Class activation maps without gradients: the model runs again, channel by channel."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from lightning_xai.targets.outputs import Logit
 
 
 class ChannelCAM(ActivationMap):
-    """Base of the maps that weigh feature maps by what the model says without gradients, channel by channel.
+    """Base of the maps that weigh feature maps by the model's outputs for each channel, without gradients.
 
     Args:
         target: See :class:`ActivationMap`.

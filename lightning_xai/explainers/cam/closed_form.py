@@ -19,7 +19,7 @@ class EigenCAM(ObservedMap):
     """Projection of the feature maps on their first principal component; the same for every query.
 
     Muhammad & Yeasin 2020, arXiv 2008.00299. The sign is that of the mean feature map. From the ``D x D`` covariance of
-    the channels: no matrix of places by places is built.
+    the channels: no matrix of positions by positions is built.
     """
 
     needs_gradients = False
@@ -46,8 +46,8 @@ class EigenCAM(ObservedMap):
 class CAM(Explainer):
     """The class activation map itself: the features before the pooling, weighted by the linear head's row.
 
-    Zhou et al. 2016, arXiv 1512.04150, eq. 2, divided by the number of places so that it sums up to the logit without
-    its bias, as HiResCAM and Grad-CAM of that layer do. A closed form: no backward pass.
+    Zhou et al. 2016, arXiv 1512.04150, eq. 2, divided by the number of positions so that it sums up to the logit
+    without its bias, as HiResCAM and Grad-CAM of that layer do. A closed form: no backward pass.
 
     Args:
         target: A classifier with average pooling and one linear layer.

@@ -58,7 +58,7 @@ class GradCAM(GradientCAM):
 
 
 class HiResCAM(GradientCAM):
-    """Feature maps times their gradients, place by place; Seg-HiRes-Grad CAM for segmenters.
+    """Feature maps times their gradients, position by position; Seg-HiRes-Grad CAM for segmenters.
 
     Draelos & Carin 2020, arXiv 2011.08891; Rheude et al. 2024, arXiv 2409.20287. Where the rest of the model is linear
     the map sums up to the score without its bias.
@@ -134,7 +134,7 @@ class XGradCAM(GradientCAM):
 
 
 class LayerCAM(GradientCAM):
-    """Feature maps times their positive gradients, place by place (Jiang et al. 2021, LayerCAM, eq. 5)."""
+    """Feature maps times their positive gradients, position by position (Jiang et al. 2021, LayerCAM, eq. 5)."""
 
     @override
     def combine(self, features: Tensor, gradients: Tensor) -> Tensor:

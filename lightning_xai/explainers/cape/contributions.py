@@ -64,10 +64,10 @@ def distillation(teacher: Tensor, maps: Tensor, t1: Tensor | float, t2: Tensor |
 
 def compared(own: Tensor, target: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
     """Agreement, mean confidence and, with labels ``(B,)``, accuracy of CAPE's and the target's probabilities."""
-    (confidence, answer), (target_confidence, target_answer) = own.max(dim=1), target.max(dim=1)
-    values = {"agreement": (answer == target_answer).float().mean()}
+    (confidence, predicted), (target_confidence, target_predicted) = own.max(dim=1), target.max(dim=1)
+    values = {"agreement": (predicted == target_predicted).float().mean()}
     values |= {"confidence": confidence.mean(), "target_confidence": target_confidence.mean()}
     if labels is not None:
-        values["accuracy"] = (answer == labels).float().mean()
-        values["target_accuracy"] = (target_answer == labels).float().mean()
+        values["accuracy"] = (predicted == labels).float().mean()
+        values["target_accuracy"] = (target_predicted == labels).float().mean()
     return values

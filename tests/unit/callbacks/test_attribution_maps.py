@@ -80,8 +80,10 @@ def grids(monkeypatch):
     """What the callback gives to be drawn."""
     seen = []
 
-    def keep(images, maps, masks=None, titles=None, labels=None):
-        seen.append({"images": images, "maps": maps, "masks": masks, "titles": titles, "labels": labels})
+    def keep(images, maps, masks=None, titles=None, labels=None, heading=""):
+        seen.append(
+            {"heading": heading, "images": images, "maps": maps, "masks": masks, "titles": titles, "labels": labels}
+        )
         return np.zeros((2, 2, 3), np.uint8)
 
     monkeypatch.setattr(attribution_maps, "map_grid", keep)
@@ -98,7 +100,11 @@ def test_same_images_every_second_epoch_and_on_test(tmp_path, classifier, grids)
     names = sorted(path.name for path in (tmp_path / "maps").iterdir())
     assert names == ["test.png", "val_epoch000.png", "val_epoch002.png"]
     for grid in grids:
-        assert grid["labels"][4].startswith("image_4\n") and len(grid["labels"]) == len(grid["images"]) == 5
+        assert (
+            grid["heading"] == "Gradient"
+            and grid["labels"][4].startswith("image_4\n")
+            and len(grid["labels"]) == len(grid["images"]) == 5
+        )
         assert torch.equal(grid["images"], torch.stack([Samples()[i]["image"] for i in range(5)]))
     assert torch.allclose(grids[0]["maps"], explainer.explain(grids[0]["images"]), atol=1e-6), "in batches of 4 and 1"
 
@@ -111,8 +117,8 @@ def test_titles_say_label_prediction_query_and_probabilities(tmp_path, classifie
     (p, q), (first, second) = classifier.predict(grids[0]["images"]).max(dim=1)
     first, second = classifier.class_names[first], classifier.class_names[second]
     assert grids[0]["labels"] == [f"image_0\nis cat, predicted {first}", f"image_1\nis dog, predicted {second}"]
-    assert grids[0]["titles"] == [[f"asked {first}\np {p:.2f}, 0.25 blank"], [f"asked {second}\np {q:.2f}, 0.25 blank"]]
-    without = [[f"asked {first}\np {p:.2f}"], [f"asked {second}\np {q:.2f}"]]
+    assert grids[0]["titles"] == [[f"{first}\np {p:.2f}, baseline 0.25"], [f"{second}\np {q:.2f}, baseline 0.25"]]
+    without = [[f"{first}\np {p:.2f}"], [f"{second}\np {q:.2f}"]]
     assert grids[1]["titles"] == without, "extras cost passes, and validation goes without"
     assert grids[0]["masks"] is None
 
@@ -133,7 +139,7 @@ def test_segmenter_shows_its_queries_and_masks(tmp_path, grids):
     make_trainer(tmp_path, AttributionMaps(num_images=2)).test(Gradient(target), data, verbose=False)
     assert grids[0]["maps"].shape == (2, attribution_maps.MAX_QUERIES, 8, 8)
     assert grids[0]["masks"].shape == (2, 1, 8, 8)
-    assert grids[0]["labels"] == ["image_0", "image_1"] and grids[0]["titles"][0][0].startswith("asked 1\np ")
+    assert grids[0]["labels"] == ["image_0", "image_1"] and grids[0]["titles"][0][0].startswith("1\np ")
 
 
 def test_real_picture_reaches_the_loggers(tmp_path, classifier, monkeypatch):

@@ -21,7 +21,7 @@ def save(tmp_path, maps, ids, image=None, callback=None, **extra):
     callback.on_predict_start(trainer, None)
     batch = {"image": torch.rand(len(maps), 1, *maps.shape[2:]) if image is None else image, "id": ids, **extra}
     found = Explanation(maps, Query(torch.zeros(maps.shape[:2], dtype=torch.long)))
-    callback.on_predict_batch_end(trainer, None, found, batch, 0)
+    callback.on_predict_batch_end(trainer, SimpleNamespace(title="GradCAM, layer 4"), found, batch, 0)
     return sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
 
 
@@ -31,6 +31,7 @@ def test_2d_images_become_npy_and_png(tmp_path):
     stored = np.load(tmp_path / "predictions" / "b.npy")
     assert stored.dtype == np.float32 and np.array_equal(stored, maps[1].numpy())
     assert Image.open(tmp_path / "predictions" / "a.png").size == (8, 6)
+    assert Image.open(tmp_path / "predictions" / "a.png").text == {"Title": "GradCAM, layer 4"}
 
 
 def test_one_png_a_query(tmp_path):

@@ -8,7 +8,7 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightning_xai.cli.errors import exits, one_sentence, optimized_value, sentence_of
+from lightning_xai.cli.errors import exit_with_sentence, one_sentence, optimized_value, sentence_of
 
 
 def raising(error):
@@ -38,7 +38,7 @@ def test_bad_input_is_its_sentence(wrap, monkeypatch):
     assert sentence_of(wrap(FileNotFoundError("x is not there."))) == "train.py: x is not there."
     assert sentence_of(wrap(RuntimeError("a bug"))) is None
     with pytest.raises(SystemExit, match="^train.py: wrong$"):
-        exits(raising(wrap(ValueError("wrong"))))(None)
+        exit_with_sentence(raising(wrap(ValueError("wrong"))))(None)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     assert sentence_of(wrap(ValueError("wrong"))) is None
 

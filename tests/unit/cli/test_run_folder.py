@@ -151,12 +151,12 @@ def test_processes_of_torchrun_agree_through_its_store(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     context = multiprocessing.get_context("fork")
     parent, result = tmp_path / "runs" / "x", context.Queue()
-    second = context.Process(target=lambda: result.put(run_folder.agreed(parent, "_0")))
+    second = context.Process(target=lambda: result.put(run_folder.shared_folder(parent, "_0")))
     second.start()
     time.sleep(0.2)
     assert not parent.exists(), "the second waits for the first"
     monkeypatch.setenv("RANK", "0")
-    assert run_folder.agreed(parent, "_0") == result.get(timeout=30) == parent / "2031-02-03_04-05-06_0"
+    assert run_folder.shared_folder(parent, "_0") == result.get(timeout=30) == parent / "2031-02-03_04-05-06_0"
     second.join()
     assert len(list(parent.iterdir())) == 1
 

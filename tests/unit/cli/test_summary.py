@@ -22,22 +22,29 @@ class Scored:
 
 
 def test_the_summary_is_written_and_the_places_are_printed(tmp_path, capsys):
-    module.report(cfg_of(tmp_path, seed=3), Scored(), {"target/accuracy": 0.9}, "best.ckpt", {"agreement": 0.954})
+    module.report(
+        cfg_of(tmp_path, seed=3),
+        Scored(),
+        {"target/accuracy": 0.9},
+        "best.ckpt",
+        {"agreement": 0.954},
+        {"layer": "head"},
+    )
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["seed"], summary["checkpoint"], summary["target"]) == (3, "best.ckpt", {"target/accuracy": 0.9})
     assert summary["explainers"]["PCIM"]["gap"]["mean"] == pytest.approx(0.6)
     assert summary["differences"]["random"]["gap"]["mean"] == pytest.approx(0.5)
     assert summary["references"]["PCIM"]["gap"]["blank"] == 0.25 and summary["borda"] == {"PCIM": 1, "random": 0}
     assert summary["metrics"]["gap"]["options"]["fill"] == "median", "what changes a value is recorded with it"
-    assert summary["logged"] == {"agreement": 0.954}
+    assert summary["logged"] == {"agreement": 0.954} and summary["settings"] == {"layer": "head"}
     lines = capsys.readouterr().out.splitlines()
     assert "PCIM on the test images: agreement 0.954" in lines
     assert lines[1].split() == ["explainer", "gap", "(high)"] and lines[2].split() == ["PCIM", "0.600"]
-    assert [line.split()[0] for line in lines[-4:]] == ["Pictures", "Per", "Summary", "Checkpoint"]
+    assert [line.split()[0] for line in lines[-4:]] == ["Figures", "Per", "Summary", "Checkpoint"]
 
 
 def test_without_a_checkpoint_none_is_shown(tmp_path, capsys):
-    module.report(cfg_of(tmp_path), Scored(), {}, None, {})
+    module.report(cfg_of(tmp_path), Scored(), {}, None, {}, {})
     assert "Checkpoint" not in capsys.readouterr().out
     assert json.loads((tmp_path / "summary.json").read_text())["checkpoint"] is None
 
@@ -48,5 +55,5 @@ def test_a_summary_is_whole_or_absent(tmp_path, monkeypatch):
         file.write("old")
     monkeypatch.setattr(module.json, "dump", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        module.report(cfg_of(tmp_path), Scored(), {}, None, {})
+        module.report(cfg_of(tmp_path), Scored(), {}, None, {}, {})
     assert (tmp_path / "summary.json").read_text() == "old"

@@ -84,7 +84,6 @@ def test_npz_files(data_root: Path, name: str, counts: list[int], shape: tuple[i
     assert data.image_shape == shape
 
 
-@pytest.mark.slow
 def test_vessels_are_found_by_the_published_network(data_root: Path) -> None:
     data = configured("vessels")
     assert [len(items) for items in data.split_items.values()] == [16, 4, 20] and data.image_shape == (3, 512, 512)

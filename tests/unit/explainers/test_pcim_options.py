@@ -130,7 +130,7 @@ def test_p_baseline_is_among_the_extras():
     assert torch.allclose(several.extras["p_baseline"], torch.maximum(*each)), "of several fills the worst counts"
 
 
-def test_a_blank_image_of_the_asked_class_is_a_warning_said_once(caplog):
+def test_a_baseline_image_of_the_queried_class_is_a_warning_said_once(caplog):
     sure = ClassifierTarget(linear_net(torch.zeros(2, 16), torch.tensor([0.0, 3.0])))
     explainer = PCIM(sure, steps=1)
     with caplog.at_level(logging.WARNING, logger="lightning_xai"):
@@ -138,7 +138,9 @@ def test_a_blank_image_of_the_asked_class_is_a_warning_said_once(caplog):
             explainer.explanation(torch.rand(2, 1, 4, 4), torch.tensor([[0, 1]] * 2))
         PCIM(sure, steps=1).explanation(torch.rand(2, 1, 4, 4), torch.tensor([0, 0]))
     (record,) = caplog.records
-    assert record.getMessage().startswith("2 of 4 queries ask for a class that the blank image already has (p > 0.5)")
+    assert record.getMessage().startswith(
+        "2 of 4 queries are about a class that the baseline image already has (p > 0.5)"
+    )
 
 
 # ------------------------------------------------------------------ constraints, readouts, resolution
