@@ -34,6 +34,7 @@ PRIVATE_WORDS = {
     "beside": "references",
     "respondent": "source",
     "question": "query",
+    "answer": "output",
     "PixelSet": "region",
     "facts": "data_info",
     "slope": "gradient",
