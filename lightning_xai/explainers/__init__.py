@@ -1,4 +1,4 @@
-"""One method, one file; learned or not, the same face."""
+"""Explainers: each turns images, and queries about them, into maps; one method a file."""
 
 from lightning_xai.explainers.amortized_pcim import AmortizedPCIM
 from lightning_xai.explainers.base import Explainer

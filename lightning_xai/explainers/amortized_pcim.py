@@ -114,7 +114,7 @@ class AmortizedPCIM(PCIM):
         return alpha.sigmoid().view_as(raw)
 
     def exploration(self, step: int, images: Tensor) -> Tensor:
-        """None: refinement goes on from an order that is already good, which a shift would only spoil."""
+        """Shift nothing: refinement goes on from an order that is already good, which a shift would only spoil."""
         return images.new_zeros(())
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The face that every explainer shows: images and queries in, explanations out."""
+"""The base class of all explainers: images and queries in, explanations out."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -219,7 +219,7 @@ class Explainer(lightning.LightningModule):
         found = self.explain_batch(batch, with_extras=False)
         if self.learned:
             with naming_images(batch):
-                losses = self.loss(known(batch, found))
+                losses = self.loss(with_outputs(batch, found))
             check_loss(self, losses["loss"], batch, "validation")
             values = {f"val/{name}": value for name, value in losses.items()}
             self.log_dict(values, batch_size=len(batch["image"]), sync_dist=True)
@@ -258,8 +258,8 @@ class Explainer(lightning.LightningModule):
             )
 
 
-def known(batch: dict[str, Any], explanation: Explanation) -> dict[str, Any]:
-    """A batch with what the explanation's pass gave, so that a loss needs no pass of the whole images."""
+def with_outputs(batch: dict[str, Any], explanation: Explanation) -> dict[str, Any]:
+    """Add the logits and extras of an explanation to its batch, so that a loss needs no pass of the whole images."""
     return {**batch, "image": as_plain_tensor(batch["image"]), "logits": explanation.logits, **explanation.extras}
 
 

@@ -1,4 +1,4 @@
-"""Captum's attribution methods behind the same face as ours."""
+"""Captum's attribution methods as explainers."""
 
 import inspect
 import math

@@ -41,7 +41,7 @@ READOUTS = ("alpha", "alpha_x", "alpha_delta")
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings of one reading of PCIM.
+    """Settings of one variant of PCIM.
 
     Attributes:
         two_sided: Area-sampled keep-and-lose objective instead of cross-entropy.

@@ -34,7 +34,7 @@ VALIDATION_FRACTIONS = (0.1, 0.3, 0.5)
 
 
 class UNoise(Explainer):
-    """A learned noise mask: what the model needs to see stays clear, everything else drowns in noise.
+    """Learns a mask that says how much noise each pixel of an image can bear before the model fails.
 
     A small U-Net gives ``B = sigmoid(n(x))``, low where a pixel matters. The model sees ``x + eps (B (max - min) +
     min)``, and ``B`` is driven up by ``-noise_weight mean(log B)``. Koker et al. 2021, arXiv 2101.05791. The map that
@@ -174,7 +174,7 @@ class UNoise(Explainer):
         return importance.expand(-1, query.shape[1], *images.shape[2:])
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """The utility loss of what the mask leaves, and for the paper's objective the price of clear pixels."""
+        """The loss of the model on what the mask leaves; for the paper's objective, plus a penalty on clear pixels."""
         images = batch["image"]
         raw, truth = self.raw(images), self.truth(batch)
         classes = None
@@ -196,7 +196,7 @@ class UNoise(Explainer):
         return {"loss": utility - self.noise_weight * F.logsigmoid(raw).mean(), **values}
 
     def truth(self, batch: dict[str, Any]) -> Tensor:
-        """What the model should say: classes ``(B, *S)`` of a segmenter, ``(B,)`` of a classifier.
+        """What the model should give: classes ``(B, *S)`` of a segmenter, ``(B,)`` of a classifier.
 
         Raises:
             ValueError: If the data have none and ``reference`` is not the prediction.
@@ -212,7 +212,7 @@ class UNoise(Explainer):
         return values[:, 0] if segments else values
 
     def utility(self, logits: Tensor, truth: Tensor, classes: Tensor | None) -> Tensor:
-        """How wrong the model is.
+        """Compute the loss of the model against the reference.
 
         Args:
             logits: ``(B, K, *S)``.

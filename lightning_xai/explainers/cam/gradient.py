@@ -70,7 +70,7 @@ class HiResCAM(GradientCAM):
 
 
 class XResCAM(GradientCAM):
-    """Gradients averaged over windows: a dial between HiResCAM (window 1) and Grad-CAM (the whole layer).
+    """Feature maps times gradients that are averaged over windows: HiResCAM at window 1, Grad-CAM at the whole layer.
 
     Hasany et al. 2023, Seg-XRes-CAM.
 
@@ -111,7 +111,10 @@ class XResCAM(GradientCAM):
 
 
 class GradCAMPlusPlus(GradientCAM):
-    """Gradients weighted by how alone they stand (Chattopadhay et al. 2018, arXiv 1710.11063, eq. 19 with exp(Y))."""
+    """Feature maps weighted by a weighted mean of their positive gradients.
+
+    Chattopadhay et al. 2018, arXiv 1710.11063, eq. 19 with exp(Y).
+    """
 
     @override
     def combine(self, features: Tensor, gradients: Tensor) -> Tensor:
@@ -123,7 +126,10 @@ class GradCAMPlusPlus(GradientCAM):
 
 
 class XGradCAM(GradientCAM):
-    """Gradients averaged with the feature map's own fraction (Fu et al. 2020, arXiv 2008.02312, eq. 8)."""
+    """Feature maps weighted by the mean of their gradients, in proportion to the feature map.
+
+    Fu et al. 2020, arXiv 2008.02312, eq. 8.
+    """
 
     @override
     def combine(self, features: Tensor, gradients: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_xai.explainers.base import Complete, Explainer, finished, known
+from lightning_xai.explainers.base import Complete, Explainer, finished
 from lightning_xai.explainers.cape.contributions import (
     compared,
     difference,
@@ -35,7 +35,7 @@ MOMENTUM = 0.9
 
 
 class CAPE(Explainer):
-    """How much each region contributes to the probability of a class.
+    """Computes how much each region of an image contributes to the probability of a class.
 
     A copy of the classifier's linear head, with three temperatures, is fitted so that its probabilities, which are
     sums of the contributions of all regions, follow the classifier's. Contributions are absolute: they sum to 1 over
@@ -236,7 +236,7 @@ class CAPE(Explainer):
         """Log how well CAPE's head follows the classifier, and hand the maps to the callbacks."""
         found = super().test_step(batch, batch_idx)
         with torch.inference_mode(False), torch.no_grad():
-            values = self.loss(known(batch, found))
+            values = self.loss(with_outputs(batch, found))
         self.log_dict(
             {f"test/{name}": value for name, value in values.items()}, batch_size=len(batch["image"]), sync_dist=True
         )
