@@ -46,7 +46,7 @@ def run(cfg: DictConfig, data: ImageDataModule, target: Target) -> dict[str, flo
         See :func:`explain_globally`.
     """
     classes = "all" if cfg["global"].maps.subset == "all" else "label"
-    # A segmenter is asked about every foreground class anyway.
+    # The query to a segmenter is every foreground class anyway.
     explainer = build_explainer(cfg, target, None if target.dense else classes)
     trainer = build_trainer(cfg)
     checkpoint = start_checkpoint(cfg)

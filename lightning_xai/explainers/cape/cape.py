@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lightning_xai.explainers.base import Complete, Explainer, finished
+from lightning_xai.explainers.base import Complete, Explainer, finished, with_outputs
 from lightning_xai.explainers.cape.contributions import (
     compared,
     difference,
