@@ -4,23 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from lightning_xai.functional.ranking import order_of, ranks_of
 from lightning_xai.perturbation.context import AnyBaseline, PerturbationContext
 from lightning_xai.perturbation.evaluator import Evaluator
 from lightning_xai.perturbation.sets import Curve
 from lightning_xai.typing import Scorer
-
-
-def pixel_ranks(maps: Tensor) -> Tensor:
-    """Rank of every pixel, 0 = most important; equal pixels keep their scan order.
-
-    Args:
-        maps: ``(B, T, *S)``.
-
-    Returns:
-        ``(B, T, *S)`` int32, a permutation of 0 .. N - 1 per query. NaN ranks first, as torch sorts it.
-    """
-    return ranks_of(order_of(maps)).view(maps.shape)
 
 
 def reveal_curve(

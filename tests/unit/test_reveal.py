@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from lightning_xai.perturbation.baselines import BASELINES, baseline_images, hide_pixels
+from lightning_xai.perturbation.context import PerturbationContext
 from lightning_xai.perturbation.sets import Curve
-from lightning_xai.reveal import pixel_ranks, reveal_curve, reveal_curves
+from lightning_xai.reveal import reveal_curve, reveal_curves
 
 FRACTIONS = tuple(step / 20 for step in range(21))
 
@@ -213,6 +214,11 @@ def test_three_dimensions():
 
 
 # ------------------------------------------------------------------ rankings
+
+
+def pixel_ranks(maps):
+    """Ranks as the curves use them."""
+    return PerturbationContext(torch.zeros(len(maps), 1, *maps.shape[2:]), maps).ranks.view(maps.shape)
 
 
 @given(st.integers(0, 100))
