@@ -34,7 +34,7 @@ def test_it_holds_the_config(offline):
     config, _ = read_wandb(offline[0])
     explainer, data_info = json.loads(config["explainer"]), json.loads(config["data_info"])
     assert explainer["_target_"] == "lightning_xai.explainers.AmortizedPCIM"
-    assert (explainer["classes"], data_info["channels"], json.loads(config["seed"])) == (2, 1, 0)
+    assert (data_info["classes"], data_info["channels"], json.loads(config["seed"])) == (2, 1, 0)
 
 
 def test_it_holds_the_metrics_of_training_validation_and_test(offline):
