@@ -11,6 +11,7 @@ from lightning_xai.cli.components import open_data
 from lightning_xai.cli.earlier_run import start_from
 from lightning_xai.cli.errors import one_sentence
 from lightning_xai.cli.overrides import check_overrides
+from lightning_xai.cli.process_group import closed_at_the_end
 from lightning_xai.cli.run_folder import prepare_folder, writing
 from lightning_xai.cli.target_cache import build_target
 from lightning_xai.cli.tasks import find_task
@@ -29,7 +30,7 @@ def main(cfg: DictConfig) -> dict[str, float]:
     """
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     task = find_task(cfg.task)
-    with writing(cfg.run_dir):
+    with writing(cfg.run_dir), closed_at_the_end():
         prepare_folder(cfg)
         data = open_data(cfg)
         target, quality = build_target(cfg, data)
