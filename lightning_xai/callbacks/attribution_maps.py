@@ -136,7 +136,7 @@ def image_title(batch: Mapping[str, Any], index: int, predicted: Tensor, names: 
 def query_title(target: Tensor, p: Tensor, p_baseline: Tensor, names: Sequence[str] | None) -> str:
     """The class of a query, its probability, and its probability for the baseline image unless that is NaN."""
     baseline = "" if p_baseline.isnan() else f", baseline {float(p_baseline):.2f}"
-    return f"{class_name(target, names)}\np {float(p):.2f}{baseline}"
+    return f"query {class_name(target, names)}\np {float(p):.2f}{baseline}"
 
 
 def class_name(index: Tensor, names: Sequence[str] | None) -> str:

@@ -117,8 +117,8 @@ def test_titles_say_label_prediction_query_and_probabilities(tmp_path, classifie
     (p, q), (first, second) = classifier.predict(grids[0]["images"]).max(dim=1)
     first, second = classifier.class_names[first], classifier.class_names[second]
     assert grids[0]["labels"] == [f"image_0\nis cat, predicted {first}", f"image_1\nis dog, predicted {second}"]
-    assert grids[0]["titles"] == [[f"{first}\np {p:.2f}, baseline 0.25"], [f"{second}\np {q:.2f}, baseline 0.25"]]
-    without = [[f"{first}\np {p:.2f}"], [f"{second}\np {q:.2f}"]]
+    assert grids[0]["titles"] == [[f"query {first}\np {p:.2f}, baseline 0.25"], [f"query {second}\np {q:.2f}, baseline 0.25"]]
+    without = [[f"query {first}\np {p:.2f}"], [f"query {second}\np {q:.2f}"]]
     assert grids[1]["titles"] == without, "extras cost passes, and validation goes without"
     assert grids[0]["masks"] is None
 
@@ -139,7 +139,7 @@ def test_segmenter_shows_its_queries_and_masks(tmp_path, grids):
     make_trainer(tmp_path, AttributionMaps(num_images=2)).test(Gradient(target), data, verbose=False)
     assert grids[0]["maps"].shape == (2, attribution_maps.MAX_QUERIES, 8, 8)
     assert grids[0]["masks"].shape == (2, 1, 8, 8)
-    assert grids[0]["labels"] == ["image_0", "image_1"] and grids[0]["titles"][0][0].startswith("1\np ")
+    assert grids[0]["labels"] == ["image_0", "image_1"] and grids[0]["titles"][0][0].startswith("query 1\np ")
 
 
 def test_real_picture_reaches_the_loggers(tmp_path, classifier, monkeypatch):
