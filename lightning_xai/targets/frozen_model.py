@@ -40,6 +40,7 @@ class FrozenModel(nn.Module):
             training).
         allow_code: Whether the weights file may be code, which TorchScript and ``torch.export`` files are: loading them
             runs what they hold.
+        weights_prefix: The prefix of the network's keys in the weights file, where it is not found or not the only one.
         output: Which part of what the model returns holds the logits, where guessing is wrong: a key, an attribute, a
             position, or a function of the whole; see :class:`lightning_xai.targets.model_output.OutputReader`.
         num_classes: Classes that the model tells apart; by default as many as class names, as the example's logits
@@ -71,6 +72,7 @@ class FrozenModel(nn.Module):
         weights: str | Path | None = None,
         allow_code: bool = False,
         output: Output = None,
+        weights_prefix: str | None = None,
         *,
         num_classes: int | None = None,
         in_channels: int | None = None,
@@ -84,7 +86,8 @@ class FrozenModel(nn.Module):
                 "or 'none' (the model gives probabilities)."
             )
         if weights is not None:
-            model, stored = load_model(model if isinstance(model, nn.Module) else None, weights, allow_code)
+            network = model if isinstance(model, nn.Module) else None
+            model, stored = load_model(network, weights, allow_code, weights_prefix)
             check_same_number(weights, stored.class_names, class_names)
             mean, std, class_names = stored.mean or mean, stored.std or std, stored.class_names or class_names
         if model is None:
