@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+#: The value of a mask where it says nothing: no class is there, and no loss or metric counts the pixel.
+IGNORED = -1
+
 
 def gather_classes(values: Tensor, targets: Tensor) -> Tensor:
     """Select the classes ``targets (B, T)`` from values ``(B, K, *S)``: ``(B, T, *S)``."""
