@@ -2,12 +2,13 @@
 
 from lightning_xai.data.items import Item
 from lightning_xai.data.module import ImageDataModule
-from lightning_xai.data.reading import BadImageError, TiffReader
+from lightning_xai.data.reading import BadImageError
 from lightning_xai.data.sources.decathlon import DecathlonData
 from lightning_xai.data.sources.embedded import EmbeddedDigits
 from lightning_xai.data.sources.folder import FolderData
 from lightning_xai.data.sources.manifest import ManifestData
 from lightning_xai.data.sources.npz import NpzData
+from lightning_xai.data.tiff import TiffReader
 from lightning_xai.data.transforms import CornerTag, MirrorSided
 
 __all__ = [

@@ -6,7 +6,26 @@ from pathlib import Path
 
 import numpy as np
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy", ".nii", ".nii.gz")
+IMAGE_SUFFIXES = (
+    *(
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".bmp",
+        ".gif",
+        ".webp",
+        ".jp2",
+        ".avif",
+        ".pgm",
+        ".ppm",
+        ".pbm",
+        ".pnm",
+    ),
+    *(".tif", ".tiff", ".ome.tif", ".ome.tiff", ".npy", ".nii", ".nii.gz"),
+    *(".dcm", ".dicom", ".ima", ".mha", ".mhd", ".nrrd", ".nhdr"),
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,8 +12,11 @@ from monai.transforms.transform import Transform
 from torch.nn import functional
 
 from lightning_xai.data.items import Item
-from lightning_xai.data.masks import CLASS_INDICES, MaskRule, read_mask
-from lightning_xai.data.reading import BadImageError, ChannelAxis, read_affine, read_image
+from lightning_xai.data.mask_rules import CLASS_INDICES, MaskRule
+from lightning_xai.data.masks import read_mask
+from lightning_xai.data.notes import Notes
+from lightning_xai.data.reading import BadImageError, ChannelAxis, read_affine, read_image, stated_affine
+from lightning_xai.functional.segmentation import IGNORED
 
 
 def resize_image(image: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
@@ -103,6 +106,12 @@ class LoadItem(Transform):
             Without a mask they get an empty one, so that those that name it need not be changed.
         normalize: "image" to give each image mean 0 and standard deviation 1 after `prepare`, or None.
         rule: What the values of masks mean; by default they are class indices.
+        channels: 1 or 3 channels that gray and color images are turned into; None keeps those of the file.
+
+    Attributes:
+        channels: 1 or 3 channels that gray and color images are turned into; None keeps those of the files.
+        usual: Channels that an image must have, and how many images have them, in words; None takes all.
+        notes: What a user should know about the files that were read.
     """
 
     def __init__(
@@ -122,6 +131,9 @@ class LoadItem(Transform):
         self.prepare = Compose(list(prepare)) if prepare else None
         self.normalize = normalize
         self.rule = rule
+        self.channels: int | None = None
+        self.usual: tuple[int, str] | None = None
+        self.notes = Notes()
 
     def __call__(self, item: Item) -> dict[str, Any]:
         """Read an item.
@@ -158,7 +170,7 @@ class LoadItem(Transform):
 
     def _read(self, item: Item) -> tuple[torch.Tensor, torch.Tensor | None, np.ndarray]:
         """Image, mask and affine of an item, prepared but not resized."""
-        image = torch.from_numpy(read_image(item.image, self.channel_axis, item.id))
+        image = torch.from_numpy(self._image(item))
         affine, mask = read_affine(item.image), None
         if self.with_mask:
             mask = torch.from_numpy(self._mask(item, tuple(image.shape[1:]), affine))
@@ -173,17 +185,32 @@ class LoadItem(Transform):
             mask = sample["mask"].as_tensor().long()
         return sample["image"].as_tensor().contiguous(), mask, sample["image"].affine.numpy()
 
+    def _image(self, item: Item) -> np.ndarray:
+        image = read_image(item.image, self.channel_axis, item.id, self.channels, self.notes)
+        if self.usual is not None and len(image) != self.usual[0]:
+            channels, images = self.usual
+            convert = "set data.channels=1 or 3 to convert all, or " if {len(image), channels} == {1, 3} else "set "
+            raise BadImageError(
+                f"The image {item.name} has {len(image)} channels where {images} have {channels}; {convert}"
+                "data.on_bad_image=skip."
+            )
+        return image
+
     def _mask(self, item: Item, size: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
         if item.mask is None:
             return np.zeros((1, *size), np.int64)
-        mask = read_mask(item.mask, size, f"of {item.id}")
+        mask = read_mask(item.mask, size, f"of {item.id}", self.rule.ignored)
         for part in item.mask if isinstance(item.mask, tuple) else (item.mask,):
-            if isinstance(part, Path) and len(size) == 3 and not np.allclose(read_affine(part), affine, atol=1e-2):
+            placed = stated_affine(part) if isinstance(part, Path) else None
+            elsewhere = placed is not None and not np.allclose(placed, affine, atol=1e-2)
+            if elsewhere and stated_affine(item.image) is not None:
                 raise BadImageError(
                     f"The mask {part} lies elsewhere in the world than its image {item.name} (their affines differ); "
                     "resample it to the image or set data.on_bad_image=skip."
                 )
         mask = self.rule(mask)
+        if (mask == IGNORED).any():
+            self.notes.add(f"pixels of the value {self.rule.ignored} in the mask, which are ignored", item.name)
         if self.mask_classes is not None and mask.max() >= len(self.mask_classes):
             raise BadImageError(
                 f"The mask of {item.name} holds the value {mask.max()}, but data.mask_classes names "

@@ -21,7 +21,7 @@ from lightning_xai.data.options import Options, Size, check_options
 from lightning_xai.data.reading import ChannelAxis
 from lightning_xai.data.splits import SPLITS, assign_splits, class_counts, limit_splits, log_splits, mixed_order
 from lightning_xai.data.statistics import ChannelStatistics, IntensityRange
-from lightning_xai.data.survey import survey_masks, survey_sizes
+from lightning_xai.data.survey import survey_channels, survey_masks, survey_sizes
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,8 @@ class ImageDataModule(LightningDataModule, ABC):
             orientation and spacing of volumes, alignment such as `MirrorSided`. They may read label and laterality.
         normalize: "image" gives every image mean 0 and standard deviation 1, channel by channel, after `prepare`: for
             files whose units differ, such as MRI. None keeps the units of the files.
+        channels: 1 turns color images into gray, 3 gray ones into color. None: all must have the same channels.
+        ignore_index: Value of pixels that masks say nothing about. None: 255 next to small values.
 
     Attributes:
         image_shape: Channels and spatial size (C, *S) of every image.
@@ -92,10 +94,12 @@ class ImageDataModule(LightningDataModule, ABC):
         mask_classes: Sequence[str] | None = None,
         prepare: Sequence[Callable[..., Any]] | None = None,
         normalize: Literal["image"] | None = None,
+        channels: Literal[1, 3] | None = None,
+        ignore_index: int | None = None,
     ) -> None:
         super().__init__()
         options: Options = {"size": size, "splits": splits, "mask_classes": mask_classes, "on_bad_image": on_bad_image}
-        check_options(options | {"normalize": normalize})
+        check_options(options | {"normalize": normalize, "channels": channels})
         self.size: int | tuple[int, ...] | Literal["auto"] | None
         self.size = size if size is None or isinstance(size, int | str) else tuple(size)
         self.batch_size = batch_size
@@ -110,6 +114,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.mask_classes = None if mask_classes is None else [str(name) for name in mask_classes]
         self.prepare = list(prepare or [])
         self.normalize = normalize
+        self.converted, self.ignore_index = channels, ignore_index
         self.skipped: list[str] = []
         self.split_items: dict[str, list[Item]] = {}
         self._datasets: dict[str, Dataset] = {}
@@ -124,11 +129,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """
 
     def predict_items(self) -> list[Item]:
-        """List all images of the source for `predict`, which needs no label, split or mask.
-
-        Returns:
-            The items, in an order that is the same on every machine.
-        """
+        """List all images of the source for `predict`, in an order as in `items`: no label, split or mask is needed."""
         return [replace(item, label=None, split=None) for item in self.items()]
 
     @property
@@ -262,9 +263,10 @@ class ImageDataModule(LightningDataModule, ABC):
     def _transform(self, items: Sequence[Item]) -> LoadItem:
         """The transform from items to samples; what masks mean, and the size, depend on all items."""
         self.has_masks = any(item.mask is not None for item in items)
-        rule = survey_masks(items, self.mask_classes, self.where)
+        rule = survey_masks(items, self.mask_classes, self.where, self.ignore_index)
         size = None if self.size == "auto" else self.size
         load = LoadItem(size, self.channel_axis, self.has_masks, self.mask_classes, self.prepare, self.normalize, rule)
+        survey_channels(items, load, self.converted)
         if self.size == "auto":
             load.size = survey_sizes(items, load)
         return load
@@ -277,6 +279,7 @@ class ImageDataModule(LightningDataModule, ABC):
             first = first or (item, shape)
             check_agreement(*first, item, shape)
             yield item, sample
+        load.notes.report()
         if self.skipped:
             log.warning("Skipped %d of %d images; the first: %s", len(self.skipped), len(items), self.skipped[0])
         if first is None:

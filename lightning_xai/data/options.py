@@ -24,6 +24,8 @@ class Options(TypedDict, total=False):
     mask_classes: Sequence[str] | None
     prepare: Sequence[Callable[..., Any]] | None
     normalize: Literal["image"] | None
+    channels: Literal[1, 3] | None
+    ignore_index: int | None
 
 
 def check_options(options: Options) -> None:
@@ -44,5 +46,7 @@ def check_options(options: Options) -> None:
         raise ValueError(f"data.on_bad_image is {options['on_bad_image']!r}; use raise or skip.")
     if options["normalize"] not in (None, "image"):
         raise ValueError(f"data.normalize is {options['normalize']!r}; use image, or null for the unit of the files.")
+    if options["channels"] not in (None, 1, 3):
+        raise ValueError(f"data.channels is {options['channels']!r}; use 1 for gray, 3 for color, or null for neither.")
     if isinstance(size, str) and size != "auto":
         raise ValueError(f"data.size is {size!r}; use a side, a size for each axis, auto, or null to keep the sizes.")

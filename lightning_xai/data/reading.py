@@ -1,117 +1,75 @@
 """Read images of any supported format into channel-first arrays, with MONAI readers."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import nibabel
 import numpy as np
-import tifffile
-from monai.data.image_reader import ImageReader, NibabelReader, NumpyReader, PILReader
-from monai.data.utils import is_supported_format
+from monai.data.image_reader import ImageReader, NibabelReader, NumpyReader
 from monai.utils.enums import MetaKeys
-from PIL import Image
+
+from lightning_xai.data import pictures, tiff
+from lightning_xai.data.arrays import BadImageError as BadImageError
+from lightning_xai.data.arrays import check_shape, guess_channel_axis, to_float, with_channels
+from lightning_xai.data.notes import Notes
+from lightning_xai.data.pictures import PictureReader
+from lightning_xai.data.scans import DicomReader, ItkReader
+from lightning_xai.data.tiff import TiffReader
 
 # An axis of an array, "none" for an array without a channel axis (a gray volume), or None where it is not stated.
 ChannelAxis = int | Literal["none"] | None
 
 
-class BadImageError(ValueError):
-    """An image or mask that cannot be used; `data.on_bad_image` decides whether it stops the run."""
+class Stored(NamedTuple):
+    """A file as it is stored.
 
-
-class TiffImage(NamedTuple):
-    """The first series of a TIFF file and its axes, as tifffile names them (such as "CYX")."""
-
-    array: np.ndarray
-    axes: str
-
-
-class TiffReader(ImageReader):
-    """Reads one TIFF file of any depth and number of channels, which Pillow cannot.
-
-    The channel axis is taken from the file (ImageJ, OME and RGB files state it); where it is not stated,
-    the metadata have no `original_channel_dim`.
+    Attributes:
+        array: The pixels.
+        channel_axis: The channel axis that the file declares, or None.
+        reader: What read it.
+        meta: What else the reader tells: `alpha`, whether transparency was dropped; `pages`, whether an axis of a TIFF
+            counts pages whose meaning is not stated; `color`, whether a scan is a color picture.
     """
 
-    def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
-        """Tell whether the name ends in tif or tiff."""
-        return bool(is_supported_format(filename, ["tif", "tiff"]))
-
-    def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> TiffImage:
-        """Read the first series of the file `data`."""
-        with tifffile.TiffFile(str(data), **kwargs) as file:
-            series = file.series[0]
-            try:
-                return TiffImage(series.asarray(), series.axes)
-            except ValueError:
-                # LZW and some others need the package imagecodecs; Pillow decodes plain pages of them by itself.
-                with Image.open(str(data)) as image:
-                    array = np.asarray(image)
-                if (array.shape, array.dtype) != (series.shape, series.dtype):
-                    raise
-                return TiffImage(array, series.axes)
-
-    def get_data(self, img: TiffImage) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return the array as stored, and the metadata."""
-        meta: dict[str, Any] = {"axes": img.axes}
-        declared = _tiff_channel_axis(img.axes)
-        if declared is not None:
-            meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = float("nan") if declared == "none" else declared
-        return img.array, meta
+    array: np.ndarray
+    channel_axis: ChannelAxis
+    reader: ImageReader
+    meta: dict[str, Any]
 
 
-def _tiff_channel_axis(axes: str) -> ChannelAxis:
-    """The channel axis among the axes of a TIFF file, as tifffile names them."""
-    channels = [axis for axis, name in enumerate(axes) if name in "CS"]
-    if len(channels) == 1:
-        return channels[0]
-    return "none" if set(axes) <= set("ZYX") else None
+def _readers(indices: bool) -> tuple[ImageReader, ...]:
+    """All readers; in masks the indices of a palette are the classes."""
+    return (
+        *(TiffReader(indices), NumpyReader(allow_pickle=False), NibabelReader(), PictureReader(indices)),
+        *(DicomReader(), ItkReader()),
+    )
 
 
-def _gray_or_rgb(image: Image.Image) -> Image.Image:
-    """Drop alpha, resolve palettes and other color spaces, keep the depth of gray images."""
-    if image.mode == "I" and image.format == "PNG":  # how older Pillow opens a 16-bit gray PNG
-        return image.convert("I;16")
-    if image.mode in ("1", "LA", "La"):
-        return image.convert("L")
-    return image if image.mode == "L" or image.mode[0] in "IF" else image.convert("RGB")
+_IMAGE_READERS = _readers(indices=False)
+MASK_READERS = _readers(indices=True)
 
 
-def _index_mask(image: Image.Image) -> Image.Image:
-    """Drop alpha but keep palette indices: in a mask they are the classes."""
-    return image if image.mode == "P" else _gray_or_rgb(image)
-
-
-def _readers(converter: Any) -> tuple[ImageReader, ...]:
-    pil = PILReader(converter=converter, reverse_indexing=False)  # False keeps (H, W)
-    return TiffReader(), NumpyReader(allow_pickle=False), NibabelReader(), pil
-
-
-_IMAGE_READERS = _readers(_gray_or_rgb)
-MASK_READERS = _readers(_index_mask)
-
-
-def read_file(path: Path, readers: tuple[ImageReader, ...], what: str) -> tuple[np.ndarray, ChannelAxis, ImageReader]:
+def read_file(path: Path, readers: tuple[ImageReader, ...], what: str) -> Stored:
     """Read a file as it is stored.
 
     Args:
-        path: The file.
+        path: The file, or the folder of the slices of a DICOM series.
         readers: What may read it.
         what: What error messages call it: image or mask.
 
     Returns:
-        The array as stored, the channel axis that the file declares, and the reader that was used.
+        What it holds.
 
     Raises:
         BadImageError: The file is missing, of an unknown format, or unreadable.
     """
-    if not path.is_file():
+    if not path.exists():
         raise BadImageError(f"The {what} {path} does not exist; correct its path or set data.on_bad_image=skip.")
     reader = next((r for r in readers if r.verify_suffix(str(path))), None)
     if reader is None:
         raise BadImageError(
-            f"The {what} {path} has an unknown format {path.suffix!r}; use PNG, JPEG, BMP, TIFF, npy or NIfTI."
+            f"The {what} {path} has an unknown format {path.suffix!r}; use PNG, JPEG, WebP, GIF, BMP, TIFF, npy, "
+            "NIfTI, DICOM, MHA or NRRD."
         )
     try:
         array, meta = reader.get_data(reader.read(str(path)))
@@ -124,11 +82,11 @@ def read_file(path: Path, readers: tuple[ImageReader, ...], what: str) -> tuple[
         ) from error
     if isinstance(reader, NibabelReader):
         shape, axis = _nifti_axes(array.shape)
-        return array.reshape(shape), axis, reader
+        return Stored(array.reshape(shape), axis, reader, meta)
     if isinstance(reader, NumpyReader):
-        return array, None, reader
+        return Stored(array, None, reader, {})
     declared = meta.get(MetaKeys.ORIGINAL_CHANNEL_DIM)
-    return array, "none" if declared is not None and np.isnan(declared) else declared, reader
+    return Stored(array, "none" if declared is not None and np.isnan(declared) else declared, reader, meta)
 
 
 def _nifti_axes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ChannelAxis]:
@@ -138,87 +96,80 @@ def _nifti_axes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ChannelAxis]:
     return shape, "none" if len(shape) <= 3 else -1
 
 
-def _check_shape(shape: tuple[int, ...], name: str) -> None:
-    """Raise an error for an array that is no image."""
-    if 0 in shape or not 2 <= len(shape) <= 4:
-        raise BadImageError(f"The image {name} has shape {shape}; images have 2 or 3 axes and maybe channels.")
-
-
-def _guess_channel_axis(shape: tuple[int, ...], name: str) -> int:
-    """Return the one axis at either end that is much smaller than all others."""
-
-    def is_small(axis: int) -> bool:
-        smallest = min(size for i, size in enumerate(shape) if i != axis % len(shape))
-        return 3 * shape[axis] <= smallest or (shape[axis] <= 4 and shape[axis] < smallest)
-
-    candidates = [axis for axis in (0, -1) if is_small(axis)]
-    if len(candidates) != 1:
-        raise ValueError(
-            f"The channel axis of {name} with shape {shape} is ambiguous; "
-            "set data.channel_axis=0, -1, or none for a volume without channels."
-        )
-    return candidates[0]
-
-
-def _to_float(array: np.ndarray, name: str) -> np.ndarray:
-    """Return float32 in natural units: unsigned 8 and 16 bits divided by their largest value, the rest as it is."""
-    if array.dtype.kind not in "biuf":
-        raise BadImageError(f"The image {name} holds {array.dtype} instead of numbers; save it as integers or floats.")
-    if array.dtype.kind == "u" and array.dtype.itemsize <= 2:
-        return array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
-    with np.errstate(over="ignore"):  # what overflows becomes infinite and is reported below
-        values = array.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise BadImageError(
-            f"The image {name} has NaN or infinite pixels; repair the file or set data.on_bad_image=skip."
-        )
-    return values
-
-
-def read_image(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name: str | None = None) -> np.ndarray:
+def read_image(
+    source: Path | np.ndarray,
+    channel_axis: ChannelAxis = None,
+    name: str | None = None,
+    channels: int | None = None,
+    notes: Notes | None = None,
+) -> np.ndarray:
     """Read an image as channel-first float32 in natural units.
 
     Unsigned 8-bit values are divided by 255 and unsigned 16-bit ones by 65535. Signed integers and floats stay as
-    they are, and so does all of NIfTI, where the integer type is only how the values happen to be stored.
+    they are, and so does all of NIfTI, MHA, NRRD and gray DICOM, where the integer type is only how the values happen
+    to be stored.
 
     Args:
-        source: Path of a PNG, JPEG, BMP, TIFF, npy or NIfTI file, or an array of shape (*S), (C, *S) or (*S, C).
+        source: Path of a PNG, JPEG, WebP, GIF, BMP, TIFF, npy, NIfTI, MHA, NRRD or DICOM file, of a folder of DICOM
+            slices, or an array of shape (*S), (C, *S) or (*S, C).
         channel_axis: Channel axis of arrays, npy, TIFF and NIfTI files, "none" for a volume without channels; None
             takes what the file states, and else the axis at either end that is much smaller than the others.
         name: What error messages call the image; None takes the path.
+        channels: 1 turns color into gray, and 3 gray into color; None keeps the channels of the file.
+        notes: Gets what a user should know about the image, such as transparency that is dropped.
 
     Returns:
         Array (C, *S).
 
     Raises:
-        BadImageError: The file is missing, unreadable or truncated, or holds NaN or infinite values.
+        BadImageError: The file is missing, unreadable or truncated, holds pages without a stated meaning, NaN or
+            infinite values, or channels that cannot be turned into those wanted.
         ValueError: The channel axis is ambiguous.
 
     Example:
         >>> read_image(np.full((8, 8, 3), 255, np.uint8)).shape
         (3, 8, 8)
     """
-    reader: ImageReader | None = None
+    stored: Stored | None = None
     if isinstance(source, Path):
         name = str(source)
-        array, declared, reader = read_file(source, _IMAGE_READERS, "image")
+        stored = read_file(source, _IMAGE_READERS, "image")
+        array, declared = stored.array, stored.channel_axis
+        _check_pages(stored, channel_axis, name)
+        if notes is not None and stored.meta.get("alpha"):
+            notes.add("transparent places, which are taken in the color they hide", name)
     else:
         name = name or "the array"
         array, declared = source, None
-    _check_shape(array.shape, name)
-    values = array.astype(np.float32) if isinstance(reader, NibabelReader) and array.dtype.kind == "u" else array
-    values = _to_float(values, name)
-    if values.ndim == 2:
-        return values[None]
+    check_shape(array.shape, name)
+    values = to_float(array.astype(np.float32) if stored and _keeps_units(stored) else array, name)
     # PNG and JPEG always state where their channels are; everything else may be overruled.
-    axis = declared if channel_axis is None or isinstance(reader, PILReader) else channel_axis
-    if axis is None:
-        axis = _guess_channel_axis(values.shape, name)
-    return np.ascontiguousarray(values[None] if axis == "none" else np.moveaxis(values, axis, 0))
+    fixed = stored is not None and isinstance(stored.reader, PictureReader | DicomReader | ItkReader)
+    axis: ChannelAxis = declared if channel_axis is None or fixed else channel_axis
+    if values.ndim == 2:
+        axis = "none"
+    elif axis is None:
+        axis = guess_channel_axis(values.shape, name)
+    image = values[None] if axis == "none" else np.moveaxis(values, axis, 0)
+    return np.ascontiguousarray(with_channels(image, channels, name))
 
 
-def read_size(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name: str | None = None) -> tuple[int, ...]:
-    """Read the spatial size that an image of `read_image` has, from the head of the file: pixels are not decoded.
+def _check_pages(stored: Stored, channel_axis: ChannelAxis, name: str) -> None:
+    """Raise an error for a TIFF with pages of which nobody says whether they are channels or slices."""
+    if stored.meta.get("pages") and (channel_axis is None or stored.array.ndim > 4):
+        raise BadImageError(
+            f"The image {name} holds several pages of axes {stored.meta['axes']} (shape {stored.array.shape}); save "
+            "one as a file of its own, or where pages are channels or slices set data.channel_axis=0 or none."
+        )
+
+
+def _keeps_units(stored: Stored) -> bool:
+    """Tell whether integers are only how the values of a file happen to be stored."""
+    return isinstance(stored.reader, NibabelReader | DicomReader | ItkReader) and not stored.meta.get("color")
+
+
+def read_shape(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name: str | None = None) -> tuple[int, ...]:
+    """Read the shape that an image of `read_image` has, from the head of the file: pixels are not decoded.
 
     Args:
         source: Path or array, as in `read_image`.
@@ -226,38 +177,44 @@ def read_size(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name:
         name: As in `read_image`.
 
     Returns:
-        The spatial size *S, in pixels.
+        The channels and the spatial size (C, *S), in pixels.
 
     Raises:
         BadImageError: The file is missing, unreadable or no image.
         ValueError: The channel axis is ambiguous.
     """
     try:
-        shape, declared = (source.shape, None) if isinstance(source, np.ndarray) else _read_shape(source)
-    except Exception:  # a damaged or odd file: reading it whole says what is wrong
-        return read_image(source, channel_axis, name).shape[1:]
+        shape, declared = (source.shape, None) if isinstance(source, np.ndarray) else _read_head(source)
+    except Exception:  # a damaged or odd file, or one whose head is not enough: reading it whole says what is wrong
+        return read_image(source, channel_axis, name).shape
     name = str(source) if isinstance(source, Path) else name or "the array"
-    _check_shape(shape, name)
+    check_shape(shape, name)
+    fixed = isinstance(source, Path) and PictureReader().verify_suffix(source)
+    axis: ChannelAxis = declared if channel_axis is None or fixed else channel_axis
     if len(shape) == 2:
-        return shape
-    axis = declared if channel_axis is None else channel_axis
-    if axis is None:
-        axis = _guess_channel_axis(shape, name)
-    return shape if axis == "none" else tuple(np.delete(shape, axis).tolist())
+        axis = "none"
+    elif axis is None:
+        axis = guess_channel_axis(shape, name)
+    return (1, *shape) if axis == "none" else (shape[axis], *np.delete(shape, axis).tolist())
 
 
-def _read_shape(path: Path) -> tuple[tuple[int, ...], ChannelAxis]:
-    """Return the shape of a stored array (of PNG and JPEG without channels), and the channel axis it declares."""
+def read_size(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name: str | None = None) -> tuple[int, ...]:
+    """Read the spatial size *S of an image, in pixels, as `read_shape` does."""
+    return read_shape(source, channel_axis, name)[1:]
+
+
+def _read_head(path: Path) -> tuple[tuple[int, ...], ChannelAxis]:
+    """Return the shape of a stored array, and the channel axis it declares."""
     reader = next(reader for reader in _IMAGE_READERS if reader.verify_suffix(str(path)))
     if isinstance(reader, TiffReader):
-        with tifffile.TiffFile(str(path)) as file:
-            return tuple(file.series[0].shape), _tiff_channel_axis(file.series[0].axes)
+        return tiff.stored_shape(path)
     if isinstance(reader, NumpyReader):
         return tuple(np.load(path, mmap_mode="r").shape), None
     if isinstance(reader, NibabelReader):
         return _nifti_axes(tuple(nibabel.load(path).shape))  # type: ignore[attr-defined]
-    with Image.open(path) as image:
-        return (image.height, image.width), None
+    if isinstance(reader, PictureReader):
+        return pictures.stored_shape(path), 0
+    raise ValueError(path)
 
 
 def read_affine(source: Path | np.ndarray) -> np.ndarray:
@@ -267,8 +224,20 @@ def read_affine(source: Path | np.ndarray) -> np.ndarray:
         source: Path of a readable image file, or an array.
 
     Returns:
-        The voxel-to-world matrix (4, 4) of a NIfTI file, else the identity.
+        The voxel-to-world matrix (4, 4) of a NIfTI, MHA or NRRD file or of a DICOM series, else the identity.
     """
-    if isinstance(source, Path) and NibabelReader().verify_suffix(str(source)):
+    affine = stated_affine(source)
+    return np.eye(4) if affine is None else affine
+
+
+def stated_affine(source: Path | np.ndarray) -> np.ndarray | None:
+    """Read the voxel-to-world matrix (4, 4) of a volume or slice, or None where the format has none."""
+    if not isinstance(source, Path):
+        return None
+    if NibabelReader().verify_suffix(str(source)):
         return np.asarray(nibabel.load(source).affine)  # type: ignore[attr-defined]
-    return np.eye(4)
+    if source.is_dir() or ItkReader().verify_suffix(source):
+        affine = np.asarray(read_file(source, _IMAGE_READERS, "image").meta[MetaKeys.AFFINE])
+        if affine.shape == (4, 4):
+            return affine
+    return None

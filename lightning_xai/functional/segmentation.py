@@ -5,6 +5,8 @@ from torch import Tensor
 
 #: How far the probabilities of exclusive classes may be from 1 in sum, by rounding to 16 bits.
 SUMS_TO_ONE = 0.01
+#: The value of a mask where it says nothing: no class is there, and no loss or metric counts the pixel.
+IGNORED = -1
 
 
 def gather_classes(values: Tensor, targets: Tensor) -> Tensor:

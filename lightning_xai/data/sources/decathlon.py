@@ -11,7 +11,7 @@ from monai.transforms.spatial.dictionary import Orientationd, Spacingd
 from lightning_xai.data.items import Item, without_suffix
 from lightning_xai.data.loaders import read_usable
 from lightning_xai.data.loading import LoadItem
-from lightning_xai.data.masks import MaskRule
+from lightning_xai.data.mask_rules import MaskRule
 from lightning_xai.data.module import ImageDataModule
 from lightning_xai.data.options import Options
 

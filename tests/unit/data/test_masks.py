@@ -6,14 +6,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
 from lightning_xai.data import BadImageError, Item
 from lightning_xai.data.loading import LoadItem
-from lightning_xai.data.masks import MaskRule, MaskValues, mask_rule, read_mask
+from lightning_xai.data.mask_rules import MaskRule, mask_rule
+from lightning_xai.data.masks import MaskValues, read_mask
 from lightning_xai.data.survey import survey_masks
+from lightning_xai.functional.segmentation import IGNORED
 
 TWO, THREE = ["background", "thing"], ["background", "inner", "outer"]
 SHAPE = np.zeros((32, 32), np.uint8)
@@ -92,19 +95,39 @@ def test_numbers_of_objects_are_the_thing_whatever_their_number() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ((0, 1, 255), r"hold 255 \(such as mask1\) next to the small values 0, 1"),
-        ((0, 1, 2, 3, 255), r"hold 255 \(such as mask1\) next to the small values 0, 1, 2, 3"),
-        ((0, *range(1, 21), 255), r"hold 255 .* small values 0, 1, 2, \.\.\., 20"),
         ((0, 1, 100), r"hold 100 \(such as mask1\) next to the small values 0, 1"),
         ((1, 2, 3), r"hold the values 1, 2, 3 and no 0 for the background; save class indices"),
     ],
 )
-def test_labels_to_ignore_and_no_background_are_refused(
+def test_odd_labels_and_no_background_are_refused(
     values: tuple[int, ...], said: str, classes: list[str] | None
 ) -> None:
     with pytest.raises(ValueError, match=f"The masks of the set {said}") as caught:
         rule_of(np.array(values[:-1]), np.array(values), classes=classes)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("classes", [TWO, None])
+@pytest.mark.parametrize("labels", [(0, 1), (0, 1, 2, 3), tuple(range(21))])
+@pytest.mark.parametrize("white", [255, 65535])
+def test_the_brightest_value_next_to_small_ones_is_left_out(
+    labels: tuple[int, ...], white: int, classes: list[str] | None
+) -> None:
+    bordered, empty = np.array([[*labels, white, white]]), np.array([[0, 0, white]])
+    rule = rule_of(np.array([labels]), bordered, empty, classes=classes)
+    found = rule(bordered)[0]
+    expected = [min(label, 1) if classes else label for label in labels]
+    assert found.tolist() == [*expected, IGNORED, IGNORED]
+    assert rule.note is not None and f"data.ignore_index={white}" in rule.note and "\n" not in rule.note
+
+
+def test_masks_that_are_drawn_in_two_ways_are_refused() -> None:
+    one, other = SHAPE, SHAPE * np.uint8(255)
+    stray = other.copy()
+    stray[0, 0] = 1  # a single pixel does not make the shape a border
+    for masks in ((one, other), (stray,), (one, other, np.array([[0, 255]]))):
+        with pytest.raises(ValueError, match="data.ignore_index=255 if masks say nothing.*draw all alike"):
+            rule_of(*masks)
 
 
 @pytest.mark.parametrize("values", [(0, 128, 255), (0, 85, 170, 255), (0, 1, 128, 255)])
@@ -192,13 +215,82 @@ def test_two_classes_of_labels_are_logged(
     assert "The masks of the arrays hold the values 0, 1, 2: all above 0 are 'thing'." in caplog.messages
 
 
-def test_a_label_to_ignore_stops_the_set_up(array_data: Make, digits_like: list[Item]) -> None:
-    mask = np.minimum(digits_like[7].mask, 1)
-    mask[0, 0] = 255
-    items = [replace(item, mask=np.minimum(item.mask, 1)) for item in digits_like]
-    items[7] = replace(items[7], mask=mask)
-    for classes in (TWO, None):
-        with pytest.raises(ValueError, match=r"The masks of the arrays hold 255 \(such as that of im07\) next to"):
-            array_data(items, ["even", "odd"], mask_classes=classes).setup()
-    with pytest.raises(BadImageError, match="The mask of im07 holds the value 255, but data.mask_classes names 3"):
-        array_data(items, ["even", "odd"], mask_classes=THREE).setup()
+@pytest.mark.parametrize(("classes", "labels"), [(TWO, 1), (None, 2), (THREE, 2)])
+@pytest.mark.parametrize("given", [None, 255, 77])
+def test_ignored_pixels_reach_the_batch_as_such(
+    array_data: Make,
+    digits_like: list[Item],
+    caplog: pytest.LogCaptureFixture,
+    classes: list[str] | None,
+    labels: int,
+    given: int | None,
+) -> None:
+    mask = digits_like[7].mask.copy()
+    mask[0, :3] = given or 255
+    items = [*digits_like[:7], replace(digits_like[7], mask=mask), *digits_like[8:]]
+    data = array_data(items, ["even", "odd"], mask_classes=classes, ignore_index=given)
+    data.setup()
+    for split in data.split_items:
+        for batch in data.plain_dataloader(split):
+            for name, found in zip(batch["id"], batch["mask"], strict=True):
+                if name == "im07":
+                    assert (found[0, 0, :3] == IGNORED).all() and (found == IGNORED).sum() == 3
+                assert (found == IGNORED).any() == (name == "im07") and found.max() <= labels
+    assert (
+        f"1 file has pixels of the value {given or 255} in the mask, which are ignored, such as im07."
+        in caplog.messages
+    )
+
+
+def test_a_given_label_to_ignore_may_be_any_value() -> None:
+    for value in (-1, 0, 3, 255):
+        stored = np.array([[1, 2, 1, 2, 9]])
+        stored[0, -1] = value
+        mask_values = MaskValues(value)
+        mask_values.add(stored, "mask")
+        rule = mask_rule(mask_values, TWO, "the set")
+        found = rule(read_mask(stored, (1, 5), "m", rule.ignored)[0])
+        assert found.tolist() == [[0, 1, 0, 1, IGNORED]]
+    other = np.array([[2, -1, 0, 0, 0]])
+    assert read_mask((np.array([[-1, 1, 0, 1, 0]]), other), (1, 5), "m", -1).tolist() == [[[-1, -1, 0, 1, 0]]]
+    with pytest.raises(BadImageError, match="negative"):
+        read_mask(other, (1, 5), "m", 255)
+
+
+def test_labels_of_a_scaled_nifti_are_whole_again(tmp_path: Path) -> None:
+    labels = np.arange(4 * 5 * 6).reshape(4, 5, 6) % 4
+    image = nibabel.Nifti1Image((labels * 85).astype(np.uint8), np.eye(4))
+    image.header.set_slope_inter(1 / 85, 0)
+    nibabel.save(image, tmp_path / "m.nii.gz")
+    stored = np.asarray(nibabel.load(tmp_path / "m.nii.gz").dataobj)
+    assert not np.array_equal(stored, np.rint(stored)), "the header does not keep whole numbers"
+    assert np.array_equal(read_mask(tmp_path / "m.nii.gz", (4, 5, 6))[0], labels)
+    mask_values = MaskValues()
+    mask_values.add_source(tmp_path / "m.nii.gz", "m")
+    assert set(mask_values.counts) == {0, 1, 2, 3}
+    image.header.set_slope_inter(1 / 170, 0)
+    nibabel.save(image, tmp_path / "half.nii.gz")
+    with pytest.raises(BadImageError, match="half.nii.gz holds values that are not whole numbers"):
+        read_mask(tmp_path / "half.nii.gz", (4, 5, 6))
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+@pytest.mark.parametrize("suffix", ["nii.gz", "npy"])
+def test_a_mask_elsewhere_in_the_world_is_refused_where_both_say_where_they_lie(
+    tmp_path: Path, depth: int, suffix: str
+) -> None:
+    volume, place = np.zeros((6, 7, depth), np.uint8), np.diag([2.0, 2.0, 3.0, 1.0])
+    nibabel.save(nibabel.Nifti1Image(volume, place), tmp_path / "image.nii.gz")
+    moved = place.copy()
+    moved[0, 3] = 5
+    if suffix == "npy":
+        np.save(tmp_path / "mask.npy", volume.squeeze())
+    else:
+        nibabel.save(nibabel.Nifti1Image(volume, moved), tmp_path / f"mask.{suffix}")
+    load = LoadItem(None, None, True, TWO)
+    item = Item("a", tmp_path / "image.nii.gz", None, tmp_path / f"mask.{suffix}")
+    if suffix == "npy":
+        assert load(item)["mask"].shape[1:] == load(item)["image"].shape[1:]
+    else:
+        with pytest.raises(BadImageError, match="lies elsewhere in the world"):
+            load(item)

@@ -100,7 +100,7 @@ def test_missing_mask_is_named_or_skipped(class_folders: Path) -> None:
 
 def test_one_gray_image_among_color_is_named(class_folders: Path) -> None:
     Image.open(class_folders / "dog" / "4.png").convert("L").save(class_folders / "dog" / "4.png")
-    with pytest.raises(ValueError, match="dog/4.png has 1 channels where .*cat/0.png has 3"):
+    with pytest.raises(ValueError, match="dog/4.png has 1 channels where .* images have 3; set data.channels=1 or 3"):
         FolderData(class_folders).setup()
 
 

@@ -1,0 +1,148 @@
+"""Read DICOM files and series, and the volumes that ITK reads (MHA, MHD, NRRD); each needs its extra."""
+
+import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data.image_reader import ImageReader, ITKReader, PydicomReader
+from monai.utils.enums import MetaKeys
+
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
+
+
+class DicomReader(ImageReader):
+    """Reads a DICOM file, or a folder of the slices of one series, in the units that it is rescaled to.
+
+    A series becomes a volume whose axes are those of `NibabelReader`; its slices are sorted by their position. Of a
+    single file the rows come first, as in a picture. MONOCHROME1, in which the largest value is black, is inverted.
+    """
+
+    def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
+        """Tell whether the name is that of a DICOM file or of a folder."""
+        return str(filename).lower().endswith(DICOM_SUFFIXES) or Path(str(filename)).is_dir()
+
+    def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> list[Any]:
+        """Read the file, or the slices in the folder `data`."""
+        _require("pydicom", "dicom")
+        import pydicom
+
+        path = Path(str(data))
+        if path.is_file():
+            return [pydicom.dcmread(path, **kwargs)]
+        files = [file for file in sorted(path.iterdir()) if file.is_file() and pydicom.misc.is_dicom(file)]
+        slices = [part for part in (pydicom.dcmread(file, **kwargs) for file in files) if "PixelData" in part]
+        if not slices:
+            raise ValueError("it is a folder without DICOM slices")
+        return _in_order(slices) if len(slices) > 1 else slices
+
+    def get_data(self, img: list[Any]) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return the array (H, W), (H, W, 3) or (*S), and the metadata."""
+        first = img[0]
+        if int(getattr(first, "NumberOfFrames", None) or 1) > 1:
+            raise ValueError(f"it holds {first.NumberOfFrames} frames in one file; save it as NIfTI, or as a series")
+        reader = PydicomReader(swap_ij=len(img) > 1)  # keeps what it read: one for each file, as threads share readers
+        reader.has_series = len(img) > 1
+        reader.filenames = [[""] * len(img)] if reader.has_series else [""]  # type: ignore[list-item]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "PydicomReader: ImageOrientationPatient", UserWarning)
+            array, meta = reader.get_data(img)
+        if first.get("PhotometricInterpretation") == "MONOCHROME1":
+            array = _inverted(array, first)
+        meta["color"] = int(first.get("SamplesPerPixel", 1)) > 1
+        meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = -1 if meta["color"] else float("nan")
+        return array, meta
+
+
+class ItkReader(ImageReader):
+    """Reads an MHA, MHD or NRRD file: a volume with the axes of `NibabelReader`, or a slice whose rows come first."""
+
+    def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
+        """Tell whether the name is that of such a file."""
+        return str(filename).lower().endswith(ITK_SUFFIXES)
+
+    def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Any:
+        """Read the file `data`."""
+        _require("itk", "itk")
+        return ITKReader(**kwargs).read(str(data))
+
+    def get_data(self, img: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return the array (H, W) or (*S), with channels last, and the metadata."""
+        array, meta = ITKReader().get_data(img)
+        planar = int(img.GetImageDimension()) == 2
+        meta["color"] = planar and int(img.GetNumberOfComponentsPerPixel()) in (3, 4) and array.dtype == np.uint8
+        return np.swapaxes(array, 0, 1) if planar else array, dict(meta)
+
+
+def series_of(files: Sequence[Path]) -> dict[Path, list[Path]]:
+    """Find the folders whose DICOM files are the slices of one volume.
+
+    Args:
+        files: Image files.
+
+    Returns:
+        Folder -> its slices. A folder whose files belong to several series, or are no slices, is none.
+    """
+    folders: dict[Path, list[Path]] = {}
+    for file in files:
+        if file.name.lower().endswith(DICOM_SUFFIXES):
+            folders.setdefault(file.parent, []).append(file)
+    if not folders or find_spec("pydicom") is None:
+        return {}
+    return {folder: parts for folder, parts in folders.items() if len(parts) > 1 and _is_series(parts)}
+
+
+def _is_series(files: Sequence[Path]) -> bool:
+    """Tell whether DICOM files are the slices of one volume: of one series, each at a place of its own."""
+    import pydicom
+
+    series, places = set(), set()
+    for file in files:
+        try:
+            head = pydicom.dcmread(file, specific_tags=["SeriesInstanceUID", "ImagePositionPatient"])
+        except (pydicom.errors.InvalidDicomError, OSError):
+            return False
+        series.add(head.get("SeriesInstanceUID"))
+        if len(series) > 1 or head.get("ImagePositionPatient") is None:
+            return False
+        places.add(tuple(head.ImagePositionPatient))
+    return len(places) > 1
+
+
+def _in_order(slices: list[Any]) -> list[Any]:
+    """Slices by their position, numbered in this order; they must be one evenly spaced stack."""
+    names = {part.get("SeriesInstanceUID") for part in slices}
+    if len(names) > 1:
+        raise ValueError(f"the folder holds slices of {len(names)} series; give each a folder of its own")
+    if any(part.get("ImagePositionPatient") is None or part.get("ImageOrientationPatient") is None for part in slices):
+        raise ValueError("the slices do not say where they lie; give each image a folder of its own")
+    across, down = np.reshape(np.array(slices[0].ImageOrientationPatient, float), (2, 3))
+    normal = np.cross(across, down)
+    heights = np.array([float(np.dot(normal, np.array(part.ImagePositionPatient, float))) for part in slices])
+    order = np.argsort(heights)
+    steps = np.diff(heights[order])
+    if steps.min() < 1e-3 or steps.max() > 1.1 * steps.min():
+        raise ValueError(
+            f"its slices lie {steps.min():.3g} to {steps.max():.3g} mm apart; add the missing ones or remove the double"
+        )
+    ordered = [slices[number] for number in order]
+    for number, part in enumerate(ordered, start=1):
+        part.InstanceNumber = number  # what the reader of MONAI stacks them by
+    return ordered
+
+
+def _inverted(array: np.ndarray, head: Any) -> np.ndarray:
+    """Rescaled values of a file whose largest stored value is black, with the smallest as black."""
+    bits, signed = int(head.BitsStored), int(head.PixelRepresentation)
+    ends = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    factor, intercept = float(head.get("RescaleSlope", 1) or 1), float(head.get("RescaleIntercept", 0) or 0)
+    inverted: np.ndarray = factor * sum(ends) + 2 * intercept - np.asarray(array, np.float64)
+    return inverted
+
+
+def _require(package: str, extra: str) -> None:
+    if find_spec(package) is None:
+        raise ValueError(f"it needs the package {package}: pip install 'lightning-xai[{extra}]'")
