@@ -11,18 +11,21 @@ import torch
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.explainers.reference import BLIND, BlurredReference, RandomMap, Reversed
 from lightning_xai.functional.finite import naming_images
+from lightning_xai.functional.groups import batch_groups
 from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.loggers import log_images
 from lightning_xai.loggers.media import log_files, log_table
 from lightning_xai.metrics import MapMetric, MetricSuite, VisibilityCurve
 from lightning_xai.metrics.evaluation import SharedOutputs
-from lightning_xai.report.statistics import Rows
+from lightning_xai.report.statistics import Groups, Rows
 from lightning_xai.report.tables import write_csv
 from lightning_xai.report.visibility import visibility_curves, write_visibility
 from lightning_xai.structures import Explanation
 from lightning_xai.targets import Target
 
-PER_IMAGE = ("id", "target", "class", "metric", "value")
+PER_IMAGE = ("id", "group", "target", "class", "metric", "value")
+#: What a visibility curve is read between.
+BOUNDS = (Reversed, BlurredReference)
 
 
 class Faithfulness(lightning.Callback):
@@ -38,6 +41,7 @@ class Faithfulness(lightning.Callback):
         val_batches: Validation batches to score per epoch; ``None`` for all.
         test_batches: Test batches to score; ``None`` for all.
         chunk_size: Inputs per forward pass, or ``"auto"``; see :class:`~lightning_xai.metrics.MetricSuite`.
+        rank_controls: Whether the Borda count ranks the controls among the methods.
     """
 
     def __init__(
@@ -47,16 +51,25 @@ class Faithfulness(lightning.Callback):
         val_batches: int | None = 2,
         test_batches: int | None = None,
         chunk_size: int | str = 64,
+        rank_controls: bool = False,
     ) -> None:
         self.suite = MetricSuite(metrics, chunk_size)
         self.control_factories = dict(controls or {})
         self.controls: dict[str, Explainer] = {}
         self.suites: dict[str, MetricSuite] = {}
+        self.rank_controls = rank_controls
         self.limits = {"val": val_batches, "test": test_batches}
         #: After a test: ``{explainer: {metric: [(id, class, value)]}}``, the explainer first; the same on every rank.
         self.results: dict[str, dict[str, Rows]] = {}
+        #: Likewise ``{id: group}`` of the images that have one.
+        self.groups: dict[str, str] = {}
         #: Likewise ``{explainer: {metric: {reference: mean}}}``: what the metrics record with their value.
         self.references: dict[str, dict[str, dict[str, float]]] = {}
+
+    @property
+    def without_method(self) -> list[str]:
+        """Names of the controls that are no method: those that know nothing, and the bounds of visibility curves."""
+        return [name for name, control in self.controls.items() if isinstance(control, (*BLIND, *BOUNDS))]
 
     def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start with empty state."""
@@ -104,7 +117,9 @@ class Faithfulness(lightning.Callback):
             name: {metric: suite.members()[metric].reference_means() for metric in self.results[name]}
             for name, suite in self.suites.items()
         }
-        curves = visibility_curves(self.suites)
+        measured = [self.suites[name].members()[metric] for name in self.results for metric in self.results[name]]
+        self.groups = measured[0].image_groups() if measured else {}
+        curves = visibility_curves(self.suites, self.groups)
         if trainer.is_global_zero:
             self._write(trainer, pl_module)
             if curves:
@@ -128,6 +143,7 @@ class Faithfulness(lightning.Callback):
         images, masks = as_plain_tensor(batch["image"]), as_plain_tensor(batch["mask"]) if "mask" in batch else None
         own = type(explainer).__name__
         context = {"target": explainer.target, "images": images, "masks": masks, "ids": batch["id"], **query}
+        context["groups"] = batch_groups(batch)
         # A step in mixed precision gives rougher logits than the metrics' own passes: like is compared with like.
         shared = SharedOutputs(found.logits if found.logits.dtype == images.dtype else None)
         maps = {own: found.maps, **found.alternatives}
@@ -140,7 +156,7 @@ class Faithfulness(lightning.Callback):
     def _write(self, trainer: lightning.Trainer, explainer: Any) -> None:
         folder, names = Path(trainer.default_root_dir), explainer.target.class_names
         own, *controls = self.results
-        rows = [(name, *row) for name, table in self.results.items() for row in long_rows(table, names)]
+        rows = [(name, *row) for name, table in self.results.items() for row in long_rows(table, names, self.groups)]
         files = [folder / "per_image.csv"]
         write_csv(files[0], PER_IMAGE, [row[1:] for row in rows if row[0] == own])
         if controls:
@@ -163,10 +179,12 @@ def collect(suite: MetricSuite) -> dict[str, Rows]:
     return {name: rows for name, rows in gathered.items() if rows}
 
 
-def long_rows(table: Mapping[str, Rows], names: Sequence[str] | None) -> list[tuple[str, int, str, str, float]]:
-    """The rows of :data:`PER_IMAGE` for all metrics: id, class index, class name, metric, value."""
+def long_rows(
+    table: Mapping[str, Rows], names: Sequence[str] | None, groups: Groups
+) -> list[tuple[str, str, int, str, str, float]]:
+    """The rows of :data:`PER_IMAGE` for all metrics: id, group or nothing, class index, class name, metric, value."""
     return [
-        (image, target, str(target) if names is None else names[target], metric, value)
+        (image, groups.get(image, ""), target, str(target) if names is None else names[target], metric, value)
         for metric, rows in table.items()
         for image, target, value in rows
     ]

@@ -11,7 +11,7 @@ from lightning_xai.callbacks import Faithfulness
 from lightning_xai.cli.target_cache import target_quality
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.functional.files import atomic_write
-from lightning_xai.report.ranking import borda_count
+from lightning_xai.report.ranking import borda_count, ranked_metrics
 from lightning_xai.report.tables import format_table, summarize
 
 
@@ -63,24 +63,23 @@ def report(
         settings: What it chose by itself, such as its layer.
     """
     folder = Path(cfg.run_dir)
-    summary = summarize(scored.results)
-    metadata = {name: metric.metadata() for name, metric in scored.suite.members().items()}
+    summary = summarize(scored.results, scored.groups, scored.without_method)
+    members = scored.suite.members()
+    metadata = {name: metric.metadata() for name, metric in members.items()}
     directions = {name: one["higher_is_better"] for name, one in metadata.items()}
-    means = {
-        name: {metric: value["mean"] for metric, value in table.items()}
-        for name, table in summary["explainers"].items()
-    }
-    points = borda_count(means, directions)
+    ranked = summary["explainers"] | (summary["controls"] if scored.rank_controls else {})
+    means = {name: {metric: value["mean"] for metric, value in table.items()} for name, table in ranked.items()}
+    measured = {metric: members[metric] for metric in next(iter(means.values()))}
+    counted = {metric: directions[metric] for metric in ranked_metrics(measured) if directions[metric] is not None}
+    points = borda_count(means, counted)
     with atomic_write(folder / "summary.json") as file:
         head = {"target": quality, "checkpoint": checkpoint, "seed": cfg.seed, "settings": settings, "logged": logged}
-        json.dump(
-            head | summary | {"borda": points, "metrics": metadata, "references": scored.references}, file, indent=2
-        )
+        borda = {"borda": points, "borda_metrics": list(counted)}
+        json.dump(head | summary | borda | {"metrics": metadata, "references": scored.references}, file, indent=2)
     print(f"\n{format_table(summary, directions)}\n")
     if len(points) > 1:
-        print(
-            "Borda count over all metrics: " + ", ".join(f"{name} {value:g}" for name, value in points.items()) + "\n"
-        )
+        count = ", ".join(f"{name} {value:g}" for name, value in points.items())
+        print(f"Borda count over {', '.join(counted)}: {count}\n")
     if logged:
         values = ", ".join(f"{name} {value:.3f}" for name, value in logged.items())
         print(f"{next(iter(scored.results))} on the test images: {values}\n")

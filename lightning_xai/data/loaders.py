@@ -141,5 +141,8 @@ def choose_workers(light: bool) -> int:
 
 
 def collate(samples: list[Any]) -> Any:
-    """Combine samples, or lists of patches, into a batch."""
-    return default_collate([part for each in samples for part in (each if isinstance(each, list) else [each])])
+    """Combine samples, or lists of patches, into a batch; an image without a group gets ``""`` if others have one."""
+    flat = [part for each in samples for part in (each if isinstance(each, list) else [each])]
+    if any("group" in part for part in flat):
+        flat = [{"group": "", **part} for part in flat]
+    return default_collate(flat)

@@ -143,7 +143,7 @@ class LoadItem(Transform):
 
         Returns:
             `image` (C, *S) float32, `label` scalar int64 or (K,) float32, `mask` (1, *S) int64, `id`, `laterality`,
-            `affine` (4, 4) float32 of a volume; without the keys that the item has no value for.
+            `group`, `affine` (4, 4) float32 of a volume; without the keys that the item has no value for.
 
         Raises:
             BadImageError: The image or mask cannot be used.
@@ -166,6 +166,8 @@ class LoadItem(Transform):
             sample["label"] = torch.tensor(item.label, dtype=torch.int64)
         if item.laterality is not None:
             sample["laterality"] = item.laterality
+        if item.group is not None:
+            sample["group"] = item.group
         return sample
 
     def _read(self, item: Item) -> tuple[torch.Tensor, torch.Tensor | None, np.ndarray]:

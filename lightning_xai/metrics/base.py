@@ -14,7 +14,7 @@ from torchmetrics.utilities import dim_zero_cat
 from lightning_xai.metrics.batch import MapBatch
 from lightning_xai.metrics.evaluation import SharedOutputs, evaluate, passes
 from lightning_xai.metrics.readouts import Readout
-from lightning_xai.metrics.state import ID_BYTES, State, decode_ids, encode_ids, first_appearance
+from lightning_xai.metrics.state import State, decode_ids, empty_state, encode_ids, first_appearance
 
 #: A figure, where it is new, and its axes.
 PlotOutput = tuple[Figure | None, Axes]
@@ -52,6 +52,7 @@ class MapMetric(Metric, ABC):
     targets: list[Tensor]
     query_index: list[Tensor]
     ids: list[Tensor]
+    groups: list[Tensor]
 
     def __init__(self, chunk_size: int = 64, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -99,6 +100,7 @@ class MapMetric(Metric, ABC):
         pixels: Tensor | None = None,
         explainer: Any = None,
         shared: SharedOutputs | None = None,
+        groups: Sequence[str] | None = None,
     ) -> None:
         """Score the maps of a batch.
 
@@ -112,6 +114,7 @@ class MapMetric(Metric, ABC):
             pixels: ``(B, 1 or T, *S)`` regions of the queries to a segmenter.
             explainer: The explainer that made the maps, for metrics that explain perturbed inputs.
             shared: Outputs kept for all explainers that are scored on the same images and queries.
+            groups: The patient, well or site of each image, ``""``: none; the unit of intervals.
 
         Raises:
             ValueError: If masks are needed and missing, or shapes disagree.
@@ -120,22 +123,30 @@ class MapMetric(Metric, ABC):
         if reason := self.lacks(batch):
             raise ValueError(reason)
         readouts = self.readouts(batch.target)
-        self.record(batch, evaluate(batch, readouts, self.chunk_size, shared=shared), ids)
+        self.record(batch, evaluate(batch, readouts, self.chunk_size, shared=shared), ids, groups)
 
-    def record(self, batch: MapBatch, outputs: Mapping[str, Tensor], ids: Sequence[str] | None) -> None:
+    def record(
+        self,
+        batch: MapBatch,
+        outputs: Mapping[str, Tensor],
+        ids: Sequence[str] | None,
+        groups: Sequence[str] | None = None,
+    ) -> None:
         """Score a batch whose readouts are evaluated; :meth:`update` and collections end here.
 
         Args:
             batch: The maps, and what they explain.
             outputs: See :meth:`score`.
             ids: One unique id an image; numbered when left out.
+            groups: See :meth:`update`.
 
         Raises:
-            ValueError: If there are more or fewer ids than images.
+            ValueError: If there are more or fewer ids or groups than images.
         """
         count, queries = batch.maps.shape[:2]
-        if ids is not None and len(ids) != count:
-            raise ValueError(f"{len(ids)} ids for {count} images; give one id an image.")
+        for name, given in (("ids", ids), ("groups", groups)):
+            if given is not None and len(given) != count:
+                raise ValueError(f"{len(given)} {name} for {count} images; give one {name[:-1]} an image.")
         scored = self.score(batch, outputs)
         values, references = scored if isinstance(scored, tuple) else (scored, scored.new_zeros(*scored.shape, 0))
         if ids is None:
@@ -145,7 +156,8 @@ class MapMetric(Metric, ABC):
         self.reference_values.append(references.double().flatten(0, 1))
         self.targets.append(batch.targets.flatten())
         self.query_index.append(torch.arange(queries, device=batch.maps.device).repeat(count))
-        self.ids.append(encode_ids(ids).to(batch.maps.device).repeat_interleave(queries, dim=0))
+        for column, names in ((self.ids, ids), (self.groups, groups or [""] * count)):
+            column.append(encode_ids(names).to(batch.maps.device).repeat_interleave(queries, dim=0))
         # torchmetrics notes an update only where its own wrapper was called.
         self._computed, self._update_count = None, max(1, self._update_count)
 
@@ -184,6 +196,13 @@ class MapMetric(Metric, ABC):
             state = self.unique()
         values = state.values if reference is None else state.reference_values[:, self.references.index(reference)]
         return list(zip(decode_ids(state.ids), state.targets.tolist(), values.tolist(), strict=True))
+
+    def image_groups(self) -> dict[str, str]:
+        """Map the id of each image that was given a group to its group."""
+        with self.sync_context():
+            state = self.unique()
+        pairs = zip(decode_ids(state.ids), decode_ids(state.groups), strict=True)
+        return {image_id: group for image_id, group in pairs if group}
 
     def reference_means(self) -> dict[str, float]:
         """Compute the mean over the defined values of each of :attr:`references`."""
@@ -235,12 +254,8 @@ class MapMetric(Metric, ABC):
     def _fill_empty(self) -> None:
         """Give an empty state its types and shapes."""
         if isinstance(self.values, list) and not self.values:
-            device = self.device
-            self.values.append(torch.zeros(0, dtype=torch.float64, device=device))
-            self.reference_values.append(torch.zeros(0, len(self.references), dtype=torch.float64, device=device))
-            self.targets.append(torch.zeros(0, dtype=torch.long, device=device))
-            self.query_index.append(torch.zeros(0, dtype=torch.long, device=device))
-            self.ids.append(torch.zeros(0, ID_BYTES, dtype=torch.uint8, device=device))
+            for name, column in empty_state(len(self.references), self.device)._asdict().items():
+                getattr(self, name).append(column)
 
     def _rank(self) -> int:
         return (

@@ -68,6 +68,7 @@ class MetricSuite(MetricCollection):
         explainer: Any = None,
         ids: Any = None,
         shared: SharedOutputs | None = None,
+        groups: Any = None,
     ) -> None:
         """Score a batch with every metric, but those that need what is missing: masks, a segmenter, an explainer.
 
@@ -81,4 +82,4 @@ class MetricSuite(MetricCollection):
             self.sizes = fitting_chunk(target.logits, images), fitting_chunk(target.logits, images, gradients=True)
         outputs = evaluate(batch, readouts, *self.sizes, shared=shared) if readouts and self.sizes else {}
         for name, metric in active.items():
-            metric.record(batch, {key: outputs[f"{name}/{key}"] for key in wanted[name]}, ids)
+            metric.record(batch, {key: outputs[f"{name}/{key}"] for key in wanted[name]}, ids, groups)

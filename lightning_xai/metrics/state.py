@@ -19,6 +19,7 @@ class State(NamedTuple):
         targets: ``(R,)`` class indices.
         query_index: ``(R,)``, the number of the query about its image.
         ids: ``(R, ID_BYTES)``.
+        groups: ``(R, ID_BYTES)``, the group of the image, such as its patient; zeros: none.
     """
 
     values: Tensor
@@ -26,12 +27,21 @@ class State(NamedTuple):
     targets: Tensor
     query_index: Tensor
     ids: Tensor
+    groups: Tensor
 
     def unique(self) -> "State":
         """Return the rows, each image and query once."""
         keys = torch.cat([self.ids.long(), self.query_index.unsqueeze(1)], dim=1)
         keep, _ = first_appearance(keys)
         return State(*(column[keep] for column in self))
+
+
+def empty_state(references: int, device: torch.device) -> State:
+    """The state of a metric that has scored nothing, with ``D`` recorded references."""
+    values, numbers = torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.long)
+    names = torch.zeros(0, ID_BYTES, dtype=torch.uint8)
+    columns = (values, torch.zeros(0, references, dtype=torch.float64), numbers, numbers, names, names)
+    return State(*(column.to(device) for column in columns))
 
 
 def first_appearance(keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,7 +68,7 @@ def encode_ids(ids: Sequence[str]) -> Tensor:
             # Cut by bytes: drop a character that the cut leaves incomplete.
             head = raw[: ID_BYTES - 17].decode(errors="ignore").encode()
             raw = head + b"~" + hashlib.blake2b(raw, digest_size=8).hexdigest().encode()
-        row[: len(raw)] = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+        row.copy_(torch.frombuffer(bytearray(raw.ljust(ID_BYTES, b"\0")), dtype=torch.uint8))
     return table
 
 

@@ -1,28 +1,39 @@
-"""Intervals for means and for paired differences, by the bootstrap over images."""
+"""Intervals for means and for paired differences, over the units that are independent: groups, or else images."""
 
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
 #: Resamples drawn at once: what bounds the memory of many values.
 BATCH = 200
+#: Fewer units than this are too few for a bootstrap, which then covers too little: Student's t is used.
+FEW = 10
+#: From so many units on a bootstrap's percentiles are taken as they are.
+MANY = 50
 #: ``(id, query, value)`` per image and query.
 Rows = list[tuple[str, int, float]]
+#: ``{id: group}`` of the images that have a group, such as a patient; any other image is a unit by itself.
+Groups = Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over images and its bootstrap interval.
+    """A mean over images, and its interval over the units that the images come from.
 
     Attributes:
-        mean: Mean over the defined values.
-        low: Lower end.
+        mean: Mean over the images with a defined value.
+        low: Lower end; NaN where there is no interval.
         high: Upper end.
         count: Images with a defined value.
         undefined: Images without one.
+        units: Groups that those with a value belong to; an image without a group counts as one.
+        method: ``"bootstrap"``, ``"t"`` (below 10 units), or ``"none"`` (below 2).
     """
 
     mean: float
@@ -30,55 +41,133 @@ class Interval:
     high: float
     count: int
     undefined: int
+    units: int
+    method: str
 
     @property
     def excludes_zero(self) -> bool:
         """Whether the interval lies on one side of 0."""
         return self.low > 0 or self.high < 0
 
-    def as_dict(self) -> dict[str, float | int]:
+    def as_dict(self) -> dict[str, float | int | str]:
         """Return plain values for JSON."""
         return asdict(self)
 
 
-def bootstrap(values: Tensor, samples: int = 2000, level: float = 0.95, seed: int = 0) -> Interval:
-    """Compute a mean and its percentile bootstrap interval, by SciPy.
+def bootstrap(
+    values: Tensor,
+    groups: Sequence[Hashable] | None = None,
+    samples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Compute a mean over images, and its interval from resampled groups of images.
+
+    Images of one patient, well or site are alike, so that groups are drawn, each with all of its images. From 10 groups
+    on the ends are percentiles of SciPy's bootstrap, below 50 at the :func:`widened_level`. Below 10 they are Student's
+    t with the standard error of the jackknife that leaves out one group (Miller 1974, The jackknife, a review), which
+    for groups of equal size is the t interval of their means. ``benchmarks/interval_coverage.py`` shows the coverage.
 
     Args:
         values: ``(N,)``, NaN = undefined.
+        groups: The group of each image; ``None``: every image is its own.
         samples: Resamples.
         level: Coverage of the interval.
-        seed: Resamples are the same for the same seed and N.
+        seed: Resamples are the same for the same seed and number of groups.
 
     Returns:
-        The interval; its ends are NaN where fewer than two values are defined.
+        The interval; its ends are NaN where fewer than two groups have a value.
+
+    Raises:
+        ValueError: If there are more or fewer groups than values.
 
     Example:
         >>> bootstrap(torch.full((10,), 0.5)).low
         0.5
+        >>> bootstrap(torch.tensor([0.1, 0.2, 0.9]), ["ann", "ann", "bob"]).units
+        2
     """
-    defined = values.double()[~values.isnan()].cpu().numpy()
-    mean = float(defined.mean()) if len(defined) else float("nan")
-    low = high = float("nan")
-    if len(defined) > 1:
+    if groups is not None and len(groups) != len(values):
+        raise ValueError(f"{len(groups)} groups for {len(values)} values; give the group of each.")
+    kept = (~values.isnan()).cpu().numpy()
+    defined = values.double().cpu().numpy()[kept]
+    numbers: dict[Hashable, int] = {}
+    names: Sequence[Hashable] = range(len(values)) if groups is None else groups
+    index = [numbers.setdefault(name, len(numbers)) for name, keep in zip(names, kept, strict=True) if keep]
+    units = len(numbers)
+    totals, sizes = np.bincount(index, defined, units), np.bincount(index, minlength=units)
+    mean = float(defined.mean()) if units else float("nan")
+    method, (low, high) = "none", (float("nan"), float("nan"))
+    if units >= FEW:
         result = stats.bootstrap(
-            (defined,), np.mean, n_resamples=samples, batch=BATCH, confidence_level=level, method="percentile", rng=seed
+            (totals, sizes),
+            ratio_of_totals,
+            paired=True,
+            n_resamples=samples,
+            batch=BATCH,
+            confidence_level=level if units >= MANY else widened_level(units, level),
+            method="percentile",
+            rng=seed,
         )
-        low, high = (float(end) for end in result.confidence_interval)
-    return Interval(mean, low, high, len(defined), len(values) - len(defined))
+        method, (low, high) = "bootstrap", result.confidence_interval
+    elif units > 1:
+        without = (totals.sum() - totals) / (len(defined) - sizes)
+        error = np.sqrt((units - 1) / units * np.square(without - mean).sum())
+        half = t_quantile(units, level) * error
+        method, (low, high) = "t", (mean - half, mean + half)
+    return Interval(mean, float(low), float(high), len(defined), len(values) - len(defined), units, method)
 
 
-def bootstrap_rows(rows: Rows, samples: int = 2000, level: float = 0.95, seed: int = 0) -> Interval:
+def ratio_of_totals(totals: NDArray[Any], sizes: NDArray[Any], axis: int = -1) -> NDArray[Any]:
+    """Mean over images of resampled groups, from the groups' totals and numbers of images."""
+    ratio: NDArray[Any] = totals.sum(axis=axis) / sizes.sum(axis=axis)
+    return ratio
+
+
+def t_quantile(units: int, level: float) -> float:
+    """Quantile of Student's t, of one degree of freedom less than units, that a two-sided interval reaches to."""
+    return float(stats.t.ppf((1 + level) / 2, units - 1))
+
+
+def widened_level(units: int, level: float) -> float:
+    """Level at which percentiles of a bootstrap are as wide as Student's t; near ``level`` for many units.
+
+    A bootstrap of few units is too narrow by ``sqrt((n - 1) / n)``, and does not know that the spread is estimated.
+    Hesterberg 2015, What teachers should know about the bootstrap, The American Statistician 69: expanded percentiles.
+
+    Args:
+        units: How many are resampled, at least 2.
+        level: Wanted coverage.
+
+    Returns:
+        The level to take percentiles at.
+
+    Example:
+        >>> round(widened_level(10, 0.95), 4), round(widened_level(1000, 0.95), 4)
+        (0.9829, 0.9504)
+    """
+    reach = t_quantile(units, level) * np.sqrt(units / (units - 1))
+    return float(1 - 2 * stats.norm.sf(reach))
+
+
+def bootstrap_rows(
+    rows: Rows, groups: Groups | None = None, samples: int = 2000, level: float = 0.95, seed: int = 0
+) -> Interval:
     """Compute the mean over images, each the mean over its queries, and its interval; see :func:`bootstrap`."""
-    return bootstrap(torch.tensor(list(per_image_means(rows).values()), dtype=torch.float64), samples, level, seed)
+    means = per_image_means(rows)
+    values = torch.tensor(list(means.values()), dtype=torch.float64)
+    return bootstrap(values, units_of(list(means), groups or {}), samples, level, seed)
 
 
-def paired_bootstrap(first: Rows, second: Rows, samples: int = 2000, level: float = 0.95, seed: int = 0) -> Interval:
+def paired_bootstrap(
+    first: Rows, second: Rows, groups: Groups | None = None, samples: int = 2000, level: float = 0.95, seed: int = 0
+) -> Interval:
     """Compute the mean difference of two explainers over the images that both have, query by query, and its interval.
 
     Args:
         first: Rows of one explainer.
         second: Rows of another, on the same images.
+        groups: Those of the images.
         samples: Resamples.
         level: Coverage.
         seed: See :func:`bootstrap`.
@@ -92,11 +181,21 @@ def paired_bootstrap(first: Rows, second: Rows, samples: int = 2000, level: floa
         for image_id, query, value in first
         if (image_id, query) in other
     ]
-    return bootstrap_rows(gaps, samples, level, seed)
+    return bootstrap_rows(gaps, groups, samples, level, seed)
+
+
+def units_of(ids: Sequence[str], groups: Groups) -> list[tuple[bool, str]]:
+    """The unit of each image: its group, or the image itself, which a group of the same name is not.
+
+    Example:
+        >>> units_of(["a", "b"], {"a": "b"})
+        [(True, 'b'), (False, 'b')]
+    """
+    return [(True, groups[name]) if name in groups else (False, name) for name in ids]
 
 
 def per_image_means(rows: Rows) -> dict[str, float]:
-    """Compute the mean over the defined queries of each image: images, not queries, are independent."""
+    """Compute the mean over the defined queries of each image: queries about one image are not independent."""
     values: dict[str, list[float]] = {}
     for image_id, _, value in rows:
         values.setdefault(image_id, []).append(value)

@@ -1,12 +1,12 @@
 """The table that ends a run, and its summary as plain values."""
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning_xai.functional.files import atomic_write
-from lightning_xai.report.statistics import Rows, bootstrap_rows, paired_bootstrap
+from lightning_xai.report.statistics import FEW, Groups, Rows, bootstrap_rows, paired_bootstrap, units_of
 
 #: More metrics than this have a row each instead of a column.
 WIDEST = 8
@@ -14,27 +14,41 @@ WIDEST = 8
 Results = Mapping[str, Mapping[str, Rows]]
 
 
-def summarize(results: Results) -> dict[str, Any]:
+def summarize(results: Results, groups: Groups | None = None, controls: Container[str] = ()) -> dict[str, Any]:
     """Compute the mean and interval of every explainer and metric, and the first explainer's differences to the rest.
 
     Args:
         results: ``{explainer: {metric: rows}}``, the explainer under test first.
+        groups: The group of each image that has one; the unit that intervals are computed over.
+        controls: Names of those that are no methods, but something to compare methods with.
 
     Returns:
-        ``{"explainers": {explainer: {metric: interval}}, "differences": {control: {metric: interval}}}``, plain values.
+        ``{"explainers": {explainer: {metric: interval}}, "controls": the same, "differences": the same of the first
+        explainer minus each other, "resampling": {"unit": "groups" or "images", "units": ..., "images": ...}}``, plain
+        values.
     """
+    groups = groups or {}
     means = {
-        name: {metric: bootstrap_rows(rows).as_dict() for metric, rows in table.items()}
+        name: {metric: bootstrap_rows(rows, groups).as_dict() for metric, rows in table.items()}
         for name, table in results.items()
     }
-    first, *controls = results
+    first, *others = results
     differences = {
         name: {
-            metric: paired_bootstrap(rows, results[name][metric]).as_dict() for metric, rows in results[first].items()
+            metric: paired_bootstrap(rows, results[name][metric], groups).as_dict()
+            for metric, rows in results[first].items()
         }
-        for name in controls
+        for name in others
     }
-    return {"explainers": means, "differences": differences}
+    images = list(dict.fromkeys(image_id for rows in results[first].values() for image_id, *_ in rows))
+    units = units_of(images, groups)
+    unit = "groups" if any(grouped for grouped, _ in units) else "images"
+    return {
+        "explainers": {name: table for name, table in means.items() if name not in controls},
+        "controls": {name: table for name, table in means.items() if name in controls},
+        "differences": differences,
+        "resampling": {"unit": unit, "units": len(set(units)), "images": len(images)},
+    }
 
 
 def format_table(summary: Mapping[str, Any], directions: Mapping[str, bool | None]) -> str:
@@ -45,9 +59,9 @@ def format_table(summary: Mapping[str, Any], directions: Mapping[str, bool | Non
         directions: Whether higher is better, per metric; ``None`` where neither is.
 
     Returns:
-        Lines of text.
+        Lines of text; the last says what intervals are computed over.
     """
-    explainers: Mapping[str, Any] = summary["explainers"]
+    explainers: Mapping[str, Any] = summary["explainers"] | summary["controls"]
     metrics = list(next(iter(explainers.values())))
     arrows = {True: " (high)", False: " (low)", None: ""}
     head = ["explainer", *(metric + arrows[directions.get(metric)] for metric in metrics)]
@@ -65,8 +79,30 @@ def format_table(summary: Mapping[str, Any], directions: Mapping[str, bool | Non
         tables = [[list(row) for row in zip(*table, strict=True)] for table in tables]
     lines = columns(tables[0])
     if gaps:
-        lines += ["", "Paired difference per image [95 % bootstrap interval]; * excludes 0", *columns(tables[1])]
-    return "\n".join(lines)
+        lines += ["", "Paired difference per image [95 % interval]; * excludes 0", *columns(tables[1])]
+    return "\n".join([*lines, "", resampling_line(summary["resampling"])])
+
+
+def resampling_line(resampling: Mapping[str, Any]) -> str:
+    """Say what intervals are computed over, and how.
+
+    Args:
+        resampling: That of :func:`summarize`.
+
+    Returns:
+        A sentence.
+
+    Example:
+        >>> resampling_line({"unit": "groups", "units": 12, "images": 40})
+        'Intervals: bootstrap over 12 groups (40 images).'
+    """
+    unit, units, images = resampling["unit"], resampling["units"], resampling["images"]
+    of = f"{units} {unit if units != 1 else unit[:-1]}" + (f" ({images} images)" if unit != "images" else "")
+    if units < 2:
+        return f"Intervals: none, as there is only {of}; one says nothing about others."
+    if units < FEW:
+        return f"Intervals: Student's t over {of}, which are too few for a bootstrap."
+    return f"Intervals: bootstrap over {of}."
 
 
 def columns(rows: list[list[str]]) -> list[str]:
@@ -80,6 +116,8 @@ def _number(mean: float, undefined: int) -> str:
 
 
 def _interval(interval: Mapping[str, float]) -> str:
+    if interval["low"] != interval["low"]:
+        return f"{interval['mean']:+.3f} [none]"
     star = "*" if interval["low"] > 0 or interval["high"] < 0 else ""
     return f"{interval['mean']:+.3f} [{interval['low']:+.3f}, {interval['high']:+.3f}]{star}"
 

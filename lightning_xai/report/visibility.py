@@ -8,28 +8,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_xai.metrics import MetricSuite, VisibilityCurve
-from lightning_xai.report.statistics import Interval, bootstrap_rows
+from lightning_xai.report.statistics import Groups, Interval, bootstrap_rows
 from lightning_xai.report.tables import write_csv
 from lightning_xai.visualization.curves import visibility_figure
 from lightning_xai.visualization.grid import render, save_png
 
 TITLES = {"split": "One threshold for all images", "image": "The same fraction of every image"}
-HEAD = ("scope", "content", "explainer", "fraction", "dice", "low", "high", "images")
+HEAD = ("scope", "content", "explainer", "fraction", "dice", "low", "high", "images", "units")
 
 Curves = dict[str, dict[float, Interval]]
 
 
-def visibility_curves(suites: Mapping[str, MetricSuite]) -> dict[str, dict[str, Curves]]:
+def visibility_curves(suites: Mapping[str, MetricSuite], groups: Groups) -> dict[str, dict[str, Curves]]:
     """The visibility curves that suites measured; of every rank, so every rank must call it.
 
     Args:
         suites: By explainer.
+        groups: The group of each image that has one.
 
     Returns:
-        ``{scope: {content: {explainer: {fraction: mean Dice and its interval over images}}}}``; empty without such a
+        ``{scope: {content: {explainer: {fraction: mean Dice and its interval}}}}``; empty without such a
         metric.
     """
-    scopes = {scope: curves_of(suites, scope) for scope in TITLES}
+    scopes = {scope: curves_of(suites, scope, groups) for scope in TITLES}
     return {scope: contents for scope, contents in scopes.items() if contents.get("own")}
 
 
@@ -52,7 +53,7 @@ def write_visibility(folder: Path, scopes: Mapping[str, Mapping[str, Curves]]) -
     return figures
 
 
-def curves_of(suites: Mapping[str, MetricSuite], scope: str) -> dict[str, Curves]:
+def curves_of(suites: Mapping[str, MetricSuite], scope: str, groups: Groups) -> dict[str, Curves]:
     """``{content: {explainer: {fraction: interval}}}`` of the visibility curves of a scope; of equal ones the first."""
     contents: dict[str, Curves] = {}
     for explainer, suite in suites.items():
@@ -61,7 +62,7 @@ def curves_of(suites: Mapping[str, MetricSuite], scope: str) -> dict[str, Curves
                 curves = contents.setdefault(metric.content, {})
                 if explainer not in curves:
                     curves[explainer] = {
-                        fraction: bootstrap_rows(rows) for fraction, rows in metric.rows_at_fractions().items()
+                        fraction: bootstrap_rows(rows, groups) for fraction, rows in metric.rows_at_fractions().items()
                     }
     return contents
 
@@ -69,7 +70,7 @@ def curves_of(suites: Mapping[str, MetricSuite], scope: str) -> dict[str, Curves
 def rows_of(scopes: Mapping[str, Mapping[str, Curves]]) -> list[tuple[Any, ...]]:
     """The lines of ``visibility.csv``."""
     return [
-        (scope, content, explainer, fraction, value.mean, value.low, value.high, value.count)
+        (scope, content, explainer, fraction, value.mean, value.low, value.high, value.count, value.units)
         for scope, contents in scopes.items()
         for content, curves in contents.items()
         for explainer, curve in curves.items()

@@ -32,6 +32,8 @@ SHARDS = {
     "nothing": ([], []),
 }
 METRICS = {"gap": InsertionDeletionGap, "mass": RelevanceMass, "pointing": PointingGame}
+#: The last image is a unit by itself.
+GROUPS = ["ann", "ann", "bo", "bo", "bo", "ann", ""]
 #: Those whose values hold more than one number, explain again, or follow from all images together.
 FAMILIES = {
     "road": ROAD,
@@ -62,13 +64,19 @@ def metrics_of(which, target, kinds=METRICS):
         asked = SegmenterTarget(segmenter()) if metric.needs_segmenter else target
         for place in which:
             part = {name: value[place : place + 1] for name, value in batch.items()}
-            metric.update(target=asked, explainer=GradientMap(asked), ids=[ids[place]], **part)
+            metric.update(target=asked, explainer=GradientMap(asked), ids=[ids[place]], groups=[GROUPS[place]], **part)
     return metrics
 
 
 def read(metric):
     value = metric.compute()
-    return {"value": value, "counts": metric.counts(), "rows": metric.rows(), "table": metric.per_image()}
+    return {
+        "value": value,
+        "counts": metric.counts(),
+        "rows": metric.rows(),
+        "table": metric.per_image(),
+        "groups": metric.image_groups(),
+    }
 
 
 def faithfulness(rank, folder):
@@ -126,6 +134,13 @@ def test_two_ranks_equal_one_process(ranks, shards, metric):
         for name, query, value in alone.rows():
             assert gathered[name, query] == approx(value, abs=1e-12, nan_ok=True), (name, query)
         assert answer["table"].shape == (COUNT, 2) and set(expected) == {name for name, _ in gathered}
+
+
+@mark.parametrize("shards", sorted(set(SHARDS) - {"nothing"}))
+def test_the_group_of_every_image_travels(ranks, shards):
+    for answers in ranks[1]:
+        for metric in METRICS:
+            assert answers[shards][metric]["groups"] == dict(zip(case()[1][:-1], GROUPS[:-1], strict=True))
 
 
 @mark.parametrize("metric", FAMILIES)

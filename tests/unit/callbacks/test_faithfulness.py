@@ -20,6 +20,7 @@ from lightning_xai.metrics import (
     MaxSensitivity,
     PointingGame,
     RelevanceMass,
+    VisibilityCurve,
 )
 from lightning_xai.targets import regions as pixel_sets
 from tests.helpers import Blobs, CountingTarget, GradientMap, LearnedMap, cnn, segmenter
@@ -65,7 +66,7 @@ def test_a_test_writes_every_image_query_and_metric(tmp_path):
     explainer, data = GradientMap(ClassifierTarget(cnn())), Blobs()
     (logged,) = run(tmp_path, callback).test(explainer, data)
     head, *rows = table(tmp_path / "per_image.csv")
-    assert head == ["id", "target", "class", "metric", "value"]
+    assert head == ["id", "group", "target", "class", "metric", "value"]
     assert len(rows) == 6 * 3 and {row[0] for row in rows} == {item["id"] for item in data.items}
     expected = {name: metric.clone() for name, metric in metrics().items()}
     for batch in data.loader():
@@ -81,7 +82,7 @@ def test_a_test_writes_every_image_query_and_metric(tmp_path):
                 ids=batch["id"],
             )
     for name, metric in expected.items():
-        written = {(row[0], int(row[1])): float(row[4]) for row in rows if row[3] == name}
+        written = {(row[0], int(row[2])): float(row[5]) for row in rows if row[4] == name}
         for image, query, value in metric.rows():
             assert written[image, query] == pytest.approx(value, abs=1e-6), (name, image)
         assert logged[f"test/{name}"] == pytest.approx(metric.compute().item(), abs=1e-6)
@@ -93,10 +94,10 @@ def test_controls_are_scored_on_the_same_queries(tmp_path):
     callback = Faithfulness(metrics(), {"random": RandomMap, "center": CenterPrior})
     run(tmp_path, callback).test(GradientMap(ClassifierTarget(cnn())), Blobs())
     head, *rows = table(tmp_path / "controls.csv")
-    assert head == ["explainer", "id", "target", "class", "metric", "value"]
-    own = {tuple(row[:4]) for row in table(tmp_path / "per_image.csv")[1:]}
+    assert head == ["explainer", "id", "group", "target", "class", "metric", "value"]
+    own = {tuple(row[:5]) for row in table(tmp_path / "per_image.csv")[1:]}
     for name in ("random", "center"):
-        assert {tuple(row[1:5]) for row in rows if row[0] == name} == own
+        assert {tuple(row[1:6]) for row in rows if row[0] == name} == own
     assert list(callback.results) == ["GradientMap", "random", "center"]
     for name, results in callback.results.items():
         assert sorted(results) == ["deletion", "gap", "pointing"] and {len(rows) for rows in results.values()} == {6}, (
@@ -138,9 +139,9 @@ class Flat(GradientMap):
 def test_undefined_is_an_empty_cell_and_stays_out_of_the_mean(tmp_path):
     callback = Faithfulness(metrics())
     (logged,) = run(tmp_path, callback).test(Flat(ClassifierTarget(cnn())), Blobs())
-    rows = [row for row in table(tmp_path / "per_image.csv")[1:] if row[3] == "gap"]
-    assert [row[4] == "" for row in rows] == [True, False] * 3
-    assert logged["test/gap"] == pytest.approx(sum(float(row[4]) for row in rows if row[4]) / 3, abs=1e-6)
+    rows = [row for row in table(tmp_path / "per_image.csv")[1:] if row[4] == "gap"]
+    assert [row[5] == "" for row in rows] == [True, False] * 3
+    assert logged["test/gap"] == pytest.approx(sum(float(row[5]) for row in rows if row[5]) / 3, abs=1e-6)
     assert [math.isnan(row[2]) for row in callback.results["Flat"]["gap"]] == [True, False] * 3
 
 
@@ -152,7 +153,7 @@ def test_a_metric_without_any_value_is_not_logged(tmp_path):
 
     (logged,) = run(tmp_path, Faithfulness(metrics())).test(Silent(ClassifierTarget(cnn())), Blobs())
     assert logged == {}
-    assert {row[4] for row in table(tmp_path / "per_image.csv")[1:]} == {""}
+    assert {row[5] for row in table(tmp_path / "per_image.csv")[1:]} == {""}
 
 
 @pytest.mark.filterwarnings("error:The ``compute`` method")
@@ -160,7 +161,7 @@ def test_without_masks_localization_sits_out(tmp_path):
     callback = Faithfulness(metrics())
     (logged,) = run(tmp_path, callback).test(GradientMap(ClassifierTarget(cnn())), Blobs(masks=False))
     assert set(logged) == {"test/gap", "test/deletion"}
-    assert {row[3] for row in table(tmp_path / "per_image.csv")[1:]} == {"gap", "deletion"}
+    assert {row[4] for row in table(tmp_path / "per_image.csv")[1:]} == {"gap", "deletion"}
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_all_queries_of_a_step_are_scored(tmp_path):
         GradientMap(ClassifierTarget(cnn()), QueryPolicy("all")),
     )
     run(tmp_path, callback).test(explainer, Blobs(2))
-    rows = [row[:2] for row in table(tmp_path / "per_image.csv")[1:] if row[3] == "gap"]
+    rows = [row[0:3:2] for row in table(tmp_path / "per_image.csv")[1:] if row[4] == "gap"]
     assert rows == [[f"blob_{image}", str(query)] for image in range(2) for query in range(3)]
 
 
@@ -263,6 +264,32 @@ def test_values_reach_the_loggers_as_a_table(tmp_path, monkeypatch):
     monkeypatch.setattr("lightning_xai.callbacks.faithfulness.log_table", lambda *args: sent.append(args))
     run(tmp_path, Faithfulness(metrics(), {"random": RandomMap})).test(GradientMap(ClassifierTarget(cnn())), Blobs())
     ((_, key, columns, rows, files),) = sent
-    assert key == "test/per_image" and columns == ["explainer", "id", "target", "class", "metric", "value"]
+    assert key == "test/per_image" and columns == ["explainer", "id", "group", "target", "class", "metric", "value"]
     assert files == [tmp_path / "per_image.csv", tmp_path / "controls.csv"] and all(path.is_file() for path in files)
     assert len(rows) == 2 * 6 * 3 and {row[0] for row in rows} == {"GradientMap", "random"}
+
+
+@pytest.mark.parametrize("groups", [["ann", "bob"], ["ann", None], [7, 8]], ids=str)
+def test_groups_reach_every_row(tmp_path, groups):
+    data = Blobs()
+    for number, item in enumerate(data.items):
+        item["group"] = "" if groups[number % 2] is None else groups[number % 2]
+    callback = Faithfulness(metrics(), {"random": RandomMap})
+    run(tmp_path, callback).test(GradientMap(ClassifierTarget(cnn())), data)
+    expected = {item["id"]: str(item["group"]) for item in data.items}
+    for name, column in (("per_image.csv", 0), ("controls.csv", 1)):
+        head, *rows = table(tmp_path / name)
+        assert head[column : column + 2] == ["id", "group"]
+        assert {row[column]: row[column + 1] for row in rows} == expected
+    assert callback.groups == {name: group for name, group in expected.items() if group}
+
+
+def test_methods_are_told_from_controls(tmp_path):
+    """An explainer given as a control is a method; what knows nothing is none, also where it bounds a curve."""
+    target = SegmenterTarget(segmenter())
+    callback = Faithfulness(
+        {"curve": VisibilityCurve(steps=2)}, {"random": RandomMap, "other": GradientMap, "center": CenterPrior}
+    )
+    run(tmp_path, callback).test(GradientMap(target), Blobs(2))
+    assert set(callback.results) == {"GradientMap", "other", "random", "center", "reversed", "oracle"}
+    assert set(callback.without_method) == {"random", "center", "reversed", "oracle"}

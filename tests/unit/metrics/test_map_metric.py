@@ -192,3 +192,23 @@ def test_long_ids_stay_different_and_readable():
     assert names[0].startswith(head[:70]) and names[2].startswith("ä" * 30)
     feed(metric, [[1.0]], [ids[0]])
     assert metric.counts() == (4, 0), "a long id must be recognized when it comes again"
+
+
+# ------------------------------------------------------------------ groups
+
+
+def test_each_image_keeps_its_group():
+    metric = MaximumOfMap()
+    maps = torch.rand(3, 2, 4, 4)
+    metric.update(maps=maps, ids=["a", "b", "c"], groups=["Zelle ä", "x" * 200, ""])
+    metric.update(maps=maps[:2], ids=["d", "a"])
+    groups = metric.image_groups()
+    assert list(groups) == ["a", "b"] and groups["a"] == "Zelle ä" and groups["b"].startswith("x" * 70)
+    copy.deepcopy(metric).reset()
+    metric.reset()
+    assert metric.image_groups() == {}
+
+
+def test_groups_must_fit():
+    with pytest.raises(ValueError, match="1 groups for 2 images; give one group an image"):
+        MaximumOfMap().update(maps=torch.rand(2, 1, 4, 4), groups=["a"])

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lightning_xai.report.statistics import Interval, bootstrap, paired_bootstrap, per_image_means
+from lightning_xai.report.statistics import (
+    Interval,
+    bootstrap,
+    bootstrap_rows,
+    paired_bootstrap,
+    per_image_means,
+    widened_level,
+)
 
 NAN = float("nan")
 
@@ -80,7 +87,7 @@ def test_no_shared_image():
 def test_undefined_values_are_left_out_and_counted():
     interval = bootstrap(torch.tensor([1.0, NAN, 3.0, NAN]))
     assert (interval.mean, interval.count, interval.undefined) == (2, 2, 2)
-    assert 1 <= interval.low <= interval.high <= 3
+    assert interval.low <= 1 and interval.high >= 3, "two images say little"
     pair = paired_bootstrap(rows_of([1.0, 2.0, NAN]), rows_of([NAN, 1.0, 1.0]))
     assert (pair.mean, pair.count, pair.undefined) == (1, 1, 2)
 
@@ -133,8 +140,86 @@ def test_shift_and_scale_carry_over(shift, scale):
     ("low", "high", "excludes"), [(0.1, 0.2, True), (-0.2, -0.1, True), (-0.1, 0.1, False), (0.0, 1.0, False)]
 )
 def test_excludes_zero(low, high, excludes):
-    assert Interval(0.0, low, high, 5, 0).excludes_zero is excludes
+    assert Interval(0.0, low, high, 5, 0, 5, "t").excludes_zero is excludes
 
 
 def test_plain_values():
-    assert Interval(0.5, 0.4, 0.6, 7, 1).as_dict() == {"mean": 0.5, "low": 0.4, "high": 0.6, "count": 7, "undefined": 1}
+    plain = {"mean": 0.5, "low": 0.4, "high": 0.6, "count": 7, "undefined": 1, "units": 3, "method": "t"}
+    assert Interval(0.5, 0.4, 0.6, 7, 1, 3, "t").as_dict() == plain
+
+
+# ------------------------------------------------------------------ groups
+
+
+def ends(interval):
+    return interval.low, interval.high
+
+
+@pytest.mark.parametrize("units", [2, 5, 9, 10, 30, 60])
+@pytest.mark.parametrize("copies", [2, 6])
+def test_copies_of_images_in_their_group_change_nothing(units, copies):
+    values = torch.rand(units, generator=torch.Generator().manual_seed(units)).double()
+    one = bootstrap(values)
+    many = bootstrap(values.repeat(copies), list(range(units)) * copies)
+    assert ends(many) == pytest.approx(ends(one), abs=1e-12)
+    assert (many.mean, many.units, many.method) == (pytest.approx(one.mean), units, one.method)
+    assert many.count == units * copies
+
+
+@pytest.mark.parametrize("units", [2, 3, 9])
+def test_below_ten_groups_of_one_size_it_is_students_interval_of_their_means(units):
+    values = torch.rand(units, 4, generator=torch.Generator().manual_seed(1)).double()
+    interval = bootstrap(values.flatten(), [f"p{unit}" for unit in range(units) for _ in range(4)])
+    means = values.mean(dim=1).numpy()
+    peer = stats.t.interval(0.95, units - 1, loc=means.mean(), scale=stats.sem(means))
+    assert ends(interval) == pytest.approx(peer) and (interval.method, interval.units) == ("t", units)
+
+
+def test_below_fifty_groups_percentiles_reach_as_far_as_student():
+    values = torch.randn(20, generator=torch.Generator().manual_seed(2)).double()
+    interval = bootstrap(values, samples=50000)
+    half = stats.t.ppf(0.975, 19) * stats.sem(values.numpy())
+    assert interval.method == "bootstrap" and interval.high - interval.low == pytest.approx(2 * half, rel=0.05)
+    assert widened_level(50, 0.95) == pytest.approx(0.957, abs=0.001)
+
+
+def test_the_mean_is_over_images_also_where_groups_differ_in_size():
+    interval = bootstrap(torch.tensor([1.0, 1.0, 1.0, 5.0]), ["a", "a", "a", "b"])
+    assert interval.mean == 2 and interval.units == 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 50])
+def test_one_group_has_no_interval(count):
+    interval = bootstrap(torch.rand(count) + 1, ["only"] * count)
+    assert math.isnan(interval.low) and math.isnan(interval.high) and interval.method == "none"
+    assert not interval.excludes_zero and interval.units == 1 and interval.mean > 1
+
+
+def test_a_group_without_a_value_is_no_unit():
+    interval = bootstrap(torch.tensor([1.0, 2.0, NAN]), ["a", "b", "c"])
+    assert (interval.units, interval.count, interval.undefined) == (2, 2, 1)
+
+
+def test_groups_of_rows_and_images_without_one():
+    """An image without a group is a unit by itself, also where a group has its name."""
+    rows = rows_of([1.0, 2.0, 3.0, 5.0], ["a", "b", "c", "d"])
+    assert bootstrap_rows(rows, {"a": "c", "b": "c"}).units == 3
+    assert bootstrap_rows(rows).units == 4
+    pair = paired_bootstrap(rows, rows_of([0.0] * 4, ["a", "b", "c", "d"]), {"a": "p", "b": "p", "c": "p", "d": "p"})
+    assert pair.units == 1 and not pair.excludes_zero
+
+
+def test_groups_must_fit():
+    with pytest.raises(ValueError, match="2 groups for 3 values"):
+        bootstrap(torch.rand(3), ["a", "b"])
+
+
+@pytest.mark.parametrize(("units", "images"), [(5, 6), (10, 6), (20, 3)])
+def test_covers_as_often_as_it_says_where_images_of_a_group_are_alike(units, images):
+    generator = torch.Generator().manual_seed(units)
+    shared = torch.randn(300, units, 1, generator=generator)
+    samples = (0.7 * shared + 0.7 * torch.randn(300, units, images, generator=generator)).flatten(1)
+    groups = [unit for unit in range(units) for _ in range(images)]
+    covered = [low <= 0 <= high for low, high in (ends(bootstrap(row, groups, samples=400)) for row in samples)]
+    alone = [low <= 0 <= high for low, high in (ends(bootstrap(row, samples=400)) for row in samples)]
+    assert sum(covered) / 300 >= 0.9 and sum(alone) / 300 < 0.86, "images taken for independent cover too little"

@@ -39,6 +39,7 @@ def test_columns_with_usual_names_are_used(table: Path) -> None:
             assert data.class_names[batch["label"][i]] == ("none", "mild", "severe")[number // 2 % 3]
             assert batch["mask"][i].unique().tolist() == [number % 2]
             assert batch["laterality"][i] == "LR"[number % 2]
+            assert batch["group"][i] == f"patient{number // 2}"
 
 
 def test_named_columns_and_folders(table: Path) -> None:
@@ -164,3 +165,18 @@ def test_missing_table_and_folders_are_named(table: Path) -> None:
         ManifestData("nowhere.csv").setup()
     with pytest.raises(NotADirectoryError, match="The image folder .*pictures does not exist; correct data.image_root"):
         ManifestData(table, image_root="pictures").setup()
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_an_image_without_a_group_travels_with_others(table: Path, cache: bool) -> None:
+    table.write_text(table.read_text().replace(",patient0,", ",,").replace(",patient3,", ",,"))
+    data = ManifestData(table, batch_size=24, splits=(0.8, 0.1, 0.1), cache=cache)
+    data.setup()
+    groups = {
+        name: group
+        for batch in data.plain_dataloader("train")
+        for name, group in zip(batch["id"], batch["group"], strict=True)
+    }
+    assert len(groups) > 12
+    expected = {f"eye{i}": "" if i // 2 in (0, 3) else f"patient{i // 2}" for i in range(24)}
+    assert groups == {name: expected[name] for name in groups}
