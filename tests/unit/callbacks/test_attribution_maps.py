@@ -117,8 +117,9 @@ def test_titles_say_label_prediction_query_and_probabilities(tmp_path, classifie
     (p, q), (first, second) = classifier.predict(grids[0]["images"]).max(dim=1)
     first, second = classifier.class_names[first], classifier.class_names[second]
     assert grids[0]["labels"] == [f"image_0\nis cat, predicted {first}", f"image_1\nis dog, predicted {second}"]
-    assert grids[0]["titles"] == [[f"query {first}\np {p:.2f}, baseline 0.25"], [f"query {second}\np {q:.2f}, baseline 0.25"]]
-    without = [[f"query {first}\np {p:.2f}"], [f"query {second}\np {q:.2f}"]]
+    first_title, second_title = (f"query {name}\np {chance:.2f}" for name, chance in ((first, p), (second, q)))
+    assert grids[0]["titles"] == [[f"{first_title}, baseline 0.25"], [f"{second_title}, baseline 0.25"]]
+    without = [[first_title], [second_title]]
     assert grids[1]["titles"] == without, "extras cost passes, and validation goes without"
     assert grids[0]["masks"] is None
 
