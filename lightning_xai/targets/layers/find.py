@@ -6,13 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_xai.functional.segmentation import image_pixels
+from lightning_xai.functional.tensors import close
 from lightning_xai.targets import Target
 from lightning_xai.targets.layers.grid import to_grid
 from lightning_xai.targets.layers.hooks import hookable
 from lightning_xai.targets.layers.layout import channel_axes
+from lightning_xai.targets.outputs import Logit
+from lightning_xai.targets.padding import cropped
 
 OTHERS = "an explainer that needs no layers, such as PCIM, RISE, UNoise or Captum's saliency and occlusion"
 
@@ -57,11 +61,13 @@ class Observed:
     Attributes:
         outputs: Output by module, in the order of their last calls.
         axes: On which axis the channels lie, where an operation says it.
+        logits: Of the target, ``(1, K, *S)``.
         without_gradient: Modules that gave positions without a gradient, although the image has one.
     """
 
     outputs: dict[nn.Module, Tensor] = field(default_factory=dict)
     axes: Mapping[nn.Module, int] = field(default_factory=dict)
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))
     without_gradient: list[nn.Module] = field(default_factory=list)
 
 
@@ -88,13 +94,12 @@ def auto_layer(target: Target, images: Tensor, targets: Tensor) -> str:
     if outputs and score.requires_grad:
         gradients = torch.autograd.grad(score, list(outputs.values()), allow_unused=True)
     size = target.input_size(image)
-    # A segmenter's logits are no layer of it.
-    sides = {size, target.call_model.grid or size}
-    logits_shapes = [(count, *side) for count in (1, target.num_classes) for side in sides] if target.dense else []
     positions: dict[str, int] = {}
     for (module, output), gradient in zip(outputs.items(), gradients, strict=True):
         grid = None if gradient is None or len(output) != 1 else to_grid(gradient, size, observed.axes.get(module))
-        if grid is not None and grid.shape[1:] not in logits_shapes and int((grid != 0).any(dim=1).sum()) > 1:
+        if grid is None or int((grid != 0).any(dim=1).sum()) <= 1:
+            continue
+        if not (target.dense and are_logits(output.detach(), observed.logits.detach())):  # a segmenter's logits are no layer of it
             positions[names[module]] = grid[0, 0].numel()
     if not positions:
         raise ValueError(no_layer(observed, gradients, names))
@@ -130,10 +135,23 @@ def observe_all(target: Target, modules: list[nn.Module], image: Tensor, targets
         observed.axes = hooks.enter_context(channel_axes(modules))
         # Every pixel of a segmenter: there may be none of the class.
         everywhere = image_pixels(image) if target.dense else None
-        scores = target.score(image, targets[:1], everywhere)[0]
+        observed.logits = target.logits(image)
+        scores = Logit()(target, observed.logits, target.query(image, targets[:1], everywhere, observed.logits))[0]
         # Weighted, for the scores of "no" and "yes" of a single logit cancel out.
         score = (scores * torch.arange(1, len(scores) + 1).to(scores)).sum()
     return observed, score
+
+
+def are_logits(output: Tensor, logits: Tensor) -> bool:
+    """Whether a module's output is that of the whole segmenter, maybe at a fraction of the size or before padding."""
+    if output.ndim != logits.ndim or output.shape[1] not in (1, logits.shape[1]):
+        return False
+    whole = logits[:, -output.shape[1] :]
+    if min(after - before for after, before in zip(output.shape[2:], whole.shape[2:], strict=True)) >= 0:
+        return close(cropped(output, whole.shape[2:]), whole)
+    mode = "bilinear" if output.ndim == 4 else "trilinear"
+    enlarged = [F.interpolate(output, whole.shape[2:], mode=mode, align_corners=corners) for corners in (False, True)]
+    return any(close(values, whole) for values in enlarged)
 
 
 def state_of(values: Tensor) -> tuple[Any, ...]:

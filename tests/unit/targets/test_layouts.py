@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from lightning_xai import ClassifierTarget, SegmenterTarget
@@ -230,6 +231,24 @@ def test_a_body_without_gradient_is_named(after):
 def test_logits_at_a_fraction_are_no_layer_of_a_segmenter():
     net = nn.Sequential(nn.Conv2d(1, 6, 3, 2, 1), nn.ReLU(), nn.Conv2d(6, 5, 3, 2, 1), nn.ReLU(), nn.Conv2d(5, 3, 1))
     assert auto_layer(SegmenterTarget(net), torch.rand(1, 1, 16, 16), torch.tensor([[1]])) == "3"
+
+
+class Head(nn.Module):
+    """As in torchvision's segmenters: coarse logits that the model enlarges itself."""
+
+    def __init__(self, corners):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 6, 3, 4, 1), nn.ReLU(), nn.Conv2d(6, 5, 3, 1, 1), nn.ReLU())
+        self.classifier, self.corners = nn.Conv2d(5, 3, 1), corners
+
+    def forward(self, images):
+        values = self.classifier(self.body(images))
+        return {"out": F.interpolate(values, images.shape[2:], mode="bilinear", align_corners=self.corners)}
+
+
+@pytest.mark.parametrize("corners", [False, True])
+def test_logits_that_the_model_enlarges_itself_are_no_layer(corners):
+    assert auto_layer(SegmenterTarget(Head(corners)), torch.rand(1, 1, 16, 16), torch.tensor([[1]])) == "body"
 
 
 # ------------------------------------------------------------------ models that hide their layers
