@@ -99,7 +99,7 @@ def auto_layer(target: Target, images: Tensor, targets: Tensor) -> str:
         grid = None if gradient is None or len(output) != 1 else to_grid(gradient, size, observed.axes.get(module))
         if grid is None or int((grid != 0).any(dim=1).sum()) <= 1:
             continue
-        if not (target.dense and are_logits(output.detach(), observed.logits.detach())):  # a segmenter's logits are no layer of it
+        if not (target.dense and are_logits(output.detach(), observed.logits.detach())):
             positions[names[module]] = grid[0, 0].numel()
     if not positions:
         raise ValueError(no_layer(observed, gradients, names))
