@@ -9,8 +9,8 @@ from torch import Tensor
 
 #: Another order of the classes must explain this much more, and this much in all, to be named.
 GAIN, ENOUGH = 0.3, 0.6
-#: Images below which nothing is concluded.
-FEWEST = 10
+#: Labels below which nothing is concluded, and below which a target may be at chance by chance.
+FEWEST, FEWEST_AT_CHANCE = 6, 10
 
 
 def confusion_of(truth: Tensor, predicted: Tensor, classes: int) -> Tensor:
@@ -43,7 +43,7 @@ def confusion_fault(confusion: Tensor, names: Sequence[str]) -> str | None:
     counts = confusion.double().cpu().numpy()
     present = counts.sum(axis=1) > 0
     total, classes = counts.sum(), int(present.sum())
-    if classes < 2 or total < max(FEWEST, 3 * classes):
+    if classes < 2 or total < max(FEWEST, 2 * classes):
         return None
     rates = counts[present] / counts[present].sum(axis=1, keepdims=True)
     found = float(rates[np.arange(classes), np.flatnonzero(present)].mean())
@@ -59,13 +59,13 @@ def confusion_fault(confusion: Tensor, names: Sequence[str]) -> str | None:
             "data's classes into the model's order."
         )
     chance = 1 / classes
-    error = 2 * (chance * (1 - chance) / total) ** 0.5
-    if found < chance - 2 * error:
+    error = (chance * (1 - chance) / total) ** 0.5
+    if found < chance - 3 * error:
         return (
             f"The target is right for {found:.0%} of the labels (mean over classes), far below the chance of "
             f"{chance:.0%}: the class order or the labels are wrong."
         )
-    if found <= chance + error:
+    if found <= chance + error and total >= FEWEST_AT_CHANCE:
         return (
             f"The target is right for {found:.0%} of the labels (mean over classes), no better than the chance of "
             f"{chance:.0%}: as a rule its mean, std, value range or channel order (RGB or BGR) do not suit the images, "
