@@ -1,3 +1,4 @@
+import logging
 import shutil
 from pathlib import Path
 
@@ -71,6 +72,27 @@ def test_volumes_and_hidden_and_other_files(tmp_path: Path) -> None:
     assert data.class_names == ["2", "10"]
     assert data.spatial_dims == 3
     assert next(iter(data.train_dataloader()))["image"].shape == (6, 1, 4, 4, 4)
+
+
+def test_what_is_not_read_is_said_by_suffix_and_count(class_folders: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number, name in enumerate(["a.HEIC", "b.heic", "scan", "c.svg", ".hidden.heic", "notes.txt"]):
+        (class_folders / ("cat", "dog")[number % 2] / name).write_bytes(b"x")
+    (class_folders / "__MACOSX" / "cat").mkdir(parents=True)
+    (class_folders / "__MACOSX" / "cat" / "d.heic").write_bytes(b"x")
+    with caplog.at_level(logging.INFO):
+        FolderData(class_folders).setup()
+    (record,) = [record for record in caplog.records if "Not read" in record.getMessage()]
+    assert record.getMessage() == (
+        f"Not read are these files of {class_folders}, by suffix: 2 .heic, 1 .svg, 1 .txt, 1 without suffix."
+    )
+    assert record.levelno == logging.WARNING
+
+
+def test_notes_next_to_images_are_no_warning(class_folders: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (class_folders / "labels.csv").write_text("x")
+    FolderData(class_folders).setup()
+    FolderData(class_folders).setup("predict")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_missing_root_and_mask_root_are_named(class_folders: Path) -> None:
