@@ -33,7 +33,8 @@ class FolderData(ImageDataModule):
 
     Masks may lie next to the images: `1_mask.png`, several of one image as `1_mask_1.png`, or `masks/1.png` next to
     `images/1.png` (see `sort_files`). With `mask_classes` the class folders may be left out: `root/1.png`, or
-    `root/train/1.png`. Slices of one patient need split folders then, or `ManifestData` with a group column.
+    `root/train/1.png`; without it, images in no folder have no label. Slices of one patient need split folders then,
+    or `ManifestData` with a group column; DICOM files name their patient.
 
     Args:
         root: The folder that holds the class folders or the split folders. To `predict`, any folder of images, whatever
@@ -56,7 +57,9 @@ class FolderData(ImageDataModule):
         self._check_root()
         layout = find_layout(self.root, self.mask_root, self.mask_classes is not None)
         self.class_names = sorted_classes(folder.name for _, folder in layout.folders) if layout.labeled else []
-        if self.mask_classes is None:
+        if self.mask_classes is None and not layout.labeled:
+            log.warning("%s has no class folders: its images have no labels, and a target needs weights.", self.root)
+        elif self.mask_classes is None:
             check_class_names(self.class_names, self.root)
         rows: list[tuple[str | None, Path, Path, Masks]] = []
         left_out: list[Path] = []

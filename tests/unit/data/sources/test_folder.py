@@ -106,8 +106,17 @@ def test_empty_class_and_missing_class_folders_are_named(class_folders: Path, tm
     (class_folders / "emu").mkdir()
     with pytest.raises(ValueError, match="The folder .*emu has no images; add some or remove the folder"):
         FolderData(class_folders).setup()
-    with pytest.raises(ValueError, match="cat has no class folders; put each class into a folder"):
-        FolderData(class_folders / "cat").setup()
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(ValueError, match="nothing has no class folders; put each class into a folder"):
+        FolderData(tmp_path / "nothing").setup()
+
+
+def test_images_in_no_class_folder_have_no_label(class_folders: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = FolderData(class_folders / "cat")
+    data.setup()
+    assert data.class_names == [] and sum(map(len, data.split_items.values())) == 10
+    assert "label" not in next(iter(data.test_dataloader()))
+    assert "cat has no class folders: its images have no labels, and a target needs weights." in caplog.text
 
 
 def test_missing_mask_is_named_or_skipped(class_folders: Path) -> None:
@@ -138,5 +147,6 @@ def test_images_to_segment_need_no_class_folders(class_folders: Path, tmp_path: 
     assert sum(len(items) for items in data.split_items.values()) == 10 * len(splits or ("",))
     batch = next(iter(data.test_dataloader()))
     assert "label" not in batch and torch.equal(batch["mask"][:, 0] > 0, batch["image"][:, 0] > 128.5 / 255)
-    with pytest.raises(ValueError, match="hold images but no class folders" if splits else "has no class folders"):
-        FolderData(root, mask_root=root / "masks").setup()
+    if splits:
+        with pytest.raises(ValueError, match="hold images but no class folders"):
+            FolderData(root, mask_root=root / "masks").setup()
