@@ -11,6 +11,8 @@ from monai.data.image_reader import ImageReader, ITKReader, PydicomReader
 from monai.utils.enums import MetaKeys
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+#: What says whose a DICOM image is, and where it lies.
+_PLACE = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "ImagePositionPatient")
 ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 
 
@@ -75,6 +77,24 @@ class ItkReader(ImageReader):
         planar = int(img.GetImageDimension()) == 2
         meta["color"] = planar and int(img.GetNumberOfComponentsPerPixel()) in (3, 4) and array.dtype == np.uint8
         return np.swapaxes(array, 0, 1) if planar else array, dict(meta)
+
+
+def stored_shape(path: Path) -> tuple[int, ...]:
+    """Read the shape of a DICOM file from its head.
+
+    Args:
+        path: The file.
+
+    Returns:
+        (C, H, W).
+
+    Raises:
+        ValueError: It is damaged, or holds several frames.
+    """
+    head = _head(path, ["Rows", "Columns", "SamplesPerPixel", "NumberOfFrames"])
+    if int(head.get("NumberOfFrames", None) or 1) > 1:
+        raise ValueError("several frames")
+    return int(head.get("SamplesPerPixel", 1)), int(head.Rows), int(head.Columns)
 
 
 def is_dicom(path: Path) -> bool:
@@ -152,17 +172,16 @@ def _is_series(files: Sequence[Path]) -> bool:
     return len(places) > 1
 
 
-def _head(file: Path) -> Any:
-    """What a DICOM file says about its patient, series and place, without its pixels.
+def _head(file: Path, names: Sequence[str] = _PLACE) -> Any:
+    """What a DICOM file says under some names, without its pixels.
 
     Raises:
         ValueError: It is damaged.
     """
     import pydicom
 
-    names = ["PatientID", "StudyInstanceUID", "SeriesInstanceUID", "ImagePositionPatient"]
     try:
-        return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=names)
+        return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(names))
     except (pydicom.errors.InvalidDicomError, OSError, EOFError) as error:
         raise ValueError(str(error)) from error
 
