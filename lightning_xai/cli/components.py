@@ -48,9 +48,17 @@ def open_data(cfg: DictConfig) -> ImageDataModule:
 
 
 def note_data_info(cfg: DictConfig, data: ImageDataModule) -> None:
-    """Record what the data module found in ``cfg.data_info``, where target and explainer read their sizes."""
+    """Record what the data module found in ``cfg.data_info``, where target and explainer read their sizes.
+
+    Raises:
+        ValueError: If the name of a class cannot stand in a configuration.
+    """
+    info = data.data_info()
+    for name in info["class_names"]:
+        if "${" in name or name == "???":
+            raise ValueError(f"The class {name!r} has a name that configurations read as a reference; rename it.")
     with open_dict(cfg):
-        cfg.data_info = data.data_info()
+        cfg.data_info = info
 
 
 def log_data(cfg: DictConfig, data: ImageDataModule) -> None:

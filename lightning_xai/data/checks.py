@@ -110,7 +110,9 @@ def fingerprint(split_items: Mapping[str, Sequence[Item]]) -> str:
 
 
 def _content(source: Path | tuple[Path, ...] | np.ndarray | None) -> int | list[int] | None:
-    """Return the size of a file or of several, or a checksum of an array."""
+    """Return the size of a file, of several or of all in a folder, or a checksum of an array."""
+    if isinstance(source, Path) and source.is_dir():
+        return sum(path.stat().st_size for path in source.iterdir())
     if isinstance(source, Path):
         return source.stat().st_size
     if isinstance(source, tuple):

@@ -1,10 +1,13 @@
 """Images of a data set that are not read yet: one `Item` an image, and the files below a folder."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from lightning_xai.data.scans import is_dicom, series_of
 
 IMAGE_SUFFIXES = (
     *(
@@ -26,6 +29,8 @@ IMAGE_SUFFIXES = (
     *(".tif", ".tiff", ".ome.tif", ".ome.tiff", ".npy", ".nii", ".nii.gz"),
     *(".dcm", ".dicom", ".ima", ".mha", ".mhd", ".nrrd", ".nhdr"),
 )
+#: Hold the pixels of an image whose head is in another file.
+_OF_TWO_FILES = (".raw", ".zraw")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,15 +86,41 @@ def list_images(folder: Path) -> list[Path]:
         folder: Where to look, at any depth.
 
     Returns:
-        The paths.
+        The paths; instead of the slices of a DICOM series the folder that holds them.
 
     Raises:
         NotADirectoryError: The folder does not exist.
     """
     if not folder.is_dir():
         raise NotADirectoryError(f"The folder {folder} does not exist; check the path given in the data options.")
-    files = (path for path in folder.rglob("*") if path.name.lower().endswith(IMAGE_SUFFIXES))
-    return sorted(path for path in files if not any(is_hidden(part) for part in path.relative_to(folder).parts))
+    files = [path for path in _visible(folder) if is_image(path)]
+    series = series_of(files)
+    slices = {part for parts in series.values() for part in parts}
+    return sorted([*(path for path in files if path not in slices), *series])
+
+
+def is_image(path: Path) -> bool:
+    """Tell whether a file is an image that can be read, by its name, or a DICOM file without suffix by its head."""
+    return path.name.lower().endswith(IMAGE_SUFFIXES) or is_dicom(path)
+
+
+def count_unread(folder: Path) -> Counter[str]:
+    """Count the files below a folder that are no images by their suffix.
+
+    Args:
+        folder: Where to look, at any depth.
+
+    Returns:
+        Suffix in small letters, or "" -> files; without hidden ones, and the pixels of an image in two files.
+    """
+    suffixes = (path.suffix.lower() for path in _visible(folder) if not path.is_dir() and not is_image(path))
+    return Counter(suffix for suffix in suffixes if suffix not in _OF_TWO_FILES)
+
+
+def _visible(folder: Path) -> Iterable[Path]:
+    for path in folder.rglob("*"):
+        if not any(is_hidden(part) for part in path.relative_to(folder).parts):
+            yield path
 
 
 def is_hidden(name: str) -> bool:
@@ -105,7 +136,7 @@ def is_hidden(name: str) -> bool:
         >>> is_hidden(".ipynb_checkpoints"), is_hidden("cat")
         (True, False)
     """
-    return name.startswith(".") or name in ("__MACOSX", "@eaDir", "Thumbs.db")
+    return name.startswith(".") or name.lower() in ("__macosx", "@eadir", "thumbs.db", "desktop.ini")
 
 
 def index_masks(mask_root: Path) -> dict[str, Path]:

@@ -8,7 +8,7 @@ import numpy as np
 from monai.data.image_reader import ImageReader, NibabelReader, NumpyReader
 from monai.utils.enums import MetaKeys
 
-from lightning_xai.data import pictures, tiff
+from lightning_xai.data import pictures, scans, tiff
 from lightning_xai.data.arrays import BadImageError as BadImageError
 from lightning_xai.data.arrays import check_shape, guess_channel_axis, to_float, with_channels
 from lightning_xai.data.notes import Notes
@@ -189,7 +189,9 @@ def read_shape(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name
         return read_image(source, channel_axis, name).shape
     name = str(source) if isinstance(source, Path) else name or "the array"
     check_shape(shape, name)
-    fixed = isinstance(source, Path) and PictureReader().verify_suffix(source)
+    fixed = isinstance(source, Path) and any(
+        reader.verify_suffix(source) for reader in (PictureReader(), DicomReader())
+    )
     axis: ChannelAxis = declared if channel_axis is None or fixed else channel_axis
     if len(shape) == 2:
         axis = "none"
@@ -214,6 +216,8 @@ def _read_head(path: Path) -> tuple[tuple[int, ...], ChannelAxis]:
         return _nifti_axes(tuple(nibabel.load(path).shape))  # type: ignore[attr-defined]
     if isinstance(reader, PictureReader):
         return pictures.stored_shape(path), 0
+    if isinstance(reader, DicomReader) and path.is_file():
+        return scans.stored_shape(path), 0
     raise ValueError(path)
 
 

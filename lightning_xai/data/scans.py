@@ -11,6 +11,8 @@ from monai.data.image_reader import ImageReader, ITKReader, PydicomReader
 from monai.utils.enums import MetaKeys
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+#: What says whose a DICOM image is, and where it lies.
+_PLACE = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "ImagePositionPatient")
 ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 
 
@@ -22,8 +24,8 @@ class DicomReader(ImageReader):
     """
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
-        """Tell whether the name is that of a DICOM file or of a folder."""
-        return str(filename).lower().endswith(DICOM_SUFFIXES) or Path(str(filename)).is_dir()
+        """Tell whether this is a DICOM file or a folder."""
+        return is_dicom(Path(str(filename))) or Path(str(filename)).is_dir()
 
     def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> list[Any]:
         """Read the file, or the slices in the folder `data`."""
@@ -77,6 +79,66 @@ class ItkReader(ImageReader):
         return np.swapaxes(array, 0, 1) if planar else array, dict(meta)
 
 
+def stored_shape(path: Path) -> tuple[int, ...]:
+    """Read the shape of a DICOM file from its head.
+
+    Args:
+        path: The file.
+
+    Returns:
+        (C, H, W).
+
+    Raises:
+        ValueError: It is damaged, or holds several frames.
+    """
+    head = _head(path, ["Rows", "Columns", "SamplesPerPixel", "NumberOfFrames"])
+    if int(head.get("NumberOfFrames", None) or 1) > 1:
+        raise ValueError("several frames")
+    return int(head.get("SamplesPerPixel", 1)), int(head.Rows), int(head.Columns)
+
+
+def is_dicom(path: Path) -> bool:
+    """Tell whether a file is DICOM: by its suffix, or where it has none but a number, as in exports, by its head.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Whether it is.
+    """
+    if path.name.lower().endswith(DICOM_SUFFIXES):
+        return True
+    if path.suffix.strip(".0123456789") or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def patients_of(files: Sequence[Path]) -> dict[Path, str]:
+    """Read which patient each DICOM file or series shows, so that none is in two splits.
+
+    Args:
+        files: Image files, and folders of series.
+
+    Returns:
+        File -> patient, or study where all have the same patient, as after anonymization; empty without DICOM.
+    """
+    scans = [file for file in files if file.is_dir() or is_dicom(file)]
+    if not scans or find_spec("pydicom") is None:
+        return {}
+    heads = {}
+    for scan in scans:
+        try:
+            heads[scan] = _head(next(filter(is_dicom, sorted(scan.iterdir()))) if scan.is_dir() else scan)
+        except ValueError:
+            continue  # reading it says what is wrong
+    for name in ("PatientID", "StudyInstanceUID"):
+        found = {scan: str(head.get(name) or "") for scan, head in heads.items()}
+        if len(set(found.values())) > 1:
+            return {scan: value for scan, value in found.items() if value}
+    return {}
+
+
 def series_of(files: Sequence[Path]) -> dict[Path, list[Path]]:
     """Find the folders whose DICOM files are the slices of one volume.
 
@@ -88,7 +150,7 @@ def series_of(files: Sequence[Path]) -> dict[Path, list[Path]]:
     """
     folders: dict[Path, list[Path]] = {}
     for file in files:
-        if file.name.lower().endswith(DICOM_SUFFIXES):
+        if is_dicom(file):
             folders.setdefault(file.parent, []).append(file)
     if not folders or find_spec("pydicom") is None:
         return {}
@@ -97,19 +159,31 @@ def series_of(files: Sequence[Path]) -> dict[Path, list[Path]]:
 
 def _is_series(files: Sequence[Path]) -> bool:
     """Tell whether DICOM files are the slices of one volume: of one series, each at a place of its own."""
-    import pydicom
-
     series, places = set(), set()
     for file in files:
         try:
-            head = pydicom.dcmread(file, specific_tags=["SeriesInstanceUID", "ImagePositionPatient"])
-        except (pydicom.errors.InvalidDicomError, OSError):
+            head = _head(file)
+        except ValueError:
             return False
         series.add(head.get("SeriesInstanceUID"))
         if len(series) > 1 or head.get("ImagePositionPatient") is None:
             return False
         places.add(tuple(head.ImagePositionPatient))
     return len(places) > 1
+
+
+def _head(file: Path, names: Sequence[str] = _PLACE) -> Any:
+    """What a DICOM file says under some names, without its pixels.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    import pydicom
+
+    try:
+        return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(names))
+    except (pydicom.errors.InvalidDicomError, OSError, EOFError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _in_order(slices: list[Any]) -> list[Any]:

@@ -1,13 +1,15 @@
 """A batch of maps, and what several metrics need of it, computed once."""
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_xai.functional.priors import center_bump
 from lightning_xai.functional.ranking import order_of
-from lightning_xai.functional.segmentation import predicted_pixels
+from lightning_xai.functional.segmentation import IGNORED, predicted_pixels
 from lightning_xai.metrics.functional.chance import random_fraction
 from lightning_xai.metrics.functional.evidence import Sorted, sort_evidence
 from lightning_xai.metrics.functional.similarity import tied_ranks
@@ -109,6 +111,33 @@ class MapBatch:
         shown = self.masks > 0 if self.target is None else self.target.evidence(self.masks, self.targets)
         expanded: Tensor = shown.expand(-1, self.maps.shape[1], *self.maps.shape[2:])
         return expanded
+
+    @cached_property
+    def labeled(self) -> Tensor | None:
+        """The pixels ``(B, 1, *S)`` that the masks say something about; ``None``: all."""
+        if self.masks is None or self.masks.dtype == torch.bool:
+            return None
+        labeled = (self.masks != IGNORED).all(dim=1, keepdim=True)
+        return None if bool(labeled.all()) else labeled
+
+    @cached_property
+    def labeled_maps(self) -> Tensor:
+        """The maps, 0 where the masks say nothing."""
+        return self.maps if self.labeled is None else self.maps * self.labeled
+
+    def labeled_images(self) -> "Iterator[MapBatch]":
+        """Each image by itself with the pixels that its mask says something about, in one axis ``(1, T, n)``."""
+        assert self.labeled is not None
+        for index, labeled in enumerate(self.labeled[:, 0]):
+            one = slice(index, index + 1)
+            labeled = labeled if bool(labeled.any()) else torch.ones_like(labeled)  # without evidence: undefined anyway
+            parts = []
+            for maps in (self.maps, self.center.maps):
+                part = MapBatch(maps[one, :, labeled], self.targets[one], self.target)
+                part.evidence = self.evidence[one, :, labeled]
+                parts.append(part)
+            parts[0].center = parts[1]
+            yield parts[0]
 
     @cached_property
     def reference(self) -> Tensor:

@@ -25,9 +25,18 @@ class LocalizationMetric(MapMetric):
     higher_is_better = True
     plot_lower_bound, plot_upper_bound = 0.0, 1.0
     references = ("random", "center")
+    #: Whether the value depends on where pixels lie: those that a mask ignores then have no relevance.
+    by_place = False
 
     @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        if batch.labeled is None or self.by_place:
+            return self._compared(batch)
+        values, references = zip(*map(self._compared, batch.labeled_images()), strict=True)
+        return torch.cat(values), torch.cat(references)
+
+    def _compared(self, batch: MapBatch) -> tuple[Tensor, Tensor]:
+        """The values, and those of a random map and of the center prior."""
         references = torch.stack([self.expected(batch), self.value(batch.center)], dim=2)
         return self.value(batch), references
 
@@ -103,7 +112,9 @@ class TopKIntersection(LocalizationMetric):
 
     @override
     def value(self, batch: MapBatch) -> Tensor:
-        return localization.top_k_intersection(batch.sorted, self.k)
+        # In one axis are the pixels that a mask does not ignore, which may be fewer.
+        k = min(self.k, batch.maps.shape[2]) if batch.maps.ndim == 3 else self.k
+        return localization.top_k_intersection(batch.sorted, k)
 
 
 class PixelAUC(LocalizationMetric):
@@ -192,10 +203,11 @@ class BoxEnergy(LocalizationMetric):
     """
 
     paper = "Wang et al. 2020, Score-CAM (energy-based pointing game), arXiv 1910.01279"
+    by_place = True
 
     @override
     def value(self, batch: MapBatch) -> Tensor:
-        return localization.box_energy(batch.maps, batch.evidence)
+        return localization.box_energy(batch.labeled_maps, batch.evidence)
 
     @override
     def expected(self, batch: MapBatch) -> Tensor:

@@ -96,6 +96,8 @@ class TargetPass:
         """Count twice the overlap of prediction and reference of queries ``rows (m,)``, and the sum of their sizes."""
         predicted = self.predicted(self.batch.targets.flatten()[rows]).flatten(1)
         reference = self.batch.reference.flatten(0, 1)[rows].flatten(1)
+        if self.batch.labeled is not None:  # where the mask says nothing, nothing is predicted wrongly
+            predicted = predicted & self.batch.labeled[rows // self.batch.targets.shape[1]].flatten(1)
         return overlap_and_total(predicted, reference)
 
 

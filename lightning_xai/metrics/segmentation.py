@@ -84,7 +84,7 @@ class OffTargetLeakage(DiceDrop):
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         drop = dice_drop(outputs["whole"], outputs["hidden"])[..., 0]
         other_drop = dice_drop(outputs["whole others"], outputs["hidden others"])[..., 0]
-        outside = context_reliance(batch.maps, batch.reference).unsqueeze(2)
+        outside = context_reliance(batch.labeled_maps, batch.reference).unsqueeze(2)
         return batch.where_defined(off_target_leakage(drop, other_drop)), outside
 
 
@@ -99,7 +99,7 @@ class ContextReliance(MapMetric):
 
     @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
-        return context_reliance(batch.maps, batch.reference)
+        return context_reliance(batch.labeled_maps, batch.reference)
 
 
 class BoundaryReliance(MapMetric):
@@ -127,4 +127,4 @@ class BoundaryReliance(MapMetric):
 
     @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
-        return boundary_reliance(batch.maps, batch.reference, self.width)
+        return boundary_reliance(batch.labeled_maps, batch.reference, self.width)

@@ -57,7 +57,11 @@ def test_pins_are_plain_versions() -> None:
 
 def test_third_party_imports_are_declared() -> None:
     names = {"PIL": "pillow", "hydra": "hydra-core", "sklearn": "scikit-learn"}
-    lines = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["pretrained"]]  # what is imported at a call
+    lines = [
+        *PROJECT["dependencies"],
+        *PROJECT["optional-dependencies"]["pretrained"],
+        *PROJECT["optional-dependencies"]["dicom"],
+    ]  # what is imported at a call
     declared = {canonicalize_name(Requirement(line).name) for line in lines} | {"lightning-xai"}
     pattern = re.compile(r"^\s*(?:from|import) (\w+)", re.MULTILINE)
     for file in [*(REPO / "lightning_xai").rglob("*.py"), REPO / "train.py"]:

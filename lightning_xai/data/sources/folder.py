@@ -6,15 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
-from lightning_xai.data.items import Item, index_masks, list_images, sorted_classes, without_suffix
+from lightning_xai.data.items import Item, count_unread, index_masks, list_images, sorted_classes, without_suffix
 from lightning_xai.data.module import ImageDataModule
 from lightning_xai.data.options import Options
+from lightning_xai.data.scans import patients_of
 from lightning_xai.data.side_files import SideFiles, sort_files
 from lightning_xai.data.sources.layout import Layout, check_class_names, find_layout, images_in
 
 log = logging.getLogger(__name__)
 
 Masks = Path | tuple[Path, ...] | None
+#: Of files that describe images: nobody expects them to be read as one.
+_TEXTS = {
+    *(".csv", ".tsv", ".xlsx", ".txt", ".md", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".html", ".pdf", ".log"),
+    *(".py", ".ipynb", ".sh"),
+}
+
+
+def _rank(counted: tuple[str, int]) -> tuple[int, bool, str]:
+    """The most common suffix first, and none last of equal ones."""
+    return -counted[1], not counted[0], counted[0]
 
 
 class FolderData(ImageDataModule):
@@ -22,7 +33,8 @@ class FolderData(ImageDataModule):
 
     Masks may lie next to the images: `1_mask.png`, several of one image as `1_mask_1.png`, or `masks/1.png` next to
     `images/1.png` (see `sort_files`). With `mask_classes` the class folders may be left out: `root/1.png`, or
-    `root/train/1.png`. Slices of one patient need split folders then, or `ManifestData` with a group column.
+    `root/train/1.png`; without it, images in no folder have no label. Slices of one patient need split folders then,
+    or `ManifestData` with a group column; DICOM files name their patient.
 
     Args:
         root: The folder that holds the class folders or the split folders. To `predict`, any folder of images, whatever
@@ -45,7 +57,9 @@ class FolderData(ImageDataModule):
         self._check_root()
         layout = find_layout(self.root, self.mask_root, self.mask_classes is not None)
         self.class_names = sorted_classes(folder.name for _, folder in layout.folders) if layout.labeled else []
-        if self.mask_classes is None:
+        if self.mask_classes is None and not layout.labeled:
+            log.warning("%s has no class folders: its images have no labels, and a target needs weights.", self.root)
+        elif self.mask_classes is None:
             check_class_names(self.class_names, self.root)
         rows: list[tuple[str | None, Path, Path, Masks]] = []
         left_out: list[Path] = []
@@ -59,7 +73,7 @@ class FolderData(ImageDataModule):
         indexed = {} if self.mask_root is None else index_masks(self.mask_root)
         # Of images to segment each needs its mask; masks of evidence may be missing.
         needed = self.mask_classes is not None and any(mask is not None for *_, mask in rows)
-        items = []
+        items, patients = [], patients_of([image for _, _, image, _ in rows])
         for split, folder, image, side in rows:
             relative, mask = image.relative_to(self.root), side
             name = without_suffix(relative)
@@ -68,7 +82,7 @@ class FolderData(ImageDataModule):
             elif needed and side is None:
                 mask = image.with_name(f"{without_suffix(Path(image.name))}_mask.png")
             label = self.class_names.index(folder.name) if layout.labeled else None
-            items.append(Item(name, image, label, mask, split))
+            items.append(Item(name, image, label, mask, split, patients.get(image)))
         return items
 
     def predict_items(self) -> list[Item]:
@@ -77,6 +91,8 @@ class FolderData(ImageDataModule):
             return [Item(without_suffix(Path(self.root.name)), self.root)]
         self._check_root()
         files = self._files(self.root)
+        if files.images == [self.root]:
+            return [Item(self.root.resolve().name, self.root)]
         self._report_files(Layout([], False), len(files.masks), files.left_out)
         indexed = {} if self.mask_root is None else index_masks(self.mask_root)
         names = [without_suffix(image.relative_to(self.root)) for image in files.images]
@@ -102,10 +118,17 @@ class FolderData(ImageDataModule):
             masks = self.mask_root.resolve()
             real = {parent: parent.resolve() for parent in {path.parent for path in images}}
             images = [path for path in images if masks not in (real[path.parent], *real[path.parent].parents)]
-        return sort_files(images, folder)
+        return SideFiles([folder], {}, []) if images == [folder] else sort_files(images, folder)
 
     def _report_files(self, layout: Layout, masks: int, left_out: Sequence[Path]) -> None:
-        """Log what lies next to the images, and what is left out."""
+        """Log what lies next to the images, what is left out, and what is not read."""
+        unread = count_unread(self.root)
+        if unread:
+            listed = ", ".join(
+                f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(unread.items(), key=_rank)
+            )
+            level = logging.INFO if set(unread) <= _TEXTS else logging.WARNING
+            log.log(level, "Not read are these files of %s, by suffix: %s.", self.root, listed)
         if masks and self.mask_root is not None:
             log.warning("Left out the masks next to %d images of %s: data.mask_root is given.", masks, self.root)
         elif masks:

@@ -40,7 +40,7 @@ def find_layout(root: Path, mask_root: Path | None, segmentation: bool) -> Layou
 
     Split folders are those named as a split (`train`, `Validation`), and those that name one (`seg_train`,
     `train_images`, `train2017`), if a training folder and another one are named alike but for the split and hold
-    classes of the same name. What else lies next to them is left out.
+    classes of the same name. What else lies next to them is left out. A folder of images alone has no labels.
 
     Args:
         root: The root.
@@ -70,6 +70,8 @@ def find_layout(root: Path, mask_root: Path | None, segmentation: bool) -> Layou
     if segmentation and (not folders or _parallel(folders)):
         if any(subfolders(folder) for folder in folders):
             _check_parallel(root, folders)
+        return Layout([(None, root)], False)
+    if not segmentation and not folders and images_in(root):
         return Layout([(None, root)], False)
     if not segmentation:
         _check_classes(root, folders)

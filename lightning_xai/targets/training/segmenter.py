@@ -1,20 +1,23 @@
 """Train a segmenter to be explained, and measure how well it segments each class before anything is explained."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from monai.losses.dice import DiceCELoss
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.segmentation import DiceScore
 
-from lightning_xai.functional.segmentation import class_labels
+from lightning_xai.functional.segmentation import IGNORED, class_labels
 from lightning_xai.targets.sliding_window import by_window
 from lightning_xai.targets.training.classifier import ClassifierTask, logits_in_words
+from lightning_xai.targets.training.dice_loss import LabeledDiceCE
 
 
 class SegmenterTask(ClassifierTask):
     """Trains a segmenter with Dice and cross-entropy, AdamW and a cosine schedule.
+
+    Pixels that a mask says nothing about (`IGNORED`) count neither in the loss nor in the Dice.
 
     Args:
         model: ``(B, C, *S)`` -> ``(B, K, *S)`` logits, or a structure that holds them, as a target does; one logit
@@ -46,8 +49,7 @@ class SegmenterTask(ClassifierTask):
         if activation == "sigmoid" and num_classes != 2:
             raise ValueError(f"A segmenter with a sigmoid tells 2 classes apart, not {num_classes}; use softmax.")
         super().__init__(model, num_classes, activation, *args, **kwargs)
-        several = activation == "softmax"
-        self.criterion = DiceCELoss(softmax=several, sigmoid=not several, to_onehot_y=several)
+        self.criterion = LabeledDiceCE(activation)
         self.window = window
 
     def forward(self, images: Tensor) -> Tensor:
@@ -60,9 +62,10 @@ class SegmenterTask(ClassifierTask):
         return segmenter_metrics(self.hparams["class_names"] or [str(number) for number in numbers])
 
     def judged(self, logits: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """The predicted and true classes ``(B, *S)`` that the metrics compare."""
+        """The predicted and true classes ``(B, *S)`` that the metrics compare; ignored pixels as background in both."""
         predicted = (logits > 0).long()[:, 0] if logits.shape[1] == 1 else class_labels(logits)
-        return predicted, batch["mask"][:, 0]
+        truth = batch["mask"][:, 0]
+        return predicted.masked_fill(truth == IGNORED, 0), truth.masked_fill(truth == IGNORED, 0)
 
     def _loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
         if batch.get("mask") is None:
@@ -75,7 +78,7 @@ class SegmenterTask(ClassifierTask):
                 f"{self.hparams['activation']} gives {expected}; give it so many outputs (target.model.*)"
                 + (", or use target.activation=sigmoid." if logits.shape[1] == 1 else ".")
             )
-        loss: Tensor = self.criterion(logits, batch["mask"].float())
+        loss: Tensor = self.criterion(logits, batch["mask"])
         return loss
 
 
@@ -101,9 +104,29 @@ def segmenter_metrics(names: Sequence[str]) -> MetricCollection:
     """Make the metrics of predicted and true classes ``(B, *S)``: ``dice``, and ``dice_<class>`` of foreground classes.
 
     Args:
-        names: Of all classes, background first.
+        names: Of all classes, background first; see :func:`metric_names` for what they are called in a log.
     """
     count = len(names)
-    each = {f"dice_{name}": ForegroundDice(count, number) for number, name in enumerate(names) if number}
+    each = {f"dice_{name}": ForegroundDice(count, n) for n, name in enumerate(metric_names(names)) if n}
     metrics: dict[str, Metric | MetricCollection] = {"dice": ForegroundDice(count), **each}
     return MetricCollection(metrics, compute_groups=False)
+
+
+def metric_names(names: Sequence[str]) -> list[str]:
+    """Write class names as the last part of a logged name: no dots, slashes, quotes or spaces, and no two alike.
+
+    Args:
+        names: Of all classes, in any script.
+
+    Returns:
+        A name for each.
+
+    Example:
+        >>> metric_names(["w. matter", "T1/T2", "T1_T2", "Größe"])
+        ['w_matter', 'T1_T2', 'T1_T2_2', 'Größe']
+    """
+    written: list[str] = []
+    for number, name in enumerate(names):
+        plain = re.sub(r"[^\w()+-]+", "_", name).strip("_") or str(number)
+        written.append(f"{plain}_{number}" if plain in written else plain)
+    return written

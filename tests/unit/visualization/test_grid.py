@@ -111,3 +111,9 @@ def test_png_round_trip_leaves_no_partial_file(tmp_path):
     save_png(tmp_path / "new" / "a.png", np.ones((2, 2, 3), np.float32))
     assert np.asarray(Image.open(tmp_path / "new" / "a.png")).min() == 255
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("name", ["$^$", "${x}", "a_$_b", "a\\b", "大脳", '"q" & <b>'])
+def test_class_names_are_no_formulas(name):
+    grid = map_grid(torch.zeros(1, 1, 8, 8), torch.rand(1, 1, 8, 8), titles=[[name]], labels=[name])
+    assert grid.dtype == np.uint8 and grid.ndim == 3

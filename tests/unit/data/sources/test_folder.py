@@ -1,3 +1,4 @@
+import logging
 import shutil
 from pathlib import Path
 
@@ -73,6 +74,27 @@ def test_volumes_and_hidden_and_other_files(tmp_path: Path) -> None:
     assert next(iter(data.train_dataloader()))["image"].shape == (6, 1, 4, 4, 4)
 
 
+def test_what_is_not_read_is_said_by_suffix_and_count(class_folders: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number, name in enumerate(["a.HEIC", "b.heic", "scan", "c.svg", ".hidden.heic", "notes.txt"]):
+        (class_folders / ("cat", "dog")[number % 2] / name).write_bytes(b"x")
+    (class_folders / "__MACOSX" / "cat").mkdir(parents=True)
+    (class_folders / "__MACOSX" / "cat" / "d.heic").write_bytes(b"x")
+    with caplog.at_level(logging.INFO):
+        FolderData(class_folders).setup()
+    (record,) = [record for record in caplog.records if "Not read" in record.getMessage()]
+    assert record.getMessage() == (
+        f"Not read are these files of {class_folders}, by suffix: 2 .heic, 1 .svg, 1 .txt, 1 without suffix."
+    )
+    assert record.levelno == logging.WARNING
+
+
+def test_notes_next_to_images_are_no_warning(class_folders: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (class_folders / "labels.csv").write_text("x")
+    FolderData(class_folders).setup()
+    FolderData(class_folders).setup("predict")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 def test_missing_root_and_mask_root_are_named(class_folders: Path) -> None:
     with pytest.raises(NotADirectoryError, match="The folder nowhere does not exist; correct data.root"):
         FolderData("nowhere").setup()
@@ -84,8 +106,17 @@ def test_empty_class_and_missing_class_folders_are_named(class_folders: Path, tm
     (class_folders / "emu").mkdir()
     with pytest.raises(ValueError, match="The folder .*emu has no images; add some or remove the folder"):
         FolderData(class_folders).setup()
-    with pytest.raises(ValueError, match="cat has no class folders; put each class into a folder"):
-        FolderData(class_folders / "cat").setup()
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(ValueError, match="nothing has no class folders; put each class into a folder"):
+        FolderData(tmp_path / "nothing").setup()
+
+
+def test_images_in_no_class_folder_have_no_label(class_folders: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = FolderData(class_folders / "cat")
+    data.setup()
+    assert data.class_names == [] and sum(map(len, data.split_items.values())) == 10
+    assert "label" not in next(iter(data.test_dataloader()))
+    assert "cat has no class folders: its images have no labels, and a target needs weights." in caplog.text
 
 
 def test_missing_mask_is_named_or_skipped(class_folders: Path) -> None:
@@ -116,5 +147,6 @@ def test_images_to_segment_need_no_class_folders(class_folders: Path, tmp_path: 
     assert sum(len(items) for items in data.split_items.values()) == 10 * len(splits or ("",))
     batch = next(iter(data.test_dataloader()))
     assert "label" not in batch and torch.equal(batch["mask"][:, 0] > 0, batch["image"][:, 0] > 128.5 / 255)
-    with pytest.raises(ValueError, match="hold images but no class folders" if splits else "has no class folders"):
-        FolderData(root, mask_root=root / "masks").setup()
+    if splits:
+        with pytest.raises(ValueError, match="hold images but no class folders"):
+            FolderData(root, mask_root=root / "masks").setup()

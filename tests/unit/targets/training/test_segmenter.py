@@ -5,11 +5,13 @@ import pytest
 import torch
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from monai.losses import DiceCELoss
 from monai.networks.nets import DynUNet, SegResNet
 from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_xai import SegmenterTarget
+from lightning_xai.functional.segmentation import IGNORED
 from lightning_xai.networks.mask_net import UNet
 from lightning_xai.targets.training.classifier import fit_target, warn_if_weak
 from lightning_xai.targets.training.segmenter import SegmenterTask, segmenter_metrics
@@ -178,3 +180,52 @@ def test_a_sigmoid_tells_two_classes_apart():
 def test_a_weak_segmenter_is_warned_of_by_its_dice(caplog):
     warn_if_weak({"dice": 0.31, "loss": 1.0}, 0.7)
     assert "test dice is 0.310, below 0.700" in caplog.text
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_ignored_pixels_change_neither_loss_nor_gradient_nor_dice(activation, dims):
+    classes, size = (3 if activation == "softmax" else 2), (2, 8, 8)[-dims:]
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, classes if activation == "softmax" else 1, *size, generator=generator, requires_grad=True)
+    mask = torch.randint(0, classes, (2, 1, *size), generator=generator)
+    mask[:, :, ..., -3:] = IGNORED
+    names = NAMES[:classes]
+    task = SegmenterTask(nn.Identity(), classes, activation, class_names=names)
+    kept = {"logits": logits[..., :-3], "mask": mask[..., :-3]}
+    (gradient,) = torch.autograd.grad(task._loss(logits, {"mask": mask}), logits)
+    torch.testing.assert_close(task._loss(logits, {"mask": mask}), task._loss(kept["logits"], kept))
+    assert not gradient[..., -3:].any() and gradient[..., :-3].all()
+    values = []
+    for part, truth in ((logits, mask), (kept["logits"], kept["mask"])):
+        metrics = segmenter_metrics(names)
+        metrics.update(*task.judged(part, {"mask": truth}))
+        values.append(metrics.compute())
+    assert values[0] == values[1]
+    assert task._loss(logits, {"mask": torch.full_like(mask, IGNORED)}).isfinite()
+
+
+def test_without_ignored_pixels_the_loss_is_monais():
+    logits, mask = torch.randn(2, 3, 8, 8), torch.randint(0, 3, (2, 1, 8, 8))
+    expected = DiceCELoss(softmax=True, to_onehot_y=True)(logits, mask.float())
+    assert torch.equal(SegmenterTask(nn.Identity(), 3)._loss(logits, {"mask": mask}), expected)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["w. matter", "T1.5"],
+        ["a/b", "a.b"],
+        ["'quoted'", '"quoted"'],
+        ["大脳", "Größe"],
+        ["...", "///"],
+        ["a\\b", "a b"],
+    ],
+    ids=str,
+)
+def test_class_names_may_hold_anything(tmp_path, names):
+    module = SegmenterTask(UNet(1, 3, depth=2, width=4), 3, class_names=["background", *names])
+    quality = train(module, Shapes(), tmp_path, epochs=1)
+    each = [name for name in quality if name.startswith("dice_")]
+    assert len(each) == 2 and not any(mark in "".join(each) for mark in "./\\'\" ")
+    assert SegmenterTarget(UNet(1, 3, depth=2, width=4), weights=tmp_path / "best.ckpt").class_names[1:] == names
