@@ -14,6 +14,8 @@ from lightning_xai.metrics.functional.localization import pixel_auc
 #: Fraction of the full score that the restored one must reach for its pixels to be enough.
 ENOUGH = 0.99
 SCORES = {"auc": "AUC", "dice": "Dice"}
+#: Score of a model that sees nothing.
+CHANCE = {"auc": 0.5, "dice": 0.0}
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class PEPPRResult:
             ``full``: the score of whole images; ``area_erase`` (low is good), ``area_restore`` (high is good), their
             ``difference``, ``area_random`` and ``area_reversed`` (erased), ``difference_center`` of the distance to the
             center, ``random_minus_erase``, ``reversed_minus_random``, and ``sufficient``: the smallest fraction of
-            pixels whose restored score is 99 % of the full one.
+            pixels whose restored score is 99 % of the full one; NaN where that is no more than chance (an AUC of .5, a
+            Dice of 0), which no pixel is needed for.
         """
         return self._numbers({name: curve.mean(dim=0) for name, curve in self.curves.items()})
 
@@ -153,7 +156,7 @@ class PEPPRResult:
         random = torch.stack([curve for name, curve in curves.items() if name.startswith("erase_random_")]).mean(dim=0)
         erase, restore, area = (float(self._area(curve)) for curve in (curves["erase"], curves["restore"], random))
         reverse, center = float(self._area(curves["erase_reversed"])), self._area(curves["restore:center"])
-        enough = (curves["restore"] >= ENOUGH * full).nonzero()
+        enough = (curves["restore"] >= ENOUGH * full).nonzero() if ENOUGH * full > CHANCE[self.metric] else []
         return {
             "full": full,
             "area_erase": erase,
@@ -164,7 +167,7 @@ class PEPPRResult:
             "difference_center": float(center - self._area(curves["erase:center"])),
             "random_minus_erase": area - erase,
             "reversed_minus_random": reverse - area,
-            "sufficient": self.fractions[int(enough[0])],
+            "sufficient": self.fractions[int(enough[0])] if len(enough) else float("nan"),
         }
 
     @cached_property
@@ -204,11 +207,17 @@ def score(values: Tensor, truth: Tensor, metric: str) -> Tensor:
     Returns:
         ``(L, P)`` float64.
     """
-    return label_auc(values, truth) if metric == "auc" else values.double().nanmean(dim=0)
+    if metric == "auc":
+        return label_auc(values, truth)
+    # Only images with the class count; the Dice of one of them that is NaN makes the mean NaN.
+    total = values.double().masked_fill(~truth.unsqueeze(2), 0.0).sum(dim=0)
+    return total / truth.sum(dim=0).unsqueeze(1)
 
 
 def label_auc(values: Tensor, truth: Tensor) -> Tensor:
     """AUC of every label: probabilities ``(N, L, P)`` and truth ``(N, L)`` -> ``(L, P)``; equal images give .5.
+
+    NaN where a probability is NaN, and for a label without both kinds of images.
 
     Example:
         >>> label_auc(torch.tensor([[[0.1]], [[0.9]]]), torch.tensor([[False], [True]])).item()
@@ -216,5 +225,6 @@ def label_auc(values: Tensor, truth: Tensor) -> Tensor:
     """
     flat = values.movedim(0, -1).contiguous()  # (L, P, N)
     auc = pixel_auc(sort_evidence(flat, truth.T.unsqueeze(1).expand_as(flat)))
-    # Both kinds of images are there, so only scores that are all equal are undefined as a ranking of pixels.
-    return auc.nan_to_num(0.5)
+    both = (truth.any(dim=0) & ~truth.all(dim=0)).unsqueeze(1)
+    # Scores that are all equal are undefined as a ranking of pixels, but rank images as chance does.
+    return auc.masked_fill(both & (flat.amin(dim=2) == flat.amax(dim=2)), 0.5)

@@ -86,11 +86,11 @@ def paired_bootstrap(first: Rows, second: Rows, samples: int = 2000, level: floa
     Returns:
         The interval of ``first - second``.
     """
-    other = {(image_id, query): value for image_id, query, value in second}
+    other = numbered(second)
     gaps = [
-        (image_id, query, value - other[image_id, query])
-        for image_id, query, value in first
-        if (image_id, query) in other
+        (image_id, query, value - other[image_id, query, number])
+        for (image_id, query, number), value in numbered(first).items()
+        if (image_id, query, number) in other
     ]
     return bootstrap_rows(gaps, samples, level, seed)
 
@@ -101,3 +101,19 @@ def per_image_means(rows: Rows) -> dict[str, float]:
     for image_id, _, value in rows:
         values.setdefault(image_id, []).append(value)
     return {image_id: torch.tensor(row, dtype=torch.float64).nanmean().item() for image_id, row in values.items()}
+
+
+def numbered(rows: Rows) -> dict[tuple[str, int, int], float]:
+    """Number the queries about one class of one image, such as two regions of a segmenter: ``{(id, query, n): value}``.
+
+    Example:
+        >>> numbered([("a", 1, 0.5), ("a", 1, 0.25)])
+        {('a', 1, 0): 0.5, ('a', 1, 1): 0.25}
+    """
+    counts: dict[tuple[str, int], int] = {}
+    values: dict[tuple[str, int, int], float] = {}
+    for image_id, query, value in rows:
+        number = counts.get((image_id, query), 0)
+        counts[image_id, query] = number + 1
+        values[image_id, query, number] = value
+    return values

@@ -1,13 +1,16 @@
 """PEPPR: the same pixels of all images go, and come back."""
 
+import math
+
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
 from lightning_xai import ClassifierTarget, SegmenterTarget
+from lightning_xai.functional.finite import NotFiniteError
 from lightning_xai.global_maps import peppr
 from lightning_xai.global_maps.pixel_orders import closeness, curves_of, data_baseline, pixel_ranks, survey, tie_keys
-from lightning_xai.global_maps.result import label_auc
+from lightning_xai.global_maps.result import PEPPRResult, label_auc, score
 from lightning_xai.perturbation.baselines import mean_image
 from tests.helpers import CountingTarget, linear_net
 
@@ -137,6 +140,75 @@ def test_aucs_are_those_of_scikit_learn():
         for column in range(5):
             expected = roc_auc_score(truth[:, label], values[:, label, column])
             assert auc[label, column].item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_scores_of_nan_are_nan_and_of_equal_images_one_half():
+    values, truth = torch.full((4, 2, 3), 0.3), torch.tensor([[1, 1], [0, 0], [1, 0], [0, 0]]).bool()
+    values[1, 1, 2] = float("nan")
+    auc = label_auc(values, truth)
+    assert auc.isnan().nonzero().tolist() == [[1, 2]] and (auc[0] == 0.5).all()
+    values[:, :, 1] = float("nan")
+    assert label_auc(values, truth)[:, 1].isnan().all()
+    assert label_auc(values[..., :1], torch.ones(4, 2).bool()).isnan().all(), "one kind of images ranks nothing"
+    dice = score(values, truth, "dice")
+    assert dice[0, 0].item() == pytest.approx(0.3) and dice[:, 1].isnan().all() and not dice[1, 2].isnan()
+
+
+def scored_result(whole, metric="auc", hidden=0.5):
+    """A result whose scores are those of whole images from half of the pixels on."""
+    truth = torch.tensor([[1], [0], [1], [0]]).bool()
+    blank = torch.full((4,), hidden)
+    values = torch.stack([blank, whole, whole], dim=1).unsqueeze(1)
+    names = ("restore", "erase_random_0", "restore:center", "erase:center", "erase_reversed")
+    curves = {"erase": values.flip(2), **dict.fromkeys(names, values)}
+    return PEPPRResult((0.0, 0.5, 1.0), [0], {}, metric, truth, curves)
+
+
+@pytest.mark.parametrize(
+    ("whole", "sufficient"),
+    [
+        ([0.9, 0.1, 0.8, 0.2], 0.5),
+        ([0.1, 0.9, 0.2, 0.8], None),  # worse than chance
+        ([0.5, 0.5, 0.5, 0.5], None),  # chance
+        ([float("nan"), 0.1, 0.8, 0.2], None),
+    ],
+)
+def test_nothing_suffices_for_a_model_at_or_below_chance(whole, sufficient):
+    result = scored_result(torch.tensor(whole))
+    for numbers in (result.summary(), result.per_label()[0]):
+        assert numbers["sufficient"] == sufficient if sufficient else math.isnan(numbers["sufficient"])
+
+
+def test_99_percent_of_hardly_more_than_chance_is_chance():
+    """An AUC of .505: a black image has 99 % of it."""
+    result = scored_result(torch.tensor([0.9, 0.1, 0.8, 0.2]))
+    curves = {name: torch.full((3,), 0.505) for name in result.values}
+    curves["restore"][0] = 0.5
+    assert math.isnan(result._numbers(curves)["sufficient"])
+
+
+def test_a_segmenter_that_finds_nothing_has_no_sufficient_pixels():
+    zeros = torch.zeros(4)
+    assert math.isnan(scored_result(zeros, "dice", hidden=0.0).summary()["sufficient"])
+    assert scored_result(torch.full((4,), 0.8), "dice", hidden=0.0).summary()["sufficient"] == 0.5
+
+
+class BreaksInTheDark(torch.nn.Module):
+    """NaN for a black image, else right."""
+
+    def forward(self, images):
+        right = torch.cat([5 - 10 * images, 10 * images - 5], dim=1)
+        return torch.where(images.flatten(1).any(dim=1).view(-1, 1, 1, 1), right, float("nan"))
+
+
+def test_a_segmenter_that_answers_nan_has_no_dice_there():
+    masks = (torch.rand(4, 1, 6, 6, generator=torch.Generator().manual_seed(0)) > 0.5).long()
+    batches = [{"image": 0.8 * masks + 0.1, "mask": masks}]
+    found = peppr(SegmenterTarget(BreaksInTheDark()), batches, torch.rand(6, 6), (0, 0.5, 1), "black", 1)
+    assert found.erase[0].isnan().tolist() == [False, False, True] and math.isnan(found.summary()["area_erase"])
+    broken = [{**batches[0], "image": batches[0]["image"] * torch.tensor([1, 1, 0, 1]).view(-1, 1, 1, 1)}]
+    with pytest.raises(NotFiniteError, match="2 of the batch"):
+        peppr(SegmenterTarget(BreaksInTheDark()), broken, torch.rand(6, 6), (0, 0.5, 1), "black", 1)
 
 
 # ------------------------------------------------------------------ orders, baselines, intervals

@@ -138,3 +138,12 @@ def test_excludes_zero(low, high, excludes):
 
 def test_plain_values():
     assert Interval(0.5, 0.4, 0.6, 7, 1).as_dict() == {"mean": 0.5, "low": 0.4, "high": 0.6, "count": 7, "undefined": 1}
+
+
+def test_two_queries_of_one_class_are_paired_in_their_order():
+    """Two regions of a segmenter, both about class 1: .5 and -.2."""
+    first, second = [("a", 1, 1.0), ("a", 1, 0.0), ("b", 1, 0.4)], [("b", 1, 0.4), ("a", 1, 0.5), ("a", 1, 0.2)]
+    assert paired_bootstrap(first, second).mean == pytest.approx((0.15 + 0.0) / 2)
+    assert paired_bootstrap(first, second[:2]).mean == pytest.approx((0.5 + 0.0) / 2), (
+        "a query that one lacks is left out"
+    )
