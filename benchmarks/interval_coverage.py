@@ -1,9 +1,9 @@
 """How often the 95 % interval of a mean holds the true mean, where images of a patient are alike.
 
-Usage: ``python benchmarks/interval_coverage.py [--repeats 1000] [--samples 1000]``. ICC is the part of the variance that
-is between groups. Values are normal or exponential (skewed, as probabilities near 0 or 1 are), groups of 6 images each or
-of 2 to 10. Ends with status 1 if the interval over groups covers less than .90 anywhere; the last column takes images for
-independent. Where groups differ more (1 to 40 images) and values are skewed, 5 groups cover about .88.
+Usage: ``python benchmarks/interval_coverage.py [--repeats 1000] [--samples 1000]``. ICC is the part of the variance
+that is between groups. Values are normal or exponential (skewed, as probabilities near 0 or 1 are), groups of 6 images
+each or of 2 to 10. Ends with status 1 if the interval over groups covers less than .90 anywhere; the last column takes
+images for independent. Where groups differ more (1 to 40 images) and values are skewed, 5 groups cover about .88.
 """
 
 import argparse
@@ -60,9 +60,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1000)
     parser.add_argument("--samples", type=int, default=1000)
     arguments = parser.parse_args()
-    print(
-        f"{'values':<8} {'images a group':<15} {'groups':>6} {'ICC':>4} {'groups resampled':>17} {'images resampled':>17}"
-    )
+    print(f"{'values':<8} {'images a group':<15} {'groups':>6} {'ICC':>4} {'over groups':>17} {'over images':>17}")
     worst = 1.0
     for shape, sizes, groups, icc in product(VALUES, SIZES, GROUPS, ICCS):
         by_group, by_image = coverage(groups, icc, shape, sizes, arguments.repeats, arguments.samples)
