@@ -15,6 +15,7 @@ from torch import Tensor
 from lightning_xai.cli.components import note_data_info
 from lightning_xai.cli.target_cache import build_target
 from lightning_xai.data import ImageDataModule
+from lightning_xai.functional.groups import batch_groups
 from lightning_xai.metrics import InsertionDeletionGap
 from lightning_xai.targets import Target
 
@@ -78,6 +79,15 @@ def test_images(data: ImageDataModule, count: int) -> dict[str, Tensor]:
     """The first ``count`` test images, and their masks if there are any."""
     batches = list(data.test_dataloader())
     return {key: torch.cat([batch[key] for batch in batches])[:count] for key in ("image", "mask") if key in batches[0]}
+
+
+def test_units(data: ImageDataModule, count: int) -> list[str]:
+    """The patient, well or site of each of the first ``count`` test images; the image itself where it has none."""
+    units: list[str] = []
+    for batch in data.test_dataloader():
+        groups = batch_groups(batch) or [""] * len(batch["id"])
+        units += [f"group {group}" if group else name for group, name in zip(groups, batch["id"], strict=True)]
+    return units[:count]
 
 
 def gaps(target: Target, images: Tensor, maps: Tensor) -> dict[str, float]:

@@ -9,7 +9,7 @@ import time
 from functools import partial
 
 import torch
-from _real_data import BASELINES, stop_without_data, target_of, test_images
+from _real_data import BASELINES, stop_without_data, target_of, test_images, test_units
 
 from lightning_xai import ClassifierTarget
 from lightning_xai.explainers import PCIM, CaptumExplainer, CenterPrior, EdgeMap, RandomMap
@@ -64,14 +64,17 @@ def main() -> None:
     stop_without_data()
     for experiment in args.experiments:
         pooled: dict[str, dict[str, Rows]] = {}
+        groups: dict[str, str] = {}
         for seed in args.seeds:
             target, data = target_of(experiment, seed)
             images = test_images(data, args.images)
+            # An image that several seeds test, and all images of its group, are one unit.
+            groups |= {f"{seed}-{index}": unit for index, unit in enumerate(test_units(data, args.images))}
             print(f"  {len(images['image'])} test images", flush=True)
             for name, table in score(target, images, seed).items():
                 for metric, rows in table.items():
                     pooled.setdefault(name, {}).setdefault(metric, []).extend(rows)
-        table = format_table(summarize(pooled), dict.fromkeys(pooled["random"], True))
+        table = format_table(summarize(pooled, groups), dict.fromkeys(pooled["random"], True))
         print(f"\n{experiment}, {len(args.seeds)} seeds pooled\n{table}\n")
 
 

@@ -2,7 +2,7 @@
 
 Usage: ``LIGHTNING_XAI_DATA=... python benchmarks/unoise_table.py [--sizes small] [--epochs 10] [key=value]``.
 Prints the Dice per image at each fraction of visible pixels, what is left with another image's content under the same
-mask (leak), the paired 95 % bootstrap interval to the best row that learns nothing, and the time to explain an image.
+mask (leak), the paired 95 % interval over patients to the best row that learns nothing, and the time an image takes.
 Trained networks are kept in ``runs/bench/unoise`` and used again.
 """
 
@@ -23,6 +23,7 @@ from lightning_xai.data import ImageDataModule
 from lightning_xai.explainers import CaptumExplainer, Explainer, GradCAM, HiResCAM, RandomMap, UNoise
 from lightning_xai.explainers.reference import BlurredReference, Reversed
 from lightning_xai.explainers.unoise import SIZES
+from lightning_xai.functional.groups import batch_groups
 from lightning_xai.metrics import MetricSuite, VisibilityCurve, VisibilityLeak
 from lightning_xai.report.statistics import Rows, paired_bootstrap, per_image_means
 from lightning_xai.targets import SegmenterTarget
@@ -81,7 +82,14 @@ def scored(explainer: Explainer, data: ImageDataModule, batches: int) -> tuple[M
         maps = explainer.explain(images, targets, asked)
         spent, count = spent + time.perf_counter() - began, count + len(images)
         suite.update(
-            target=target, images=images, maps=maps, ids=batch["id"], targets=targets, pixels=pixels, masks=masks
+            target=target,
+            images=images,
+            maps=maps,
+            ids=batch["id"],
+            targets=targets,
+            pixels=pixels,
+            masks=masks,
+            groups=batch_groups(batch),
         )
     return suite, spent / count
 
@@ -145,7 +153,7 @@ def line(name: str, suite: MetricSuite, seconds: float, rivals: dict[float, Rows
     for fraction in FRACTIONS:
         cell = f"{mean(dice[fraction]):.2f} ({mean(leak[fraction]):.2f})"
         if rivals is not None:
-            gap = paired_bootstrap(dice[fraction], rivals[fraction])
+            gap = paired_bootstrap(dice[fraction], rivals[fraction], suite.members()["dice"].image_groups())
             cell += f" {gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]"
         cells.append(f"{cell:>34}")
     print(f"{name:<30} {' '.join(cells)} {1000 * seconds:>9.1f}", flush=True)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_xai.callbacks.save_maps import affine_of
+from lightning_xai.functional.groups import batch_groups
 from lightning_xai.functional.segmentation import class_labels
 from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.global_maps import GlobalMaps, GlobalMapsResult
@@ -61,7 +62,8 @@ class SaveGlobalMaps(Callback):
             self._affine = affine_of(batch, 0)
         assert self._maps is not None
         maps, targets, ids = outputs.maps, outputs.query.targets, batch["id"]
-        self._maps.update(maps=maps, labels=labels, images=images, targets=targets, predictions=predictions, ids=ids)
+        about = {"labels": labels, "targets": targets, "predictions": predictions}
+        self._maps.update(maps=maps, images=images, ids=ids, groups=batch_groups(batch), **about)
         if self.region is not None:
             enters = entering(labels, predictions, targets, self._maps.subset)
             counted = maps * enters.view(*enters.shape, *(1,) * (maps.ndim - 2))  # a map of zeros is undefined

@@ -4,7 +4,8 @@ Engelmann, Storkey & Bernabeu, arXiv 2112.09591. The code of both was not publis
 PEPPR is computed, is our reconstruction from the paper's text.
 """
 
-from lightning_xai.global_maps.metric import GlobalMaps, GlobalMapsResult
+from lightning_xai.global_maps.maps_result import GlobalMapsResult
+from lightning_xai.global_maps.metric import GlobalMaps
 from lightning_xai.global_maps.progressive import peppr
 from lightning_xai.global_maps.result import PEPPRResult
 

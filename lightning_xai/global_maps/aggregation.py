@@ -120,6 +120,20 @@ def image_keys(ids: Sequence[str]) -> Tensor:
     return torch.tensor([min(int.from_bytes(digest, "big", signed=True), FREE - 1) for digest in digests])
 
 
+def unit_keys(keys: Tensor, groups: Sequence[str] | None) -> Tensor:
+    """The key of each image's group, ``(n,)``, or of the image itself where it has none (``""``).
+
+    Raises:
+        ValueError: If there are more or fewer groups than images.
+    """
+    if groups is None:
+        return keys
+    if len(groups) != len(keys):
+        raise ValueError(f"{len(groups)} groups for {len(keys)} images; give one group an image.")
+    # An image whose id is the name of a group is not that group.
+    return image_keys([f"group\0{name}" for name in groups]).where(torch.tensor([bool(name) for name in groups]), keys)
+
+
 def first_appearances(keys: Tensor) -> Tensor:
     """Whether each row of ``(n, d)`` is the first of equal ones, ``(n,)``.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_xai.data.loading import resize_mask
 from lightning_xai.data.reading import read_image
 from lightning_xai.functional.components import connected_component
-from lightning_xai.global_maps.metric import GlobalMapsResult
+from lightning_xai.global_maps.maps_result import GlobalMapsResult
 
 BINS = 256
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_xai.functional.files import atomic_write, write_nifti
-from lightning_xai.global_maps.metric import GlobalMapsResult
+from lightning_xai.global_maps.maps_result import GlobalMapsResult
 from lightning_xai.visualization.global_maps import global_figure
 from lightning_xai.visualization.grid import save_png
 

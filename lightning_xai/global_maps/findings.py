@@ -1,12 +1,15 @@
 """Sentences that say in plain words what the numbers of global maps and PEPPR mean."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
 from lightning_xai.global_maps import GlobalMapsResult, PEPPRResult
 from lightning_xai.global_maps.bias_finder import Bias
-from lightning_xai.global_maps.result import SCORES
+from lightning_xai.global_maps.result import FIRM, SCORES
+from lightning_xai.report.tables import resampling_line
 
 #: Below this AUC a model is too weak for its maps to mean much.
 WEAK = 0.7
@@ -45,6 +48,7 @@ def sentences(findings: Findings) -> list[str]:
         enough(findings),
         against_center(findings),
         *stable(findings),
+        *uncertain(findings),
         *specific(findings),
         *biased(findings),
     ]
@@ -55,14 +59,44 @@ def model(findings: Findings) -> str:
     full, interval = findings.peppr.summary()["full"], span(findings.intervals["full"])
     name = SCORES[findings.peppr.metric]
     weak = f" This is a weak model: below {WEAK} its maps say little." if full < WEAK else ""
-    return f"On the {len(findings.peppr.truth)} judged images the model's {name} is {full:.3f} {interval}.{weak}"
+    return f"On the {counted(findings.peppr.resampling)} judged the model's {name} is {full:.3f} {interval}.{weak}"
+
+
+def counted(resampling: Mapping[str, Any]) -> str:
+    """Write how many images there are, and of how many groups.
+
+    Example:
+        >>> counted({"unit": "groups", "units": 1, "images": 8}), counted({"unit": "images", "units": 8, "images": 8})
+        ('8 images of 1 group', '8 images')
+    """
+    images = number_of(resampling["images"], "images")
+    return images if resampling["unit"] == "images" else f"{images} of {number_of(resampling['units'], 'groups')}"
+
+
+def number_of(count: int, what: str) -> str:
+    """Write a number of things, given in the plural."""
+    return f"{count} {what if count != 1 else what[:-1]}"
+
+
+def uncertain(findings: Findings) -> list[str]:
+    """What intervals are over, and what they leave out."""
+    result, names = findings.peppr, findings.maps.labels
+    lines = [resampling_line(result.resampling)]
+    if int(result.resampling["units"]) > 1 and len(result.rare) == len(result.labels):
+        lines = [f"Intervals: none, as no label has {FIRM} {result.resampling['unit']} of either kind."]
+    elif result.rare:
+        rare = ", ".join(names[label] for label in result.rare)
+        lines.append(f"Too rare for the mean over labels and its interval, which take {FIRM} of either kind: {rare}.")
+    return lines
 
 
 def faithful(findings: Findings) -> str:
     """Whether the map ranks pixels better than chance."""
     numbers, intervals = findings.peppr.summary(), findings.intervals
-    first, last = intervals["random_minus_erase"][0] > 0, intervals["reversed_minus_random"][0] > 0
     areas = ", ".join(f"{name} {numbers[key]:.3f}" for name, key in ORDERS.items())
+    if intervals["random_minus_erase"][0] != intervals["random_minus_erase"][0]:
+        return f"Without intervals nothing shows that the map is faithful (area under the erasing curve: {areas})."
+    first, last = intervals["random_minus_erase"][0] > 0, intervals["reversed_minus_random"][0] > 0
     verdict = {
         (True, True): "The map is faithful at both ends: hiding what it calls important hurts more than hiding random "
         "pixels, and hiding what it calls unimportant hurts less",
@@ -78,6 +112,11 @@ def faithful(findings: Findings) -> str:
 def enough(findings: Findings) -> str:
     """What fraction of the pixels suffices, and what that shows."""
     fraction, (low, high) = findings.peppr.summary()["sufficient"], findings.intervals["sufficient"]
+    if fraction != fraction:
+        score = SCORES[findings.peppr.metric]
+        return (
+            f"The {score} of whole images is no better than chance, or undefined: no fraction of the pixels suffices."
+        )
     size = f"{100 * fraction:.0f} % of the image suffices for 99 % of the {SCORES[findings.peppr.metric]}"
     claim = (
         "A new model was trained for every step, so this is about the information in the pixels."
@@ -85,7 +124,8 @@ def enough(findings: Findings) -> str:
         else "This is about what this model uses; whether other pixels hold the same information takes "
         "global.retrain=true."
     )
-    return f"The most important {size} (95 % interval {100 * low:.0f} to {100 * high:.0f} %). {claim}"
+    interval = "no interval" if low != low else f"95 % interval {100 * low:.0f} to {100 * high:.0f} %"
+    return f"The most important {size} ({interval}). {claim}"
 
 
 def against_center(findings: Findings) -> str:
@@ -98,11 +138,12 @@ def against_center(findings: Findings) -> str:
 
 def stable(findings: Findings) -> list[str]:
     """Whether another sample of images would give the same map."""
-    value, images = findings.maps.overall_stability, findings.maps.images
+    maps, value = findings.maps, findings.maps.overall_stability
+    images = counted({"unit": maps.unit, "units": maps.units, "images": maps.images})
     if value is None:
-        return [f"{images} images are too few to say whether other images would give the same map."]
+        return [f"{images} are too few to say whether other images would give the same map."]
     verdict = "the same map" if value >= STABLE else "another map, so take more images before reading details"
-    lines = [f"Two halves of the {images} images give {verdict}: their rank correlation is {value:.2f}."]
+    lines = [f"Two halves of the {images} give {verdict}: their rank correlation is {value:.2f}."]
     skipped = sum(findings.maps.skipped)
     if skipped:
         lines.append(f"{skipped} maps were all zero, or not finite, and left out.")
@@ -134,4 +175,4 @@ def biased(findings: Findings) -> list[str]:
 
 def span(interval: tuple[float, float]) -> str:
     """Format an interval as text."""
-    return f"[{interval[0]:.3f}, {interval[1]:.3f}]"
+    return "[none]" if interval[0] != interval[0] else f"[{interval[0]:.3f}, {interval[1]:.3f}]"

@@ -1,7 +1,6 @@
 """The metric that accumulates global maps: one map a label, and one of all labels, of any number of aligned images."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,45 +10,24 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lightning_xai.global_maps import aggregation
 from lightning_xai.global_maps.aggregation import FREE, NORMALIZATIONS, SUBSETS
-from lightning_xai.global_maps.totals import Part, fold, likeness, mean_of_labels, means, merged, once, standard_errors
+from lightning_xai.global_maps.maps_result import GlobalMapsResult
+from lightning_xai.global_maps.totals import (
+    Part,
+    Slots,
+    empty_slots,
+    fold,
+    likeness,
+    mean_of_labels,
+    means,
+    merged,
+    once,
+    pooled,
+    standard_errors,
+)
 
 REDUCTIONS = ("mean", "median", "trimmed_mean", "quantile")
 OVERALLS = ("labels", "pairs")
-TOTALS = ("sums", "squares", "count", "skipped", "image_sum", "image_count", "sample", "sample_keys")
-
-
-@dataclass
-class GlobalMapsResult:
-    """The global maps of a data set; ``None`` where no image has given one.
-
-    Attributes:
-        labels: Names of the ``L`` labels.
-        label_wise: A map ``(*S)`` for each label, float64.
-        overall: ``(*S)``, float64.
-        count: Number of maps that each label's is computed from.
-        skipped: Maps of each label that were left out because they are all zero, or not finite.
-        standard_error: ``(*S)`` for each label: of the mean map, whatever the reduction.
-        stability: For each label the rank correlation of the mean maps of two halves of the images.
-        overall_stability: The same for the overall map.
-        mean_image: ``(C, *S)``, the mean of the images that gave a map.
-        images: How many those are.
-    """
-
-    labels: list[str]
-    label_wise: list[Tensor | None]
-    overall: Tensor | None
-    count: list[int]
-    skipped: list[int]
-    standard_error: list[Tensor | None]
-    stability: list[float | None]
-    overall_stability: float | None
-    mean_image: Tensor | None
-    images: int
-
-    def found(self) -> dict[str, Tensor]:
-        """The label-wise maps that are not ``None``, by name."""
-        pairs = zip(self.labels, self.label_wise, strict=True)
-        return {name: values for name, values in pairs if values is not None}
+TOTALS = ("sums", "squares", "count", "skipped", "image_sum", "image_count", "single_count", "sample", "sample_keys")
 
 
 class GlobalMaps(Metric):
@@ -58,7 +36,9 @@ class GlobalMaps(Metric):
     Streaming: its memory does not grow with the number of images. The mean is exact in any order of the images and on
     any number of ranks. The other reductions read a sample, the ``capacity`` images of each label whose ids have the
     smallest hashes; they are exact up to so many images, and above err by about ``0.5 / sqrt(capacity)`` in rank. An
-    image (its id) counts once; that a sampler repeated images to even out the ranks does no harm.
+    image (its id) counts once; that a sampler repeated images to even out the ranks does no harm. Standard errors and
+    halves are of groups of images where there are; errors are exact up to 64 groups of a label, and above from 64
+    random pools of groups, which err by about a tenth.
 
     Engelmann, Storkey & Bernabeu, arXiv 2112.09591. How the maps are aggregated is our reconstruction: their code was
     not published.
@@ -93,6 +73,7 @@ class GlobalMaps(Metric):
     skipped: Tensor
     image_sum: Tensor
     image_count: Tensor
+    single_count: Tensor
     sample: Tensor
     sample_keys: Tensor
     added_keys: list[Tensor]
@@ -125,18 +106,21 @@ class GlobalMaps(Metric):
         count = len(self.labels)
         kept = 0 if reduction == "mean" else capacity
         # The size of maps and images is set by the first batch; until then they have none.
-        self.add_state("sums", torch.zeros(2, count, 0, dtype=torch.float64), "sum")  # of two halves of the images
+        self.add_state("sums", torch.zeros(2, count, 0, dtype=torch.float64), "sum")  # of two halves of the groups
         self.add_state("squares", torch.zeros(count, 0, dtype=torch.float64), "sum")
         self.add_state("count", torch.zeros(2, count, dtype=torch.int64), "sum")
         self.add_state("skipped", torch.zeros(count, dtype=torch.int64), "sum")
         self.add_state("image_sum", torch.zeros(0, dtype=torch.float64), "sum")
-        self.add_state("image_count", torch.zeros((), dtype=torch.int64), "sum")
+        for name in ("image_count", "single_count"):
+            self.add_state(name, torch.zeros((), dtype=torch.int64), "sum")
         self.add_state("sample", torch.zeros(count, kept, 0), None)
         self.add_state("sample_keys", torch.full((count, kept), FREE), None)
         self.add_state("added_keys", [], "cat")
         # A sampler repeats the first images of a data set: the first of each rank waits until the ranks are synced.
         for name in Part._fields:
             self.add_state(f"held_{name}", [], "cat")
+        for name in Slots._fields:
+            self.add_state(f"slot_{name}", [], "cat")
 
     def update(
         self,
@@ -147,6 +131,7 @@ class GlobalMaps(Metric):
         targets: Tensor | None = None,
         predictions: Tensor | None = None,
         ids: Sequence[str] | None = None,
+        groups: Sequence[str] | None = None,
     ) -> None:
         """Add the maps of a batch.
 
@@ -158,6 +143,7 @@ class GlobalMaps(Metric):
                 all labels in order.
             predictions: Labels that the model predicts, in the form of ``labels``; for ``subset="true_positive"``.
             ids: One unique id an image; numbered when left out.
+            groups: The patient, well or site of each image, ``""``: none.
 
         Raises:
             ValueError: If shapes disagree, or it is not said which classes the maps are about.
@@ -167,18 +153,20 @@ class GlobalMaps(Metric):
         present = aggregation.present_labels(labels, classes).to(maps.device)
         predicted = None if predictions is None else aggregation.present_labels(predictions, classes).to(maps.device)
         images = maps.new_zeros(len(maps), 0, *maps.shape[2:]) if images is None else images
-        keys = aggregation.image_keys(self._ids(ids, len(maps))).to(maps.device)
+        keys = aggregation.image_keys(self._ids(ids, len(maps)))
+        unit_keys = aggregation.unit_keys(keys, groups).to(maps.device)
+        keys = keys.to(maps.device)
         enters = aggregation.entering(present, predicted, queries, self.subset)
         values, alive = aggregation.normalize_maps(maps.detach().float()[enters], self.normalization)
-        row_keys = keys.unsqueeze(1).expand_as(enters)[enters]
-        part = Part(values, queries[enters], alive, row_keys, images.float(), keys)
+        row_keys, row_units = (column.unsqueeze(1).expand_as(enters)[enters] for column in (keys, unit_keys))
+        part = Part(values, queries[enters], alive, row_keys, row_units, images.float(), keys)
         self._size(maps.shape[2:], images.shape[1])
         if not self.added_keys:
             self._hold(part.only(keys[:1]))
             self.added_keys.append(keys[:1])
         fresh = torch.isin(keys, dim_zero_cat(self.added_keys), invert=True)
         fresh &= aggregation.first_appearances(keys.unsqueeze(1))
-        fold(self._totals(), part if fresh.all() else part.only(keys[fresh]))
+        self._keep(fold(self._totals(), self._slots(), part if fresh.all() else part.only(keys[fresh])))
         self.added_keys.append(keys[fresh])
 
     def compute(self) -> GlobalMapsResult:
@@ -190,10 +178,11 @@ class GlobalMaps(Metric):
         totals = {name: value.clone() for name, value in self._totals().items()}
         if totals["sample_keys"].ndim == 3:  # gathered from ranks
             totals["sample"], totals["sample_keys"] = merged(totals["sample"], totals["sample_keys"])
+        slots = empty_slots(self.sums)
         if self.image_sum.ndim > 1:  # there are images
             held = Part(*(dim_zero_cat(getattr(self, f"held_{name}")) for name in Part._fields))
-            fold(totals, once(held, dim_zero_cat(self.added_keys)))
-        return self._result(totals)
+            slots = fold(totals, pooled(self._slots()), once(held, dim_zero_cat(self.added_keys)))
+        return self._result(totals, slots)
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Gather the state of all ranks; a rank without images takes part with zeros."""
@@ -202,7 +191,7 @@ class GlobalMaps(Metric):
             self._size(torch.Size(shape[1:]), shape[0])
             nothing = torch.zeros(0, dtype=torch.int64, device=self.device)
             self.added_keys.append(nothing)
-            empty = (self.sums.new_zeros(0, *shape[1:]).float(), nothing, nothing.bool(), nothing)
+            empty = (self.sums.new_zeros(0, *shape[1:]).float(), nothing, nothing.bool(), nothing, nothing)
             self._hold(Part(*empty, self.image_sum.new_zeros(0, *shape).float(), nothing))
         super().sync(*args, **kwargs)
 
@@ -250,20 +239,29 @@ class GlobalMaps(Metric):
             state = getattr(self, name)
             setattr(self, name, state.new_zeros(*state.shape[:-1], *size))
         self.image_sum = self.image_sum.new_zeros(channels, *size)
+        self._keep(empty_slots(self.sums))
 
     def _hold(self, part: Part) -> None:
         for name, value in zip(Part._fields, part, strict=True):
             getattr(self, f"held_{name}").append(value)
 
+    def _slots(self) -> Slots:
+        return Slots(*(dim_zero_cat(getattr(self, f"slot_{name}")) for name in Slots._fields))
+
+    def _keep(self, slots: Slots) -> None:
+        for name, value in zip(Slots._fields, slots, strict=True):
+            setattr(self, f"slot_{name}", [value])
+
     def _totals(self) -> dict[str, Tensor]:
         return {name: getattr(self, name) for name in TOTALS}
 
-    def _result(self, totals: Mapping[str, Tensor]) -> GlobalMapsResult:
-        """The result of the totals."""
+    def _result(self, totals: Mapping[str, Tensor], slots: Slots) -> GlobalMapsResult:
+        """The result of the totals, and those of groups."""
         count = totals["count"].sum(dim=0)
         halves = [means(*half) for half in zip(totals["sums"], totals["count"], strict=True)]
         images, image_sum = int(totals["image_count"]), totals["image_sum"]
-        averages = means(totals["sums"].sum(dim=0), count)
+        sums = totals["sums"].sum(dim=0)
+        averages, singles = means(sums, count), slots.others(count)
         label_wise = averages
         if self.reduction != "mean":
             samples = [maps[keys < FREE] for maps, keys in zip(totals["sample"], totals["sample_keys"], strict=True)]
@@ -273,12 +271,15 @@ class GlobalMaps(Metric):
             label_wise=label_wise,
             overall=self._overall(totals, label_wise),
             count=count.tolist(),
+            label_units=(singles + slots.units(len(count))).tolist(),
             skipped=totals["skipped"].tolist(),
-            standard_error=standard_errors(averages, totals["squares"], count),
+            standard_error=standard_errors(averages, totals["squares"], sums, count, slots),
             stability=[likeness(*pair) for pair in zip(*halves, strict=True)],
             overall_stability=likeness(*(mean_of_labels(half) for half in halves)),
             mean_image=(image_sum / images).float() if images and image_sum.numel() else None,
             images=images,
+            units=int(totals["single_count"]) + len(torch.unique(slots.pairs[:, 0])),
+            unit="groups" if len(slots.pairs) else "images",
         )
 
     def _reduced(self, maps: Tensor) -> Tensor:

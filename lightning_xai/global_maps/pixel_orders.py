@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_xai.functional.groups import batch_groups
 from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.perturbation.baselines import noise_field
 from lightning_xai.perturbation.sets import pixel_count
@@ -24,12 +25,14 @@ class Survey:
         square: ``(C, *S)`` float64, the mean of the squares.
         truth: The labels of all images, ``(N,)`` or ``(N, K)``; ``None`` where there are none.
         digest: A hash of all images and labels, in their order.
+        units: ``(N,)``, the number of the group that each image is of; ``None`` where there are no groups.
     """
 
     mean: Tensor
     square: Tensor
     truth: Tensor | None
     digest: str
+    units: Tensor | None
 
 
 def survey(batches: Iterable[dict[str, Any]]) -> Survey:
@@ -39,6 +42,7 @@ def survey(batches: Iterable[dict[str, Any]]) -> Survey:
         ValueError: If there is no batch, or the images have several sizes.
     """
     total, square, count, truth, digest = torch.zeros(()), torch.zeros(()), 0, [], hashlib.sha256()
+    groups: list[str] = []
     for batch in batches:
         images = as_plain_tensor(batch["image"]).double().cpu()
         if count and images.shape[1:] != total.shape:
@@ -46,6 +50,7 @@ def survey(batches: Iterable[dict[str, Any]]) -> Survey:
                 f"Images of {tuple(total.shape)} and {tuple(images.shape[1:])}: aligned images have one size."
             )
         total, square, count = total + images.sum(dim=0), square + images.square().sum(dim=0), count + len(images)
+        groups += batch_groups(batch) or [""] * len(images)
         digest.update(as_plain_tensor(batch["image"]).cpu().contiguous().numpy().tobytes())
         for name in ("label", "mask"):
             if name in batch:
@@ -54,7 +59,22 @@ def survey(batches: Iterable[dict[str, Any]]) -> Survey:
             truth.append(torch.as_tensor(batch["label"]).cpu())
     if not count:
         raise ValueError("There is no batch to erase pixels from; check the data set.")
-    return Survey(total / count, square / count, torch.cat(truth) if truth else None, digest.hexdigest())
+    labels = torch.cat(truth) if truth else None
+    return Survey(total / count, square / count, labels, digest.hexdigest(), unit_numbers(groups))
+
+
+def unit_numbers(groups: Sequence[str]) -> Tensor | None:
+    """Number the groups ``(N,)``, an image without one (``""``) a group by itself; ``None`` where no image has one.
+
+    Example:
+        >>> unit_numbers(["ann", "", "ann", ""]).tolist()
+        [0, 1, 0, 2]
+    """
+    if not any(groups):
+        return None
+    numbers: dict[tuple[str, int], int] = {}
+    keys = [(name, -1 if name else image) for image, name in enumerate(groups)]
+    return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
 
 
 def data_baseline(statistics: Survey, fill: str, seed: int) -> Tensor:

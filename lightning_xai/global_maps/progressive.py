@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_xai.functional.files import atomic_write
+from lightning_xai.functional.finite import check_outputs, naming_images
 from lightning_xai.functional.segmentation import reference_pixels
 from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.global_maps.aggregation import present_labels
@@ -25,6 +26,7 @@ from lightning_xai.perturbation.evaluator import Evaluator, output_of_inputs
 from lightning_xai.perturbation.perturbations import FixedMasks
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
+from lightning_xai.targets.outputs import TargetOutput
 
 TENTHS = tuple(step / 10 for step in range(11))
 #: Images ``(B, C, *S)`` -> the same with some pixels hidden.
@@ -53,7 +55,8 @@ def peppr(
     Args:
         target: A classifier, judged by the AUC of each label, or a segmenter, judged by the Dice of each class.
         batches: Batch dicts with ``image (B, C, *S)`` and ``label (B,)`` or multi-hot ``(B, K)``; for a segmenter with
-            ``mask (B, 1, *S)``. Iterated anew for every step, in the same order.
+            ``mask (B, 1, *S)``; intervals are over the groups in ``group``, if any. Iterated anew for every step, in
+            the same order.
         ranking: A map ``(*S)`` on the target's device, high = important; equal pixels are ordered by a fixed random
             key.
         fractions: Fractions of pixels, from 0 to 1.
@@ -145,7 +148,11 @@ def outputs_of_images(
         chunk_size: Largest number of inputs per forward pass.
 
     Returns:
-        ``(N, K)`` float32 on the CPU; a Dice is NaN where the reference has none of the class.
+        ``(N, K)`` float32 on the CPU; NaN where the model gives NaN, and for a Dice whose reference has none of the
+        class.
+
+    Raises:
+        NotFiniteError: If a segmenter gives NaN for a whole image.
     """
     same = None
     if baseline is not None and not shown.any() and not target.dense:
@@ -157,12 +164,25 @@ def outputs_of_images(
             continue
         images = as_plain_tensor(batch["image"]).to(shown.device)
         query = every_query(target, images, batch.get("mask"))
-        output = target.output("dice" if target.dense else "probability")
+        output = nan_for_nan(target.output("dice" if target.dense else "probability"))
         evaluator = Evaluator(output_of_inputs(target, output, query), chunk_size)
         masks = FixedMasks(lambda index, _: shown.view(1, 1, *shown.shape), 1, "blur" if baseline is None else baseline)
         values = evaluator(PerturbationContext.of_queries(images, query.shape[1]), {"shown": masks})["shown"][..., 0]
+        if target.dense and shown.all():  # a Dice that is NaN says that the reference has none of the class
+            with naming_images(batch):
+                check_outputs(values)
         outputs.append(values.masked_fill(~query.defined(), float("nan")).cpu())
     return torch.cat(outputs).float()
+
+
+def nan_for_nan(output: TargetOutput) -> TargetOutput:
+    """The output, but NaN for a query about an input for which the model gives NaN: a Dice would read it as nothing."""
+
+    def read(target: Target, logits: Tensor, query: Query) -> Tensor:
+        broken = logits.flatten(1).isnan().any(dim=1, keepdim=True)
+        return output(target, logits, query).masked_fill(broken, float("nan"))
+
+    return read
 
 
 def every_query(target: Target, images: Tensor, masks: Any) -> Query:
@@ -222,4 +242,5 @@ def judge(
         metric="dice" if target.dense else "auc",
         truth=truth[:, defined],
         values={name: outputs[:, defined] for name, outputs in values.items()},
+        units=statistics.units,
     )

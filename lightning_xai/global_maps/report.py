@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_xai.data import ImageDataModule, MirrorSided
 from lightning_xai.functional.files import atomic_write
-from lightning_xai.global_maps.findings import Findings, sentences, span
+from lightning_xai.global_maps.findings import Findings, counted, number_of, sentences, span
 from lightning_xai.global_maps.result import SCORES
 from lightning_xai.loggers import log_images
 from lightning_xai.report import html as page
@@ -79,16 +79,20 @@ def write_report(
 def numbers(findings: Findings) -> dict[str, Any]:
     """All numbers of the report as plain values."""
     maps, names = findings.maps, findings.maps.labels
-    rows = zip(names, maps.count, maps.skipped, maps.stability, strict=True)
-    labels = {name: {"count": count, "skipped": skipped, "stability": r} for name, count, skipped, r in rows}
+    keys = ("count", "units", "skipped", "stability")
+    rows = zip(maps.count, maps.label_units, maps.skipped, maps.stability, strict=True)
+    labels = {name: dict(zip(keys, row, strict=True)) for name, row in zip(names, rows, strict=True)}
     return {
         "reading": sentences(findings),
         "images": maps.images,
+        "resampling": {"unit": maps.unit, "units": maps.units},
         "stability": maps.overall_stability,
         "labels": labels,
         "peppr": {
             "metric": findings.peppr.metric,
             "images": len(findings.peppr.truth),
+            "resampling": findings.peppr.resampling,
+            "rare": [names[label] for label in findings.peppr.rare],
             "fractions": list(findings.peppr.fractions),
             "summary": findings.peppr.summary(),
             "intervals": findings.intervals,
@@ -140,7 +144,7 @@ def as_taken(data: ImageDataModule, values: Tensor, side: str | None) -> Tensor:
 
 def sections(settings: DictConfig, findings: Findings, figures: dict[str, NDArray[np.uint8]]) -> list[page.Part]:
     """The sections of the page, in order."""
-    judged = f"the {len(findings.peppr.truth)} images of the {settings.peppr_split} split"
+    judged = f"the {counted(findings.peppr.resampling)} of the {settings.peppr_split} split"
     return [
         page.heading("What the numbers say"),
         page.bullets(sentences(findings)),
@@ -158,7 +162,7 @@ def sections(settings: DictConfig, findings: Findings, figures: dict[str, NDArra
         page.paragraph(
             f"The same pixels of all of {judged} are erased (or restored on an empty image) in the order of the "
             f"overall map, and the {SCORES[findings.peppr.metric]} is taken again. Hidden pixels show: {settings.fill}"
-            ". Bands: 95 % over resampled images; of the random orders their range."
+            f". Bands: 95 % over {findings.peppr.resampling['unit']}; of the random orders their range."
         ),
         page.figure(figures["peppr"], "PEPPR of the overall map."),
         *summary_table(findings),
@@ -176,10 +180,14 @@ def labels_table(findings: Findings) -> page.Part:
     outside = {bias.label: f"{100 * bias.outside:.0f} %" for bias in findings.biases}
     maps = findings.maps
     rows = [
-        [name, count, skipped, "-" if r is None else f"{r:.2f}", outside.get(name, "-")]
-        for name, count, skipped, r in zip(maps.labels, maps.count, maps.skipped, maps.stability, strict=True)
+        [name, count, units, skipped, "-" if r is None else f"{r:.2f}", outside.get(name, "-")]
+        for name, count, units, skipped, r in zip(
+            maps.labels, maps.count, maps.label_units, maps.skipped, maps.stability, strict=True
+        )
     ]
-    return page.table(["label", "maps", "all-zero, left out", "halves correlate", "outside the region"], rows)
+    return page.table(
+        ["label", "maps", maps.unit, "all-zero, left out", "halves correlate", "outside the region"], rows
+    )
 
 
 def summary_table(findings: Findings) -> list[page.Part]:
@@ -192,7 +200,7 @@ def summary_table(findings: Findings) -> list[page.Part]:
         for key, text in MEANING.items()
     ]
     notes = [
-        f"{names[label]} has {count} positive images, so it cannot be judged."
+        f"{names[label]} has {number_of(count, 'positive images')}, so it cannot be judged."
         for label, count in findings.peppr.skipped.items()
     ]
     return [page.table(head, rows), *([page.bullets(notes)] if notes else [])]

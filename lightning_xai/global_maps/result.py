@@ -10,10 +10,17 @@ from torch import Tensor
 from lightning_xai.metrics.functional.curves import trapezoid
 from lightning_xai.metrics.functional.evidence import sort_evidence
 from lightning_xai.metrics.functional.localization import pixel_auc
+from lightning_xai.report.statistics import resampled_ends
 
 #: Fraction of the full score that the restored one must reach for its pixels to be enough.
 ENOUGH = 0.99
 SCORES = {"auc": "AUC", "dice": "Dice"}
+#: Score of a model that sees nothing.
+CHANCE = {"auc": 0.5, "dice": 0.0}
+#: Numbers of a summary that may be negative.
+DIFFERENCES = ("difference", "difference_center", "random_minus_erase", "reversed_minus_random")
+#: Groups of either kind that a label needs for an interval: of one, every resample that has it is the same.
+FIRM = 2
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,8 @@ class PEPPRResult:
         values: What the scores are computed from, ``(N, L, P)`` for every curve: probabilities, or the Dice of each
             image. The curves are ``erase``, ``restore`` and ``erase_reversed`` of the map, ``erase_random_<r>``,
             ``erase:center`` and ``restore:center``, and the same for every other map.
+        units: ``(N,)``, the number of the group (patient, well or site) that each image is of; ``None``: every image is
+            its own.
         curves: The scores ``(L, P)`` of every curve.
     """
 
@@ -38,11 +47,42 @@ class PEPPRResult:
     metric: str
     truth: Tensor = field(repr=False)
     values: dict[str, Tensor] = field(repr=False)
+    units: Tensor | None = field(default=None, repr=False)
 
     @cached_property
     def curves(self) -> dict[str, Tensor]:
         """Score of each label at each fraction, ``(L, P)`` by curve."""
         return {name: score(values, self.truth, self.metric) for name, values in self.values.items()}
+
+    @property
+    def resampling(self) -> dict[str, str | int]:
+        """What intervals are over: ``unit`` (``"groups"`` or ``"images"``), their number ``units``, and ``images``."""
+        images = len(self.truth)
+        if self.units is None:
+            return {"unit": "images", "units": images, "images": images}
+        return {"unit": "groups", "units": int(self.units.max()) + 1, "images": images}
+
+    @cached_property
+    def firm(self) -> list[int]:
+        """Rows of the labels with two groups of either kind, that means and intervals are over; all if there are none.
+
+        For a Dice, with two groups that have the class.
+        """
+        return self._resampled_rows or list(range(len(self.labels)))
+
+    @property
+    def rare(self) -> list[int]:
+        """The labels that are judged, but too rare for the mean over labels and for intervals."""
+        return [label for row, label in enumerate(self.labels) if row not in self._resampled_rows]
+
+    @cached_property
+    def _resampled_rows(self) -> list[int]:
+        kinds = [self.truth] if self.metric == "dice" else [self.truth, ~self.truth]
+        index = torch.arange(len(self.truth)) if self.units is None else self.units
+        none = torch.zeros(int(index.max()) + 1, len(self.labels), dtype=torch.int64)
+        enough: list[Tensor] = [(none.index_add(0, index, kind.long()) > 0).sum(dim=0) >= FIRM for kind in kinds]
+        rows: list[int] = torch.stack(enough).all(dim=0).nonzero().flatten().tolist()
+        return rows
 
     @property
     def erase(self) -> Tensor:
@@ -70,15 +110,16 @@ class PEPPRResult:
         return [name.removeprefix("erase:") for name in self.curves if name.startswith("erase:")]
 
     def summary(self) -> dict[str, float]:
-        """Summarize the mean over labels: areas under the curves, and the fraction of pixels that suffices.
+        """Summarize the mean over :attr:`firm` labels: areas under the curves, and the fraction of pixels needed.
 
         Returns:
             ``full``: the score of whole images; ``area_erase`` (low is good), ``area_restore`` (high is good), their
             ``difference``, ``area_random`` and ``area_reversed`` (erased), ``difference_center`` of the distance to the
             center, ``random_minus_erase``, ``reversed_minus_random``, and ``sufficient``: the smallest fraction of
-            pixels whose restored score is 99 % of the full one.
+            pixels whose restored score is 99 % of the full one; NaN where that is no more than chance (an AUC of .5, a
+            Dice of 0), which no pixel is needed for.
         """
-        return self._numbers({name: curve.mean(dim=0) for name, curve in self.curves.items()})
+        return self._numbers(self._means())
 
     def per_label(self) -> dict[int, dict[str, float]]:
         """The :meth:`summary` of every label by itself."""
@@ -95,23 +136,36 @@ class PEPPRResult:
         }
 
     def bootstrap(self, samples: int = 200, level: float = 0.95, seed: int = 0) -> dict[str, tuple[float, float]]:
-        """Compute percentile intervals of every number of the :meth:`summary`, over images.
+        """Compute intervals of every number of the :meth:`summary`, over groups of images, or images without groups.
 
-        Resamples in which a label cannot be scored are taken again.
+        From 10 groups on percentiles, below Student's t; see :func:`lightning_xai.report.statistics.bootstrap`. NaN for
+        a single group, where no label is firm, and for a number that is undefined in a resample.
         """
+        numbers = self.summary()
         rows = [self._numbers(curves) for curves in self._resampled(samples, seed)]
-        tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-        columns = {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]}
-        ends = {name: column.quantile(tail) for name, column in columns.items()}
-        return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+        intervals = {}
+        for name, value in numbers.items():
+            column = torch.tensor([row[name] for row in rows], dtype=torch.float64)
+            ends = self._ends(column, torch.tensor(value, dtype=torch.float64), level)
+            # Of few groups Student's t would go on where scores and fractions end.
+            low, high = (ends if name in DIFFERENCES else ends.clamp(0, 1)).tolist()
+            intervals[name] = (low, high)
+        return intervals
 
     def bands(self, samples: int = 200, level: float = 0.95, seed: int = 0) -> dict[str, Tensor]:
-        """Compute the lower and upper ends ``(2, P)`` of the curves of the mean over labels, over resampled images."""
-        resampled = self._resampled(samples, seed)
-        tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-        return {
-            name: torch.stack([curves[name] for curves in resampled]).quantile(tail, dim=0) for name in resampled[0]
-        }
+        """Compute the lower and upper ends ``(2, P)`` of the curves of the mean over labels; see :meth:`bootstrap`."""
+        resampled, means = self._resampled(samples, seed), self._means()
+        names = [name for name in means if ":" not in name or name.endswith(":center")]
+        columns = {name: torch.stack([curves[name] for curves in resampled]) if resampled else None for name in names}
+        return {name: self._ends(column, means[name], level).clamp(0, 1) for name, column in columns.items()}
+
+    def _ends(self, resampled: Tensor | None, estimate: Tensor, level: float) -> Tensor:
+        units = int(self.resampling["units"]) if self._resampled_rows else 0
+        return resampled_ends(estimate if resampled is None else resampled, estimate, units, level)
+
+    def _means(self) -> dict[str, Tensor]:
+        """Curves ``(P,)`` of the mean over the firm labels."""
+        return {name: curve[self.firm].mean(dim=0) for name, curve in self.curves.items()}
 
     def plot(self, samples: int = 200) -> Figure:
         """Plot the mean over labels: erased, restored, erased in reverse and from the center, with bands.
@@ -122,7 +176,8 @@ class PEPPRResult:
         figure = Figure(figsize=(7.2, 4.4), layout="constrained")
         axes = figure.subplots()
         percent, bands = [100 * fraction for fraction in self.fractions], self.bands(samples)
-        random = self.erase_random.mean(dim=1)
+        means = self._means()
+        random = self.erase_random[:, self.firm].mean(dim=1)
         low, high = random.amin(dim=0).tolist(), random.amax(dim=0).tolist()
         axes.plot(percent, random.mean(dim=0).tolist(), color="tab:gray", label="erase random pixels")
         axes.fill_between(percent, low, high, color="tab:gray", alpha=0.4, linewidth=0)
@@ -132,7 +187,7 @@ class PEPPRResult:
             ("restore", "restore most important first", "tab:green", "-"),
             ("erase:center", "erase from the center", "tab:purple", ":"),
         ):
-            axes.plot(percent, self.curves[name].mean(dim=0).tolist(), color=color, label=label, linestyle=style)
+            axes.plot(percent, means[name].tolist(), color=color, label=label, linestyle=style)
             if style == "-":
                 axes.fill_between(percent, *bands[name].tolist(), color=color, alpha=0.15, linewidth=0)
         if self.metric == "auc":
@@ -153,7 +208,8 @@ class PEPPRResult:
         random = torch.stack([curve for name, curve in curves.items() if name.startswith("erase_random_")]).mean(dim=0)
         erase, restore, area = (float(self._area(curve)) for curve in (curves["erase"], curves["restore"], random))
         reverse, center = float(self._area(curves["erase_reversed"])), self._area(curves["restore:center"])
-        enough = (curves["restore"] >= ENOUGH * full).nonzero()
+        bar = ENOUGH * full
+        enough = (curves["restore"] >= bar).nonzero().flatten().tolist() if bar > CHANCE[self.metric] else []
         return {
             "full": full,
             "area_erase": erase,
@@ -164,7 +220,7 @@ class PEPPRResult:
             "difference_center": float(center - self._area(curves["erase:center"])),
             "random_minus_erase": area - erase,
             "reversed_minus_random": reverse - area,
-            "sufficient": self.fractions[int(enough[0])],
+            "sufficient": self.fractions[enough[0]] if enough else float("nan"),
         }
 
     @cached_property
@@ -179,16 +235,26 @@ class PEPPRResult:
         return self._resamples[samples, seed]
 
     def _resample(self, samples: int, seed: int) -> list[dict[str, Tensor]]:
-        """Sample images with replacement until every label has both kinds, ``samples`` times."""
-        names = [name for name in self.values if ":" not in name or name.endswith(":center")]
-        stacked = torch.cat([self.values[name] for name in names], dim=2)
-        generator, count = torch.Generator().manual_seed(seed), len(self.truth)
+        """Draw groups with replacement, each with all of its images, and average the labels that can be scored.
+
+        Every firm label misses few resamples, so that a resample without any label, which is drawn again, is rare.
+        """
         resampled: list[dict[str, Tensor]] = []
+        units = int(self.resampling["units"])
+        if not self._resampled_rows or units < FIRM:
+            return resampled
+        names = [name for name in self.values if ":" not in name or name.endswith(":center")]
+        stacked = torch.cat([self.values[name][:, self._resampled_rows] for name in names], dim=2)
+        index = torch.arange(len(self.truth)) if self.units is None else self.units
+        members = torch.split(index.argsort(stable=True), torch.bincount(index).tolist())
+        generator = torch.Generator().manual_seed(seed)
         while len(resampled) < samples:
-            pick = torch.randint(count, (count,), generator=generator)
-            truth = self.truth[pick]
-            if (truth.any(dim=0) & (~truth.all(dim=0) | (self.metric == "dice"))).all():
-                means = score(stacked[pick], truth, self.metric).mean(dim=0)
+            drawn = torch.randint(units, (units,), generator=generator)
+            pick = torch.cat([members[unit] for unit in drawn.tolist()])
+            truth = self.truth[pick][:, self._resampled_rows]
+            scored = truth.any(dim=0) & (~truth.all(dim=0) | (self.metric == "dice"))
+            if scored.any():
+                means = score(stacked[pick][:, scored], truth[:, scored], self.metric).mean(dim=0)
                 resampled.append(dict(zip(names, means.view(len(names), -1), strict=True)))
         return resampled
 
@@ -204,11 +270,17 @@ def score(values: Tensor, truth: Tensor, metric: str) -> Tensor:
     Returns:
         ``(L, P)`` float64.
     """
-    return label_auc(values, truth) if metric == "auc" else values.double().nanmean(dim=0)
+    if metric == "auc":
+        return label_auc(values, truth)
+    # Only images with the class count; the Dice of one of them that is NaN makes the mean NaN.
+    total = values.double().masked_fill(~truth.unsqueeze(2), 0.0).sum(dim=0)
+    return total / truth.sum(dim=0).unsqueeze(1)
 
 
 def label_auc(values: Tensor, truth: Tensor) -> Tensor:
     """AUC of every label: probabilities ``(N, L, P)`` and truth ``(N, L)`` -> ``(L, P)``; equal images give .5.
+
+    NaN where a probability is NaN, and for a label without both kinds of images.
 
     Example:
         >>> label_auc(torch.tensor([[[0.1]], [[0.9]]]), torch.tensor([[False], [True]])).item()
@@ -216,5 +288,6 @@ def label_auc(values: Tensor, truth: Tensor) -> Tensor:
     """
     flat = values.movedim(0, -1).contiguous()  # (L, P, N)
     auc = pixel_auc(sort_evidence(flat, truth.T.unsqueeze(1).expand_as(flat)))
-    # Both kinds of images are there, so only scores that are all equal are undefined as a ranking of pixels.
-    return auc.nan_to_num(0.5)
+    both = (truth.any(dim=0) & ~truth.all(dim=0)).unsqueeze(1)
+    # Scores that are all equal are undefined as a ranking of pixels, but rank images as chance does.
+    return auc.masked_fill(both & (flat.amin(dim=2) == flat.amax(dim=2)), 0.5)

@@ -9,38 +9,93 @@ from torch import Tensor
 from lightning_xai.global_maps import aggregation
 from lightning_xai.global_maps.aggregation import FREE
 
+#: Groups of a label whose sums are kept apart; more are put into so many pools.
+APART = 64
+
 
 class Part(NamedTuple):
-    """Maps to add, ``values (p, *S)``, with their labels, whether they are valid, their image keys; and the images."""
+    """Maps to add, ``values (p, *S)``, their labels, whether they are valid, keys of image and unit; and the images."""
 
     values: Tensor
     labels: Tensor
     alive: Tensor
     keys: Tensor
+    unit_keys: Tensor
     images: Tensor
     image_keys: Tensor
 
     def only(self, keys: Tensor) -> "Part":
         """Select the maps and images with these image keys."""
         rows, images = (torch.isin(part_keys, keys) for part_keys in (self.keys, self.image_keys))
-        return Part(*(value[rows] for value in self[:4]), *(value[images] for value in self[4:]))
+        return Part(*(value[rows] for value in self[:5]), *(value[images] for value in self[5:]))
 
 
-def fold(totals: Mapping[str, Tensor], part: Part) -> None:
-    """Add maps to the totals, in place."""
+class Slots(NamedTuple):
+    """Sums of the maps of each group and label, of images that have a group.
+
+    Attributes:
+        keys: ``(n,)``, of the group, or below :data:`APART` of a pool of groups.
+        labels: ``(n,)``.
+        counts: ``(n,)``, number of maps.
+        sums: ``(n, *S)``, of the maps.
+        pairs: ``(m, 2)``, each group's key and label.
+    """
+
+    keys: Tensor
+    labels: Tensor
+    counts: Tensor
+    sums: Tensor
+    pairs: Tensor
+
+    def units(self, labels: int) -> Tensor:
+        """Number of groups of each label ``(L,)``."""
+        return torch.bincount(self.pairs[:, 1], minlength=labels)
+
+    def others(self, count: Tensor) -> Tensor:
+        """Number of maps of each label ``(L,)``, of all ``count``, whose images have no group."""
+        return count - torch.zeros_like(count).index_add_(0, self.labels, self.counts)
+
+
+def empty_slots(sums: Tensor) -> Slots:
+    """No slots, for totals ``(2, L, *S)``."""
+    none = torch.zeros(0, dtype=torch.int64, device=sums.device)
+    return Slots(none, none, none, sums.new_zeros(0, *sums.shape[2:]), none.view(0, 2))
+
+
+def pooled(slots: Slots) -> Slots:
+    """A slot for each group and label; those of more groups than :data:`APART` become pools, the same in any order."""
+    pairs = torch.unique(slots.pairs, dim=0)
+    crowded = torch.bincount(pairs[:, 1], minlength=int(slots.labels.max()) + 1 if len(slots.labels) else 0) > APART
+    keys = slots.keys.where(~crowded[slots.labels], slots.keys % APART)
+    found, row = torch.unique(torch.stack([keys, slots.labels], dim=1), dim=0, return_inverse=True)
+    counts = slots.counts.new_zeros(len(found)).index_add_(0, row, slots.counts)
+    sums = slots.sums.new_zeros(len(found), *slots.sums.shape[1:]).index_add_(0, row, slots.sums)
+    return Slots(found[:, 0], found[:, 1], counts, sums, pairs)
+
+
+def fold(totals: Mapping[str, Tensor], slots: Slots, part: Part) -> Slots:
+    """Add maps to the totals, in place, and to the slots of groups, which are returned."""
     size = totals["sums"].shape[2:]
-    valid, labels, keys = part.values[part.alive], part.labels[part.alive], part.keys[part.alive]
-    values, half = valid.double(), keys & 1
+    valid, labels, keys, units = (
+        column[part.alive] for column in (part.values, part.labels, part.keys, part.unit_keys)
+    )
+    values, half, alone = valid.double(), units & 1, units == keys
     index = half * len(totals["skipped"]) + labels
     totals["sums"].view(-1, *size).index_add_(0, index, values)
     totals["count"].view(-1).index_add_(0, index, torch.ones_like(index))
-    totals["squares"].index_add_(0, labels, values.square_())
+    totals["squares"].index_add_(0, labels[alone], values[alone].square_())
     totals["skipped"].index_add_(0, part.labels, (~part.alive).long())
     counted = torch.isin(part.image_keys, keys)
     totals["image_sum"].add_(part.images[counted].sum(dim=0, dtype=torch.float64))
     totals["image_count"].add_(counted.sum())
+    totals["single_count"].add_(torch.isin(part.image_keys, keys[alone]).sum())
     if totals["sample_keys"].shape[-1]:
         update_sample(totals["sample"], totals["sample_keys"], valid, labels, keys)
+    if alone.all():
+        return slots
+    units, labels = units[~alone], labels[~alone]
+    more = Slots(units, labels, torch.ones_like(labels), values[~alone], torch.stack([units, labels], dim=1))
+    return pooled(Slots(*(torch.cat(pair) for pair in zip(slots, more, strict=True))))
 
 
 def update_sample(sample: Tensor, sample_keys: Tensor, values: Tensor, labels: Tensor, keys: Tensor) -> None:
@@ -79,7 +134,7 @@ def once(held: Part, added_keys: Tensor) -> Part:
     waiting = held.only(keys[added == 0])
     rows = aggregation.first_appearances(torch.stack([waiting.keys, waiting.labels], dim=1))
     images = aggregation.first_appearances(waiting.image_keys.unsqueeze(1))
-    return Part(*(value[rows] for value in waiting[:4]), *(value[images] for value in waiting[4:]))
+    return Part(*(value[rows] for value in waiting[:5]), *(value[images] for value in waiting[5:]))
 
 
 def means(sums: Tensor, count: Tensor) -> list[Tensor | None]:
@@ -87,12 +142,34 @@ def means(sums: Tensor, count: Tensor) -> list[Tensor | None]:
     return [total / number if number else None for total, number in zip(sums, count, strict=True)]
 
 
-def standard_errors(averages: Sequence[Tensor | None], squares: Tensor, count: Tensor) -> list[Tensor | None]:
-    """Standard error of each mean map, from the sums of squares ``(L, *S)``; one map has none."""
-    return [
-        None if mean is None or n < 2 else ((square / n - mean.square()).clamp(min=0) / (n - 1)).sqrt()
-        for mean, square, n in zip(averages, squares, count.tolist(), strict=True)
-    ]
+def standard_errors(
+    averages: Sequence[Tensor | None], squares: Tensor, sums: Tensor, count: Tensor, slots: Slots
+) -> list[Tensor | None]:
+    """Standard error of each mean map: of the ratio of groups' sums to their numbers of maps; one group has none.
+
+    Args:
+        averages: The mean maps.
+        squares: ``(L, *S)``, sums of squares over the maps whose images have no group, each a group by itself.
+        sums: ``(L, *S)``, over all maps.
+        count: ``(L,)``, of all maps.
+        slots: Sums of the other groups.
+
+    Returns:
+        ``(*S)`` for each label.
+    """
+    errors: list[Tensor | None] = []
+    alone = slots.others(count).tolist()
+    for label, (mean, number) in enumerate(zip(averages, count.tolist(), strict=True)):
+        mine = slots.labels == label
+        units = alone[label] + int(mine.sum())
+        if mean is None or units < 2:
+            errors.append(None)
+            continue
+        group_sums, group_counts = slots.sums[mine], slots.counts[mine].view(-1, *(1,) * mean.ndim)
+        spread = squares[label] - mean * (2 * (sums[label] - group_sums.sum(dim=0)) - alone[label] * mean)
+        spread = spread + (group_sums - group_counts * mean).square().sum(dim=0)
+        errors.append((spread.clamp(min=0) * (units / (units - 1))).sqrt() / number)
+    return errors
 
 
 def mean_of_labels(maps: Sequence[Tensor | None]) -> Tensor | None:

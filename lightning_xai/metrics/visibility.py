@@ -23,14 +23,14 @@ class VisibilityCurve(MapMetric):
     """Compute the Dice of the class when only the most important fraction of the pixels is visible; high is good.
 
     Koker et al. 2021 (U-Noise): one threshold for the whole split, so that images with more to see show more. Here the
-    threshold is one for all images of a class. Each image is shown at equal steps of the fraction of its pixels, and
-    its Dice at a common threshold is interpolated between them, so the data are read once, in any order and on any
-    number of ranks.
+    threshold is one for all images of a class. Each image is shown at equal steps of the fraction of its pixels, and at
+    the fraction that is asked for; its Dice at a common threshold is interpolated between them, so the data are read
+    once, in any order and on any number of ranks.
 
     Args:
         at: The fraction of visible pixels at which the Dice is the metric's value.
         scope: ``"split"``: one threshold for all images; ``"image"``: the same fraction of every image.
-        steps: Number of equal steps of the fraction.
+        steps: Number of equal steps of the fraction; ``at`` is one more where it lies between two.
         fill: What hidden pixels show; see :class:`~lightning_xai.metrics.curves.CurveMetric`.
         chunk_size: Perturbed inputs per forward pass.
 
@@ -63,7 +63,8 @@ class VisibilityCurve(MapMetric):
             )
         self.at, self.scope, self.steps = at, scope, steps
         self.fill = checked_baseline(fill)
-        self.fractions = tuple(step / steps for step in range(steps + 1))
+        grid = [step / steps for step in range(steps + 1)]
+        self.fractions = tuple(grid if any(abs(step - at) < 1e-9 for step in grid) else sorted([*grid, at]))
         self.references = tuple(
             f"{what} {fraction:g}" for what in ("overlap", "total", "threshold") for fraction in self.fractions
         )
@@ -83,7 +84,7 @@ class VisibilityCurve(MapMetric):
         points = torch.stack([outputs["overlap"], outputs["total"], thresholds.double()], dim=2)
         missing = ~batch.reference.flatten(2).any(dim=2)
         points = batch.where_defined(points.masked_fill(missing.view(*missing.shape, 1, 1), float("nan")))
-        value = visibility_dice(points.flatten(0, 1), self.at).view(missing.shape)
+        value = visibility_dice(points.flatten(0, 1), self.at, fractions=self.fractions).view(missing.shape)
         return value, points.flatten(2)
 
     @override
@@ -91,7 +92,7 @@ class VisibilityCurve(MapMetric):
         """With one threshold for all, the values follow from all images together."""
         state = super().unique()
         if self.scope == "split":
-            state = state._replace(values=visibility_dice(self._points(state), self.at, state.targets))
+            state = state._replace(values=self._dice(state))
         return state
 
     def reference_means(self) -> dict[str, float]:
@@ -104,7 +105,7 @@ class VisibilityCurve(MapMetric):
 
         Returns:
             ``fractions`` of visible pixels, ``dice`` (mean over images) and ``batch_dice`` (one Dice over the pixels of
-            all images), each ``(steps + 1,)``; NaN without any defined image.
+            all images), each ``(len(fractions),)``; NaN without any defined image.
         """
         with self.sync_context():
             state = super().unique()
@@ -145,10 +146,14 @@ class VisibilityCurve(MapMetric):
         dice = {fraction: dice_of_counts(self._counts(state, fraction)).tolist() for fraction in self.fractions}
         return {fraction: list(zip(ids, targets, values, strict=True)) for fraction, values in dice.items()}
 
+    def _dice(self, state: State) -> Tensor:
+        """Dice ``(R,)`` at one threshold for the maps of each class."""
+        return visibility_dice(self._points(state), self.at, state.targets, self.fractions)
+
     def _counts(self, state: State, fraction: float) -> Tensor:
         """Overlap and total ``(R, 2)`` of all rows; a threshold is common to the maps of one class."""
         groups = state.targets if self.scope == "split" else None
-        return counts_at_fraction(self._points(state), fraction, groups)
+        return counts_at_fraction(self._points(state), fraction, groups, self.fractions)
 
     def _points(self, state: State) -> Tensor:
         """Overlap, total and threshold ``(R, 3, steps + 1)`` of all rows."""

@@ -48,7 +48,7 @@ class PerturbationContext:
 
     @cached_property
     def order(self) -> Tensor:
-        """Pixels from the most to the least important, ``(B, T, N)``; equal pixels keep their scan order."""
+        """Pixels from the most to the least important, ``(B, T, N)``; see :func:`order_of` for equal pixels."""
         return order_of(self.maps)
 
     @cached_property

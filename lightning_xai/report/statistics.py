@@ -105,7 +105,7 @@ def bootstrap(
             paired=True,
             n_resamples=samples,
             batch=BATCH,
-            confidence_level=level if units >= MANY else widened_level(units, level),
+            confidence_level=widened_level(units, level),
             method="percentile",
             rng=seed,
         )
@@ -130,7 +130,7 @@ def t_quantile(units: int, level: float) -> float:
 
 
 def widened_level(units: int, level: float) -> float:
-    """Level at which percentiles of a bootstrap are as wide as Student's t; near ``level`` for many units.
+    """Level at which percentiles of a bootstrap of few units are as wide as Student's t; ``level`` from 50 units on.
 
     A bootstrap of few units is too narrow by ``sqrt((n - 1) / n)``, and does not know that the spread is estimated.
     Hesterberg 2015, What teachers should know about the bootstrap, The American Statistician 69: expanded percentiles.
@@ -143,11 +143,36 @@ def widened_level(units: int, level: float) -> float:
         The level to take percentiles at.
 
     Example:
-        >>> round(widened_level(10, 0.95), 4), round(widened_level(1000, 0.95), 4)
-        (0.9829, 0.9504)
+        >>> round(widened_level(10, 0.95), 4), widened_level(50, 0.95)
+        (0.9829, 0.95)
     """
+    if units >= MANY:
+        return level
     reach = t_quantile(units, level) * np.sqrt(units / (units - 1))
     return float(1 - 2 * stats.norm.sf(reach))
+
+
+def resampled_ends(resampled: Tensor, estimate: Tensor, units: int, level: float = 0.95) -> Tensor:
+    """Compute the ends of the interval of any statistic from its values in resamples, as :func:`bootstrap` does.
+
+    Below 10 units Student's t takes the spread of the resamples, which is too small by ``sqrt((n - 1) / n)``.
+
+    Args:
+        resampled: ``(samples, ...)`` float64.
+        estimate: The statistic of all units, ``(...)``.
+        units: How many were resampled.
+        level: Coverage.
+
+    Returns:
+        The lower and the upper end ``(2, ...)``; NaN below two units, and where a resample has no value.
+    """
+    if units < 2:
+        return torch.full((2, *estimate.shape), float("nan"), dtype=torch.float64)
+    if units < FEW:
+        half = t_quantile(units, level) * (units / (units - 1)) ** 0.5 * resampled.std(dim=0)
+        return torch.stack([estimate - half, estimate + half])
+    tail = (1 - widened_level(units, level)) / 2
+    return resampled.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
 
 
 def bootstrap_rows(
@@ -175,11 +200,11 @@ def paired_bootstrap(
     Returns:
         The interval of ``first - second``.
     """
-    other = {(image_id, query): value for image_id, query, value in second}
+    other = numbered(second)
     gaps = [
-        (image_id, query, value - other[image_id, query])
-        for image_id, query, value in first
-        if (image_id, query) in other
+        (image_id, query, value - other[image_id, query, number])
+        for (image_id, query, number), value in numbered(first).items()
+        if (image_id, query, number) in other
     ]
     return bootstrap_rows(gaps, groups, samples, level, seed)
 
@@ -200,3 +225,19 @@ def per_image_means(rows: Rows) -> dict[str, float]:
     for image_id, _, value in rows:
         values.setdefault(image_id, []).append(value)
     return {image_id: torch.tensor(row, dtype=torch.float64).nanmean().item() for image_id, row in values.items()}
+
+
+def numbered(rows: Rows) -> dict[tuple[str, int, int], float]:
+    """Number the queries about one class of one image, such as two regions of a segmenter: ``{(id, query, n): value}``.
+
+    Example:
+        >>> numbered([("a", 1, 0.5), ("a", 1, 0.25)])
+        {('a', 1, 0): 0.5, ('a', 1, 1): 0.25}
+    """
+    counts: dict[tuple[str, int], int] = {}
+    values: dict[tuple[str, int, int], float] = {}
+    for image_id, query, value in rows:
+        number = counts.get((image_id, query), 0)
+        counts[image_id, query] = number + 1
+        values[image_id, query, number] = value
+    return values

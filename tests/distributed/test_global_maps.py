@@ -22,10 +22,15 @@ SHARDS = {
     "first_rank_has_none": ([], list(range(COUNT))),
     "nothing": ([], []),
 }
-OPTIONS = {"mean": {}, "median": {"reduction": "median", "capacity": 3}, "pairs": {"overall": "pairs"}}
+OPTIONS = {
+    "mean": {},
+    "grouped": {"grouped": True},
+    "median": {"reduction": "median", "capacity": 3},
+    "pairs": {"overall": "pairs"},
+}
 
 
-def of_images(numbers, **options):
+def of_images(numbers, grouped=False, **options):
     generator = torch.Generator().manual_seed(0)
     maps, images = (torch.rand(COUNT, channels, 4, 5, generator=generator) for channels in (3, 2))
     maps[0, 0] = 0  # the image that is repeated has a map that is skipped
@@ -33,7 +38,9 @@ def of_images(numbers, **options):
     metric = GlobalMaps(3, **options)
     for number in numbers:
         part = slice(number, number + 1)
-        metric.update(maps=maps[part], images=images[part], labels=labels[part], ids=[f"bild_{number}"])
+        groups = [f"patient {number // 3}" if number < 8 else ""] if grouped else None
+        named = {"ids": [f"bild_{number}"], "groups": groups}
+        metric.update(maps=maps[part], images=images[part], labels=labels[part], **named)
     return metric
 
 
@@ -71,7 +78,7 @@ def test_two_ranks_equal_one_process(ranks, shards, name):
     expected = as_plain_tensor(of_images(sorted({*SHARDS[shards][0], *SHARDS[shards][1]}), **OPTIONS[name]).compute())
     for answers in ranks:
         told = answers[shards, name]
-        for field in ("count", "skipped", "images", "labels"):
+        for field in ("count", "skipped", "images", "labels", "units", "label_units", "unit"):
             assert told[field] == expected[field], field
         assert told["stability"] == pytest.approx(expected["stability"])
         for field in ("label_wise", "standard_error", "overall", "mean_image"):

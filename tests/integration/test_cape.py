@@ -28,8 +28,11 @@ def finished(tmp_path_factory):
 def test_the_summary_judges_all_three_maps_and_says_how_well_the_head_agrees(finished):
     folder, _, results = finished
     summary = json.loads((folder / "summary.json").read_text())
-    assert list(summary["explainers"])[:3] == ["CAPE", "CAPE mu", "CAPE cam"]
-    assert set(summary["explainers"]) == {"CAPE", "CAPE mu", "CAPE cam", "random", "center", "edge"}
+    assert list(summary["explainers"]) == ["CAPE", "CAPE mu", "CAPE cam"]
+    assert set(summary["controls"]) == {"random", "center", "edge"}
+    assert set(summary["borda"]) == {"CAPE", "CAPE mu", "CAPE cam"} and sum(summary["borda"].values()) in (9, 12, 15)
+    table = ["average_drop", "increase", "drop_in_deletion", "adcc", "top2_iou_scaled"]
+    assert summary["borda_metrics"] == table, "the paper's columns, once each"
     assert set(summary["logged"]) == LOGGED and 0 <= summary["logged"]["agreement"] <= 1
     assert summary["logged"]["agreement"] == pytest.approx(results["test/agreement"])
     assert summary["metrics"]["top2_iou_scaled"]["options"] == {"threshold": 0.2, "scaled": "min_max"}

@@ -1,6 +1,7 @@
 """Runs on a user's own files, and what a run says about a bad target or bad input."""
 
 import csv
+import json
 import logging
 
 import nibabel
@@ -66,11 +67,17 @@ def volumes(tmp_path_factory):
     return "data=manifest", f"data.csv={folder}/table.csv", "data.splits=[0.4,0.3,0.3]", "data.batch_size=4"
 
 
-def test_a_manifest_of_volumes(tmp_path, volumes):
+def test_a_manifest_of_volumes(tmp_path, volumes, capsys):
     result = train.main(configure(tmp_path / "run", *volumes, *PCIM))
+    shown = capsys.readouterr().out
     assert 0 < result["test/relevance_mass"] < 1 and np.isfinite(result["test/gap"])
     patients = {int(row["id"].split("_")[1]) // 2 for row in rows(tmp_path / "run" / "per_image.csv")}
     assert 1 <= len(patients) <= 4
+    for name in ("per_image.csv", "controls.csv"):
+        assert all(row["group"] == str(int(row["id"].split("_")[1]) // 2) for row in rows(tmp_path / "run" / name))
+    resampling = json.loads((tmp_path / "run" / "summary.json").read_text())["resampling"]
+    assert resampling == {"unit": "groups", "units": len(patients), "images": 2 * len(patients)}
+    assert f"over {len(patients)} groups" in shown or f"only {len(patients)} group" in shown
     assert (tmp_path / "run" / "maps" / "test.png").is_file()
 
 

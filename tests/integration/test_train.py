@@ -65,18 +65,19 @@ def test_summary_is_what_main_returned(digits):
         {name: value for name, value in result.items() if name.startswith("test/")}, abs=1e-6
     )
     assert summary["target"] == {name: value for name, value in result.items() if name.startswith("target/")}
-    assert set(summary["differences"]) == {"random", "center", "edge"} == set(summary["explainers"]) - {"AmortizedPCIM"}
+    assert set(summary["differences"]) == {"random", "center", "edge"} == set(summary["controls"])
     assert (summary["seed"], summary["checkpoint"]) == (0, str(folder / "checkpoints" / "best.ckpt"))
 
 
 def test_per_image_values_are_those_behind_the_means(digits):
     folder, result, _ = digits
     table = rows(folder / "per_image.csv")
-    assert list(table[0]) == ["id", "target", "class", "metric", "value"]
+    assert list(table[0]) == ["id", "group", "target", "class", "metric", "value"]
     for metric in METRICS:
         values = {row["id"]: float(row["value"]) for row in table if row["metric"] == metric}
         assert len(values) == 16, f"{metric}: two batches of eight test images were asked for"
         assert np.mean(list(values.values())) == pytest.approx(result[f"test/{metric}"], abs=1e-6)
+    assert {row["group"] for row in table} == {""}, "digits have no patients"
     assert {row["explainer"] for row in rows(folder / "controls.csv")} == {"random", "center", "edge"}
 
 
@@ -141,7 +142,7 @@ def test_the_paper_set_is_recorded_with_its_options(tmp_path, bars, capsys):
     assert {"road", "adcc", "top2_iou", "pixel_auc"} <= names and "visibility" not in names, "this is no segmenter"
     assert summary["metrics"]["average_drop"]["options"] == {"head": "target", "scaled": "after", "fill": "input_zero"}
     assert summary["metrics"]["road"]["options"]["fractions"] == [0.2, 0.4, 0.6, 0.8]
-    assert set(summary["borda"]) == {"CaptumExplainer", "random", "center", "edge"}
+    assert set(summary["borda"]) == {"CaptumExplainer"}, "controls are not ranked"
     assert 0 < summary["references"]["CaptumExplainer"]["pointing_game"]["random"] < 0.5
     assert any(line.startswith("adcc (high)") for line in shown.splitlines()), "many metrics have a row each"
 

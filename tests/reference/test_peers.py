@@ -217,6 +217,10 @@ def test_deletion_and_insertion(name, fill, maps):
     peer = TORCHCAM[name][f"{fill}_{maps}"]
     deletion, insertion = (table(peer[f"{kind}_auc"]) for kind in ("deletion", "insertion"))
     settings, asked = {"steps": STEPS, "fill": BASELINES[fill]}, query(name, maps)
+    if maps == "tied_maps":
+        # torchcam goes through tied pixels in scan order; ours have a random key, so the maps say the order themselves.
+        order = asked["maps"].flatten(2).argsort(dim=2, descending=True, stable=True)
+        asked["maps"] = -order.argsort(dim=2).float().view_as(asked["maps"])
     assert_close(scored(DeletionAUC(**settings), **asked), deletion, AREA, "deletion")
     assert_close(scored(InsertionAUC(**settings), **asked), insertion, AREA, "insertion")
     assert_close(scored(InsertionDeletionGap(**settings), **asked), insertion - deletion, AREA, "gap")

@@ -34,13 +34,14 @@ def case(size=(6, 5), count=24, seed=0):
     return {"maps": maps, "labels": labels, "predictions": predictions, "images": images}
 
 
-def stream(batch, order=None, split=7, ids=True, **options):
-    """The result of batches of at most ``split`` images."""
+def stream(batch, order=None, split=7, ids=True, groups=None, **options):
+    """The result of batches of at most ``split`` images, which may have groups."""
     order = torch.arange(len(batch["maps"])) if order is None else order
     metric = GlobalMaps(3, **options)
     for part in order.split(split):
         named = [f"image_{int(number)}" for number in part] if ids else None
-        metric.update(**{name: value[part] for name, value in batch.items()}, ids=named)
+        asked = None if groups is None else [groups[int(number)] for number in part]
+        metric.update(**{name: value[part] for name, value in batch.items()}, ids=named, groups=asked)
     return metric.compute()
 
 
@@ -200,6 +201,90 @@ def test_ranks_and_their_correlation_are_scipys():
 def test_keys_split_images_in_halves():
     keys = image_keys([f"image_{number}" for number in range(1000)])
     assert len(keys.unique()) == 1000 and 420 < int((keys & 1).sum()) < 580
+
+
+# ------------------------------------------------------------------ groups
+
+
+def error_by_hand(maps, groups):
+    """Standard error of the mean map over groups: the ratio of their sums to their numbers of maps."""
+    names, total = sorted(set(groups)), maps.mean(dim=0)
+    rest = torch.zeros_like(total)
+    for name in names:
+        mine = maps[[group == name for group in groups]]
+        rest += (mine.sum(dim=0) - len(mine) * total).square()
+    return (rest * len(names) / (len(names) - 1)).sqrt() / len(maps)
+
+
+def scaled(batch, label):
+    """The maps of a label as they are averaged, and the numbers of their images."""
+    numbers = [i for i in range(len(batch["maps"])) if i % 2 == label and i not in (2, 5)]
+    maps = batch["maps"][numbers, label].double().clamp(min=0)
+    return maps / maps.sum(dim=(1, 2), keepdim=True), numbers
+
+
+@pytest.mark.parametrize("alone", [[], [0, 1, 7]], ids=["all", "some_images_alone"])
+def test_errors_are_of_groups_of_any_size(alone):
+    batch = case()
+    groups = ["" if i in alone else f"patient {int(i**0.5)}" for i in range(24)]
+    result = stream(batch, groups=groups)
+    plain = stream(batch)
+    for label in (0, 1):
+        maps, numbers = scaled(batch, label)
+        named = [groups[i] or f"image {i}" for i in numbers]
+        assert torch.allclose(result.standard_error[label], error_by_hand(maps, named), rtol=1e-5)
+        assert result.label_units[label] == len(set(named))
+        assert torch.equal(result.label_wise[label], plain.label_wise[label])
+    assert result.unit == "groups" and result.units == len({*groups} - {""}) + len(alone) and result.images == 22
+    assert plain.unit == "images" and plain.units == 22 and plain.label_units == [11, 11, 0]
+
+
+def test_copies_of_images_in_their_group_change_no_error():
+    batch = case()
+    single = stream(batch)
+    many = {name: value.repeat(4, *(1,) * (value.ndim - 1)) for name, value in batch.items()}
+    result = stream(many, groups=[f"p{i % 24}" for i in range(96)])
+    for one, other in zip(single.standard_error[:2], result.standard_error[:2], strict=True):
+        assert torch.allclose(one, other, rtol=1e-6)
+
+
+def test_groups_stay_on_one_side_of_the_halves():
+    """Copies of two images: their groups' halves are as different as the images, those of single copies equal."""
+    batch = case(count=6)
+    many = {name: value[:2].repeat(20, *(1,) * (value.ndim - 1)) for name, value in batch.items()}
+    many["labels"] = torch.zeros(40, dtype=torch.long)
+    assert stream(many).stability[0] > 0.5
+    for seed in range(9):
+        grouped = stream(many, groups=[f"{seed} {i % 2}" for i in range(40)])
+        assert grouped.stability[0] is None or grouped.stability[0] < 0.5
+    assert stream(many, groups=["one"] * 40).stability[0] is None
+
+
+def test_one_group_has_no_error():
+    result = stream(case(), groups=["only"] * 24)
+    assert result.standard_error == [None, None, None] and result.units == 1 and result.label_units == [1, 1, 0]
+
+
+@pytest.mark.parametrize("count", [64, 300])
+def test_many_groups_take_bounded_memory_and_any_order(count):
+    batch = case(count=4 * count)
+    batch["labels"], batch["maps"] = torch.ones_like(batch["labels"]), batch["maps"].abs()
+    batch["maps"][5, 1] = 1
+    groups = [f"p{i // 4}" for i in range(4 * count)]
+    ordered = stream(batch, groups=groups, split=50)
+    shuffled = stream(batch, torch.randperm(4 * count, generator=torch.Generator().manual_seed(0)), 33, groups=groups)
+    assert_same(ordered, shuffled)
+    assert ordered.label_units[1] == count == ordered.units
+    maps = batch["maps"][:, 1].double()
+    maps /= maps.sum(dim=(1, 2), keepdim=True)
+    ratio = ordered.standard_error[1] / error_by_hand(maps, groups)
+    assert torch.allclose(ratio, torch.ones(6, 5).double(), rtol=1e-5 if count == 64 else 0.5)
+    assert ratio.mean().item() == pytest.approx(1, abs=0.1)
+
+
+def test_groups_must_fit():
+    with pytest.raises(ValueError, match="1 groups for 2 images"):
+        GlobalMaps(2).update(maps=torch.rand(2, 1, 4, 4), labels=torch.tensor([0, 1]), groups=["a"])
 
 
 # ------------------------------------------------------------------ bad input

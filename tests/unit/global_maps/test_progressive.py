@@ -1,13 +1,16 @@
 """PEPPR: the same pixels of all images go, and come back."""
 
+import math
+
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
 from lightning_xai import ClassifierTarget, SegmenterTarget
+from lightning_xai.functional.finite import NotFiniteError
 from lightning_xai.global_maps import peppr
 from lightning_xai.global_maps.pixel_orders import closeness, curves_of, data_baseline, pixel_ranks, survey, tie_keys
-from lightning_xai.global_maps.result import label_auc
+from lightning_xai.global_maps.result import PEPPRResult, label_auc, score
 from lightning_xai.perturbation.baselines import mean_image
 from tests.helpers import CountingTarget, linear_net
 
@@ -139,6 +142,75 @@ def test_aucs_are_those_of_scikit_learn():
             assert auc[label, column].item() == pytest.approx(expected, abs=1e-12)
 
 
+def test_scores_of_nan_are_nan_and_of_equal_images_one_half():
+    values, truth = torch.full((4, 2, 3), 0.3), torch.tensor([[1, 1], [0, 0], [1, 0], [0, 0]]).bool()
+    values[1, 1, 2] = float("nan")
+    auc = label_auc(values, truth)
+    assert auc.isnan().nonzero().tolist() == [[1, 2]] and (auc[0] == 0.5).all()
+    values[:, :, 1] = float("nan")
+    assert label_auc(values, truth)[:, 1].isnan().all()
+    assert label_auc(values[..., :1], torch.ones(4, 2).bool()).isnan().all(), "one kind of images ranks nothing"
+    dice = score(values, truth, "dice")
+    assert dice[0, 0].item() == pytest.approx(0.3) and dice[:, 1].isnan().all() and not dice[1, 2].isnan()
+
+
+def scored_result(whole, metric="auc", hidden=0.5):
+    """A result whose scores are those of whole images from half of the pixels on."""
+    truth = torch.tensor([[1], [0], [1], [0]]).bool()
+    blank = torch.full((4,), hidden)
+    values = torch.stack([blank, whole, whole], dim=1).unsqueeze(1)
+    names = ("restore", "erase_random_0", "restore:center", "erase:center", "erase_reversed")
+    curves = {"erase": values.flip(2), **dict.fromkeys(names, values)}
+    return PEPPRResult((0.0, 0.5, 1.0), [0], {}, metric, truth, curves)
+
+
+@pytest.mark.parametrize(
+    ("whole", "sufficient"),
+    [
+        ([0.9, 0.1, 0.8, 0.2], 0.5),
+        ([0.1, 0.9, 0.2, 0.8], None),  # worse than chance
+        ([0.5, 0.5, 0.5, 0.5], None),  # chance
+        ([float("nan"), 0.1, 0.8, 0.2], None),
+    ],
+)
+def test_nothing_suffices_for_a_model_at_or_below_chance(whole, sufficient):
+    result = scored_result(torch.tensor(whole))
+    for numbers in (result.summary(), result.per_label()[0]):
+        assert numbers["sufficient"] == sufficient if sufficient else math.isnan(numbers["sufficient"])
+
+
+def test_99_percent_of_hardly_more_than_chance_is_chance():
+    """An AUC of .505: a black image has 99 % of it."""
+    result = scored_result(torch.tensor([0.9, 0.1, 0.8, 0.2]))
+    curves = {name: torch.full((3,), 0.505) for name in result.values}
+    curves["restore"][0] = 0.5
+    assert math.isnan(result._numbers(curves)["sufficient"])
+
+
+def test_a_segmenter_that_finds_nothing_has_no_sufficient_pixels():
+    zeros = torch.zeros(4)
+    assert math.isnan(scored_result(zeros, "dice", hidden=0.0).summary()["sufficient"])
+    assert scored_result(torch.full((4,), 0.8), "dice", hidden=0.0).summary()["sufficient"] == 0.5
+
+
+class BreaksInTheDark(torch.nn.Module):
+    """NaN for a black image, else right."""
+
+    def forward(self, images):
+        right = torch.cat([5 - 10 * images, 10 * images - 5], dim=1)
+        return torch.where(images.flatten(1).any(dim=1).view(-1, 1, 1, 1), right, float("nan"))
+
+
+def test_a_segmenter_that_answers_nan_has_no_dice_there():
+    masks = (torch.rand(4, 1, 6, 6, generator=torch.Generator().manual_seed(0)) > 0.5).long()
+    batches = [{"image": 0.8 * masks + 0.1, "mask": masks}]
+    found = peppr(SegmenterTarget(BreaksInTheDark()), batches, torch.rand(6, 6), (0, 0.5, 1), "black", 1)
+    assert found.erase[0].isnan().tolist() == [False, False, True] and math.isnan(found.summary()["area_erase"])
+    broken = [{**batches[0], "image": batches[0]["image"] * torch.tensor([1, 1, 0, 1]).view(-1, 1, 1, 1)}]
+    with pytest.raises(NotFiniteError, match="2 of the batch"):
+        peppr(SegmenterTarget(BreaksInTheDark()), broken, torch.rand(6, 6), (0, 0.5, 1), "black", 1)
+
+
 # ------------------------------------------------------------------ orders, baselines, intervals
 
 
@@ -206,6 +278,86 @@ def test_intervals_hold_the_estimate_and_differ_where_the_map_is_right(result):
     assert intervals["random_minus_erase"][0] > 0 and intervals["reversed_minus_random"][0] > 0
     assert intervals["difference"][0] > 0, "the corner's map is better than chance"
     assert intervals == result.bootstrap(samples=50)
+
+
+def scores_of(truth, seed=0, units=None, copies=1):
+    """A result of noisy scores, each image ``copies`` times in its group."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(*truth.shape, 3, generator=generator) + 0.5 * truth.unsqueeze(2)
+    names = ("erase", "restore", "erase_reversed", "erase_random_0", "erase:center", "restore:center")
+    values = {name: torch.roll(noise, number, dims=2).repeat(copies, 1, 1) for number, name in enumerate(names)}
+    for name in ("restore", "restore:center"):
+        values[name][..., -1] = values["erase"][..., 0]
+    labels = list(range(truth.shape[1]))
+    return PEPPRResult((0.0, 0.5, 1.0), labels, {}, "auc", truth.repeat(copies, 1), values, units)
+
+
+def exclusive(count, classes):
+    return torch.arange(count).unsqueeze(1) % classes == torch.arange(classes)
+
+
+@pytest.mark.parametrize("count", [6, 40])
+def test_copies_of_images_in_their_group_do_not_narrow_an_interval(count):
+    single = scores_of(exclusive(count, 2)).bootstrap(400)
+    grouped = scores_of(exclusive(count, 2), units=torch.arange(count).repeat(6), copies=6).bootstrap(400)
+    alone = scores_of(exclusive(count, 2), copies=6).bootstrap(400)
+    width = {name: high - low for name, (low, high) in single.items()}
+    for name in ("difference", "area_erase"):
+        assert grouped[name][1] - grouped[name][0] == pytest.approx(width[name], rel=0.2), name
+        assert alone[name][1] - alone[name][0] < 0.6 * width[name], "copies taken for independent"
+
+
+def test_one_group_has_no_interval_but_a_summary_and_a_figure(tmp_path):
+    result = scores_of(exclusive(20, 2), units=torch.zeros(20, dtype=torch.long))
+    assert all(math.isnan(end) for ends in result.bootstrap(10).values() for end in ends)
+    assert all(band.isnan().all() for band in result.bands(10).values())
+    assert result.resampling == {"unit": "groups", "units": 1, "images": 20} and 0 < result.summary()["full"] <= 1
+    result.plot(10).savefig(tmp_path / "figure.png")
+
+
+@pytest.mark.parametrize("classes", [30, 100])
+def test_intervals_of_many_rare_labels_come_to_an_end(classes):
+    """Two images a label, so that no resample has all of them."""
+    result = scores_of(exclusive(2 * classes, classes))
+    low, high = result.bootstrap(20)["full"]
+    assert 0 < low < high <= 1 and result.rare == []
+
+
+def test_labels_of_one_image_are_judged_alone_and_left_out_of_means_and_intervals():
+    truth = torch.cat([exclusive(40, 2), torch.zeros(40, 2).bool()], dim=1)
+    truth[0, 2], truth[:39, 3] = True, True  # one positive image, one negative
+    result = scores_of(truth)
+    assert result.rare == [2, 3] and set(result.per_label()) == {0, 1, 2, 3}
+    assert result.summary()["full"] == pytest.approx(result.erase[:2, 0].mean().item())
+    low, high = result.bootstrap(50)["full"]
+    assert low <= result.summary()["full"] <= high
+    every = scores_of(torch.eye(8).bool())
+    assert every.rare == list(range(8)) and math.isnan(every.bootstrap(10)["full"][0])
+    assert every.summary()["full"] == pytest.approx(every.erase[:, 0].mean().item()), "there is nothing else to average"
+
+
+def test_labels_of_one_group_are_rare_whatever_their_images():
+    result = scores_of(exclusive(40, 2), units=torch.tensor([0, 1] * 4 + [0, 2] * 16))
+    assert result.rare == [0, 1], "all images of label 0 are of one patient, so are the others of label 1"
+
+
+def test_below_ten_groups_intervals_are_students_and_stay_in_range():
+    result = scores_of(exclusive(8, 2))
+    for name, (low, high) in result.bootstrap(200).items():
+        assert low <= high, name
+        if name not in ("difference", "difference_center", "random_minus_erase", "reversed_minus_random"):
+            assert low >= 0 and high <= 1, name
+
+
+def test_groups_come_from_the_batches():
+    target, batches, weight, *_ = planted(32)
+    names = [f"p{number // 4}" if number < 28 else "" for number in range(32)]
+    grouped = [{**batch, "group": names[16 * number : 16 * number + 16]} for number, batch in enumerate(batches)]
+    plain, result = (peppr(target, each, weight, (0, 0.5, 1), random_orders=1) for each in (batches, grouped))
+    assert result.resampling == {"unit": "groups", "units": 7 + 4, "images": 32}
+    assert plain.resampling == {"unit": "images", "units": 32, "images": 32}
+    assert result.summary() == plain.summary() and result.bootstrap(20) != plain.bootstrap(20)
+    assert survey(grouped).digest == survey(batches).digest, "outputs that were kept are still good"
 
 
 @pytest.mark.parametrize(

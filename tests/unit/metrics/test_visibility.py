@@ -67,12 +67,40 @@ def test_the_same_fraction_of_every_image_against_direct_hiding(size, at):
     assert torch.equal(metric.per_image(f"total {at:g}"), total)
 
 
-def test_fractions_between_the_steps_are_interpolated():
+@pytest.mark.parametrize(("kind", "count"), [(VisibilityCurve, 2), (VisibilityCurve, 11), (VisibilityLeak, 34)])
+def test_a_fraction_between_the_steps_is_shown_itself(kind, count):
     case = noisy_segments()
-    low, high = (parts(case, shown_by_rank(case["maps"], count)) for count in (9, 18))
-    common, total = (0.75 * low + 0.25 * high).unbind(dim=2)
-    values = scored(VisibilityCurve(0.25 * 1.25, "image", steps=4), **case)
-    assert torch.allclose(values, common / total, atol=1e-9)
+    metric = kind(at=count / 36, scope="image", steps=4)
+    values = scored(metric, **case)
+    assert metric.fractions == tuple(sorted({0, 0.25, 0.5, 0.75, 1, count / 36}))
+    finer = scored(kind(at=count / 36, scope="image", steps=36), **case)
+    assert torch.allclose(values, finer, atol=1e-9)
+    if kind is VisibilityCurve:
+        common, total = parts(case, shown_by_rank(case["maps"], count)).unbind(dim=2)
+        assert torch.allclose(values, common / total, atol=1e-9)
+        assert f"dice at {count / 36:g}" in metric.reference_means()
+
+
+def test_one_threshold_for_one_image_shows_the_fraction_between_the_steps():
+    case = part(noisy_segments(), [0])
+    values = [scored(VisibilityCurve(at=5 / 36, scope=scope, steps=2), **case) for scope in SCOPES]
+    assert torch.allclose(*values, atol=1e-9)
+
+
+def test_a_fraction_that_is_a_step_costs_nothing():
+    assert VisibilityCurve(at=0.3, steps=10).fractions == VisibilityCurve(at=1 / 2, steps=10).fractions
+    assert len(VisibilityCurve(at=0.1 + 0.2, steps=10).fractions) == 11
+
+
+def test_points_between_unequal_fractions_are_interpolated():
+    fractions = [0, 0.1, 0.5, 1]
+    grid = torch.tensor(fractions, dtype=torch.float64)
+    points = torch.stack([grid, torch.ones(4).double(), 10 - 10 * grid]).unsqueeze(0)
+    for fraction in (0, 0.05, 0.1, 0.3, 0.7, 1):
+        for groups in (None, torch.zeros(1)):
+            assert counts_at_fraction(points, fraction, groups, fractions)[0, 0].item() == pytest.approx(fraction)
+        above = fractions_above(points, torch.tensor(10 - 10 * fraction, dtype=torch.float64), fractions)
+        assert above.item() == pytest.approx(fraction)
 
 
 def test_the_curve_of_fractions_and_its_pooled_dice():
@@ -372,7 +400,7 @@ def test_clear_errors_and_metadata():
     assert_refused(partial(VisibilityCurve, fill="pink"), "'pink'")
     data = VisibilityCurve(0.3, "image", 5, "median").metadata()
     assert data["options"] == {"at": 0.3, "scope": "image", "steps": 5, "fill": "median"}
-    assert (data["passes"], data["explanations"], data["higher_is_better"]) == (6, 0, True)
+    assert (data["passes"], data["explanations"], data["higher_is_better"]) == (7, 0, True)  # .3 is no fifth
 
 
 # ------------------------------------------------------------------ what the mask alone tells

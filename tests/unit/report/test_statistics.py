@@ -15,6 +15,7 @@ from lightning_xai.report.statistics import (
     bootstrap_rows,
     paired_bootstrap,
     per_image_means,
+    resampled_ends,
     widened_level,
 )
 
@@ -180,7 +181,22 @@ def test_below_fifty_groups_percentiles_reach_as_far_as_student():
     interval = bootstrap(values, samples=50000)
     half = stats.t.ppf(0.975, 19) * stats.sem(values.numpy())
     assert interval.method == "bootstrap" and interval.high - interval.low == pytest.approx(2 * half, rel=0.05)
-    assert widened_level(50, 0.95) == pytest.approx(0.957, abs=0.001)
+    assert widened_level(49, 0.95) == pytest.approx(0.958, abs=0.001) and widened_level(50, 0.95) == 0.95
+
+
+@pytest.mark.parametrize("units", [2, 9, 10, 49, 60])
+def test_the_ends_of_any_statistic_are_those_of_a_mean(units):
+    """Of a mean, so that both can be compared: a bootstrap of it by hand."""
+    generator = torch.Generator().manual_seed(units)
+    values = torch.randn(units, generator=generator).double()
+    resampled = values[torch.randint(units, (20000, units), generator=generator)].mean(dim=1)
+    ends_of_mean = resampled_ends(resampled, values.mean(), units)
+    expected, width = bootstrap(values, samples=20000), values.std().item() / units**0.5
+    assert ends_of_mean.tolist() == pytest.approx([expected.low, expected.high], abs=0.15 * width * (12 / units + 1))
+
+
+def test_one_unit_gives_no_ends_of_any_statistic():
+    assert resampled_ends(torch.ones(9, 3).double(), torch.ones(3).double(), 1).isnan().all()
 
 
 def test_the_mean_is_over_images_also_where_groups_differ_in_size():
@@ -223,3 +239,12 @@ def test_covers_as_often_as_it_says_where_images_of_a_group_are_alike(units, ima
     covered = [low <= 0 <= high for low, high in (ends(bootstrap(row, groups, samples=400)) for row in samples)]
     alone = [low <= 0 <= high for low, high in (ends(bootstrap(row, samples=400)) for row in samples)]
     assert sum(covered) / 300 >= 0.9 and sum(alone) / 300 < 0.86, "images taken for independent cover too little"
+
+
+def test_two_queries_of_one_class_are_paired_in_their_order():
+    """Two regions of a segmenter, both about class 1: .5 and -.2."""
+    first, second = [("a", 1, 1.0), ("a", 1, 0.0), ("b", 1, 0.4)], [("b", 1, 0.4), ("a", 1, 0.5), ("a", 1, 0.2)]
+    assert paired_bootstrap(first, second).mean == pytest.approx((0.15 + 0.0) / 2)
+    assert paired_bootstrap(first, second[:2]).mean == pytest.approx((0.5 + 0.0) / 2), (
+        "a query that one lacks is left out"
+    )

@@ -55,7 +55,7 @@ def test_the_numbers_of_the_picture_are_written(tested):
     table = lines(folder / "visibility.csv")
     contents = {(row["scope"], row["content"]) for row in table}
     assert contents == {("split", "own"), ("image", "own"), ("image", "noise")}
-    assert len(table) == 3 * 5 * (STEPS + 1)
+    assert len(table) == 3 * 5 * (STEPS + 2), "the steps, and the fraction of the value"
     rows = scored.suites["center"]["image"].rows_at_fractions()[0.4]
     values = torch.tensor([value for _, _, value in rows], dtype=torch.float64)
     expected = bootstrap(values)
