@@ -37,7 +37,7 @@ def tie_order(size: torch.Size) -> Tensor:
     codes = code.new_zeros(())
     for side in size:
         codes = codes.unsqueeze(-1) + code[(2 * torch.arange(side) - (side - 1)).abs()]
-    kinds, pixel_set = codes.flatten().unique(return_inverse=True)
+    kinds, pixel_set = torch.unique(codes.flatten(), return_inverse=True)
     key = torch.randperm(len(kinds), generator=generator).double()
     pixels = torch.randperm(len(pixel_set), generator=generator)
     return pixels[key[pixel_set[pixels]].argsort(stable=True)]

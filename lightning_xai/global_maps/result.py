@@ -156,7 +156,8 @@ class PEPPRResult:
         random = torch.stack([curve for name, curve in curves.items() if name.startswith("erase_random_")]).mean(dim=0)
         erase, restore, area = (float(self._area(curve)) for curve in (curves["erase"], curves["restore"], random))
         reverse, center = float(self._area(curves["erase_reversed"])), self._area(curves["restore:center"])
-        enough = (curves["restore"] >= ENOUGH * full).nonzero() if ENOUGH * full > CHANCE[self.metric] else []
+        bar = ENOUGH * full
+        enough = (curves["restore"] >= bar).nonzero().flatten().tolist() if bar > CHANCE[self.metric] else []
         return {
             "full": full,
             "area_erase": erase,
@@ -167,7 +168,7 @@ class PEPPRResult:
             "difference_center": float(center - self._area(curves["erase:center"])),
             "random_minus_erase": area - erase,
             "reversed_minus_random": reverse - area,
-            "sufficient": self.fractions[int(enough[0])] if len(enough) else float("nan"),
+            "sufficient": self.fractions[enough[0]] if enough else float("nan"),
         }
 
     @cached_property

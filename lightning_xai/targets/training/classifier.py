@@ -13,6 +13,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics import classification as scores
 
 from lightning_xai.functional.finite import LossWatch, check_loss, check_weights
+from lightning_xai.functional.repeats import ImageMeans, Repeats
 from lightning_xai.targets.freezing import evaluating, normalize
 from lightning_xai.targets.model_call import ModelCall
 from lightning_xai.targets.model_output import Output
@@ -84,6 +85,7 @@ class ClassifierTask(LightningModule):
             values = self.hparams[name]
             self.register_buffer(name, None if values is None else torch.tensor(values), persistent=False)
         self.loss_watch = LossWatch()
+        self.repeats, self.means = Repeats(), ImageMeans()
         self.call_model = ModelCall(self.dense, output)
 
     def metrics_of(self, logits: Tensor, batch: dict[str, Any]) -> MetricCollection:
@@ -110,16 +112,16 @@ class ClassifierTask(LightningModule):
         """
         loss = self._loss(self(batch["image"]), batch)
         self.loss_watch(self, loss, batch)
-        self.log("target/train_loss", loss, prog_bar=True)
+        self.log("target/train_loss", loss, prog_bar=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Collect a batch for the validation metrics."""
-        self._evaluate(batch, "val")
+        self._evaluate(batch, batch_idx, "val")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Collect a batch for the test metrics."""
-        self._evaluate(batch, "test")
+        self._evaluate(batch, batch_idx, "test")
 
     def configure_optimizers(self) -> Any:
         """Set up AdamW with a cosine schedule over the whole training."""
@@ -138,11 +140,14 @@ class ClassifierTask(LightningModule):
         where = f"The target in epoch {self.current_epoch}, step {self.global_step}"
         check_weights(checkpoint.get("state_dict", {}), dict(self.named_buffers()), where, "lower the learning rate")
 
-    def _evaluate(self, batch: dict[str, Any], stage: str) -> None:
+    def _evaluate(self, batch: dict[str, Any], batch_idx: int, stage: str) -> None:
+        if batch_idx == 0:
+            self.repeats.start(self, stage)
+        batch, count = self.repeats.counted(batch)
         logits = self(batch["image"]).float()
         loss = self._loss(logits, batch)
         check_loss(self, loss, batch, "validation" if stage == "val" else stage)
-        self.log(f"target/{stage}_loss", loss, batch_size=len(logits), sync_dist=True)
+        self.means.log(self, {f"target/{stage}_loss": loss}, count)
         if not hasattr(self, "val_metrics"):
             # Only the first batch tells how many logits there are, and of which kind the labels.
             with torch.inference_mode(False):
@@ -150,7 +155,8 @@ class ClassifierTask(LightningModule):
                 self.val_metrics = metrics.clone(prefix="target/val_")
                 self.test_metrics = metrics.clone(prefix="target/test_")
         stage_metrics = self.val_metrics if stage == "val" else self.test_metrics
-        stage_metrics.update(*self.judged(logits, batch))
+        if count:
+            stage_metrics.update(*self.judged(logits, batch))
         self.log_dict(stage_metrics, batch_size=len(logits))
 
     def judged(self, logits: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:

@@ -61,7 +61,7 @@ def test_the_loss_is_utility_minus_the_mean_log_of_the_mask():
     explainer = UNoise(target, noise_weight=0.02, net=constant(0.3)).eval()
     answers = (torch.rand(3, 1, 8, 8) > 0.5).long()
     values = explainer.loss(batch_of(images, answers))
-    noise = torch.randn((3, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    noise = torch.randn((1, 1, 8, 8), generator=torch.Generator().manual_seed(0))  # the same for all images
     fraction = torch.tensor(0.3).sigmoid()
     logits = 1.5 * (images + noise * (4 * fraction + 1))
     utility = F.binary_cross_entropy_with_logits(logits, answers.float())
