@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
-from torchmetrics import classification as scores
+from torchmetrics import MetricCollection
 
 from lightning_xai.functional.finite import LossWatch, check_loss, check_weights
 from lightning_xai.functional.repeats import ImageMeans, Repeats
 from lightning_xai.targets.freezing import evaluating, normalize
 from lightning_xai.targets.model_call import ModelCall
 from lightning_xai.targets.model_output import Output
+from lightning_xai.targets.training.class_metrics import classifier_metrics
 
 log = logging.getLogger(__name__)
 
@@ -215,46 +215,6 @@ def logits_in_words(count: int) -> str:
     return "1 logit" if count == 1 else f"{count} logits"
 
 
-def classifier_metrics(num_classes: int, activation: str) -> MetricCollection:
-    """Make a classifier's metrics: accuracy, balanced accuracy, macro AUROC and F1, and expected calibration error.
-
-    Args:
-        num_classes: Number of logits.
-        activation: ``"softmax"`` or ``"sigmoid"``; one logit with a sigmoid is a binary classifier.
-
-    Returns:
-        Metrics of probabilities ``(B, K)`` (``(B,)`` for one logit) and labels.
-    """
-    metrics: dict[str, Metric | MetricCollection]
-    if activation == "softmax":
-        metrics = {
-            "accuracy": scores.MulticlassAccuracy(num_classes, average="micro"),
-            "balanced_accuracy": scores.MulticlassAccuracy(num_classes, average="macro"),
-            "auc": scores.MulticlassAUROC(num_classes),
-            "f1": scores.MulticlassF1Score(num_classes, average="macro"),
-            "ece": scores.MulticlassCalibrationError(num_classes),
-        }
-    elif num_classes == 1:
-        metrics = {
-            "accuracy": scores.BinaryAccuracy(),
-            "balanced_accuracy": (scores.BinaryRecall() + scores.BinarySpecificity()) / 2,
-            "auc": scores.BinaryAUROC(),
-            "f1": scores.BinaryF1Score(),
-            "ece": scores.BinaryCalibrationError(),
-        }
-    else:
-        metrics = {
-            "accuracy": scores.MultilabelAccuracy(num_classes, average="micro"),
-            "balanced_accuracy": (scores.MultilabelRecall(num_classes) + scores.MultilabelSpecificity(num_classes)) / 2,
-            "auc": scores.MultilabelAUROC(num_classes),
-            "f1": scores.MultilabelF1Score(num_classes, average="macro"),
-            # Takes (B, K) as B * K binary labels.
-            "ece": scores.BinaryCalibrationError(),
-        }
-    # With compute groups two metrics whose first states are equal would be merged for good (torchmetrics 1.9).
-    return MetricCollection(metrics, compute_groups=False)
-
-
 def fit_target(module: ClassifierTask, trainer: Trainer, data: LightningDataModule) -> dict[str, float]:
     """Train a classifier, go back to its best checkpoint, and test it.
 
@@ -264,8 +224,9 @@ def fit_target(module: ClassifierTask, trainer: Trainer, data: LightningDataModu
         data: The data module.
 
     Returns:
-        ``accuracy``, ``balanced_accuracy``, ``auc``, ``f1``, ``ece`` (calibration error) and ``loss`` on the test set;
-        of a segmenter ``dice``, ``dice_<class>`` and ``loss``.
+        ``accuracy``, ``balanced_accuracy``, ``auc``, ``f1``, ``ece`` (calibration error), ``absent_classes`` (those
+        without a test image, which no mean over classes counts) and ``loss`` on the test set; of a segmenter ``dice``,
+        ``dice_<class>`` and ``loss``.
     """
     trainer.fit(module, datamodule=data)
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
