@@ -64,6 +64,7 @@ class AmortizedPCIM(PCIM):
         any_class: Fraction of training queries about a class drawn at random.
         init_from: A checkpoint to start from: what fits is taken over, mixed with fresh weights if it explains
             another target. With another number of classes every new class starts as the mean of the old ones.
+        clip_norm: Norm that gradients are clipped to, unless the trainer names another; ``None``: not at all.
         query_policy: See :class:`Explainer`.
 
     Raises:
@@ -85,6 +86,7 @@ class AmortizedPCIM(PCIM):
         refine_tv: float = PRESETS["faithful"].tv,
         any_class: float = 0.25,
         init_from: str | Path | None = None,
+        clip_norm: float | None = None,
         query_policy: QueryPolicy | None = None,
     ) -> None:
         super().__init__(target, "faithful", refine_steps, baseline=baseline, tv=refine_tv, query_policy=query_policy)
@@ -95,6 +97,7 @@ class AmortizedPCIM(PCIM):
             net = MaskNet(mask_features(channels or required_size(target, "in_channels"), dims), self.classes)
         self.net = net
         self.any_class = any_class
+        self.clip_norm = clip_norm
         if init_from is not None:
             start_from(self, init_from)
 

@@ -9,8 +9,9 @@ import lightning
 import torch
 from torch import Tensor
 
+from lightning_xai.explainers.fitting import Fitting
 from lightning_xai.explainers.query_policy import QueryPolicy
-from lightning_xai.functional.finite import LossWatch, check_loss, check_weights, naming_images
+from lightning_xai.functional.finite import naming_images
 from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.structures import Explanation, Query
 from lightning_xai.targets import Target
@@ -21,7 +22,7 @@ Attribute = Callable[[Tensor, Query], Tensor | Explanation]
 Complete = Callable[[Tensor | None], Query]
 
 
-class Explainer(lightning.LightningModule):
+class Explainer(Fitting):
     """A ``LightningModule`` that turns images and queries into explanations of a frozen target.
 
     A subclass writes :meth:`attribute` and, if it learns, :meth:`loss` and its parameters. ``fit``, ``validate``,
@@ -40,15 +41,13 @@ class Explainer(lightning.LightningModule):
     explains: str | None = None
 
     def __init__(self, target: Target, query_policy: QueryPolicy | None = None) -> None:
-        super().__init__()
+        super().__init__(target)
         if self.explains not in (None, target.task):
             raise ValueError(
                 f"{type(self).__name__} explains {self.explains}, but a {type(target).__name__} does {target.task}; "
                 "choose another explainer."
             )
-        self.target = target
         self.query_policy = query_policy or QueryPolicy()
-        self.loss_watch = LossWatch()
 
     @property
     def learned(self) -> bool:
@@ -77,10 +76,6 @@ class Explainer(lightning.LightningModule):
             more to say (extras, alternatives).
         """
         raise NotImplementedError(f"{type(self).__name__} has no attribute() method.")
-
-    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Training loss of a batch: a dict with ``"loss"`` and anything else worth logging."""
-        raise NotImplementedError(f"{type(self).__name__} learns nothing, so it cannot be fitted; test it instead.")
 
     def extras(self, images: Tensor, query: Query) -> dict[str, Tensor]:
         """Further values ``(B, T)`` that cost passes of their own; maps alone, and validation, go without."""
@@ -194,20 +189,6 @@ class Explainer(lightning.LightningModule):
             found = self.explain_with(images, complete)
             return self._with_extras(images, found) if with_extras else found
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Log and return the loss.
-
-        Raises:
-            NotFiniteError: If it is NaN or infinite; see :class:`~lightning_xai.functional.finite.LossWatch`.
-        """
-        if "image" in batch:
-            batch = {**batch, "image": as_plain_tensor(batch["image"])}
-        with naming_images(batch):
-            losses = self.loss(batch)
-        self.loss_watch(self, losses["loss"], batch)
-        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=len(batch["id"]))
-        return losses["loss"]
-
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Explanation:  # type: ignore[override]
         """Log the loss of an explainer that learns, and hand the maps to the callbacks.
 
@@ -218,11 +199,7 @@ class Explainer(lightning.LightningModule):
         """
         found = self.explain_batch(batch, with_extras=False)
         if self.learned:
-            with naming_images(batch):
-                losses = self.loss(with_outputs(batch, found))
-            check_loss(self, losses["loss"], batch, "validation")
-            values = {f"val/{name}": value for name, value in losses.items()}
-            self.log_dict(values, batch_size=len(batch["image"]), sync_dist=True)
+            self.log_losses("val", with_outputs(batch, found), batch_idx)
         return found
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> Explanation:  # type: ignore[override]
@@ -232,30 +209,6 @@ class Explainer(lightning.LightningModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Explanation:
         """The maps of a batch."""
         return self.explain_batch(batch)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store which target these weights explain.
-
-        Raises:
-            NotFiniteError: If weights have become NaN or infinite: no such checkpoint is written.
-        """
-        where = f"{type(self).__name__} in epoch {self.current_epoch}, step {self.global_step}"
-        check_weights(checkpoint.get("state_dict", {}), dict(self.named_buffers()), where, "lower the learning rate")
-        checkpoint["target_fingerprint"] = self.target.fingerprint()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that explains another target, or whose weights are NaN or infinite.
-
-        Raises:
-            ValueError: If the fingerprints differ, or a weight is not finite.
-        """
-        check_weights(checkpoint.get("state_dict", {}), dict(self.named_buffers()), "The checkpoint")
-        stored, own = checkpoint.get("target_fingerprint"), self.target.fingerprint()
-        if stored is not None and stored != own:
-            raise ValueError(
-                f"The checkpoint explains target {stored}, but this target is {own}: load the weights it was trained "
-                "with, or start a fine-tuning from it with explainer.init_from=<checkpoint>."
-            )
 
 
 def with_outputs(batch: dict[str, Any], explanation: Explanation) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from monai.losses.dice import DiceLoss
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -14,6 +14,7 @@ from lightning_xai.explainers.amortized_pcim import stratified
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.explainers.pcim import SOFTNESS
 from lightning_xai.explainers.query_policy import QueryPolicy
+from lightning_xai.functional.reference_loss import reference_loss
 from lightning_xai.functional.segmentation import class_labels, gather_classes
 from lightning_xai.networks.mask_net import UNet
 from lightning_xai.perturbation.soft_masks import blend, standardize, top_fraction
@@ -59,6 +60,7 @@ class UNoise(Explainer):
         lr: Adam's learning rate.
         init_from: Weights of a segmenter of the same U-Net to start from; its last layer is turned round, so that the
             object starts as important.
+        clip_norm: Norm that gradients are clipped to, unless the trainer names another; ``None``, as published: not.
         query_policy: See :class:`Explainer`.
 
     Raises:
@@ -87,6 +89,7 @@ class UNoise(Explainer):
         dims: int = 2,
         lr: float = 3e-3,
         init_from: str | Path | None = None,
+        clip_norm: float | None = None,
         query_policy: QueryPolicy | None = None,
     ) -> None:
         super().__init__(target, query_policy)
@@ -106,6 +109,7 @@ class UNoise(Explainer):
         self.save_hyperparameters({name: arguments[name] for name in (*names, "channels", "classes", "dims", "lr")})
         self.min_scale, self.max_scale, self.noise_weight = min_scale, max_scale, noise_weight
         self.objective, self.reference, self.per_class = objective, reference, per_class
+        self.clip_norm = clip_norm
         outputs = (classes or 0) if per_class else 1
         self.net = net if net is not None else UNet(channels or 0, outputs, SIZES[size], dims=dims)
         if init_from is not None:
@@ -180,7 +184,7 @@ class UNoise(Explainer):
         raw, truth = self.raw(images), self.truth(batch)
         classes = None
         if self.per_class:
-            classes = self._drawn_classes(len(images), raw.shape[1], images.device)
+            classes = self._drawn_classes(batch, raw.shape[1])
             raw = gather_classes(raw, classes.unsqueeze(1))
         mask = raw.sigmoid()
         if self.objective == "noise":
@@ -199,62 +203,66 @@ class UNoise(Explainer):
     def truth(self, batch: dict[str, Any]) -> Tensor:
         """What the model should give: classes ``(B, *S)`` of a segmenter, ``(B,)`` of a classifier.
 
+        Where a target's classes do not exclude each other (a sigmoid), also what each of them should be: multi-hot
+        ``(B, K, *S)``.
+
         Raises:
-            ValueError: If the data have none and ``reference`` is not the prediction.
+            ValueError: If the data have none and ``reference`` is not the prediction, or several classes for one pixel
+                or image of a target whose classes exclude each other.
         """
-        segments = self.target.dense
+        segments, several = self.target.dense, self.target.activation == "sigmoid"
         name = "mask" if segments else "label"
         if self.reference == "prediction":
             with torch.no_grad():
-                return class_labels(batch["logits"] if "logits" in batch else self.target.logits(batch["image"]))
-        if name not in batch or (not segments and batch["label"].ndim > 1):
+                logits = batch["logits"] if "logits" in batch else self.target.logits(batch["image"])
+            return logits > 0 if several else class_labels(logits)
+        if name not in batch:
             raise ValueError(f"The data have no {name} of one class; use reference=prediction.")
-        values = torch.as_tensor(batch[name]).long()
-        return values[:, 0] if segments else values
+        values = torch.as_tensor(batch[name])
+        multi_hot = values.ndim > 1 and values.shape[1] > 1
+        if multi_hot and not several:
+            raise ValueError(
+                f"The data's {name} holds several classes at once, and the target's softmax allows one; use a target "
+                "with activation=sigmoid, or reference=prediction."
+            )
+        return values > 0 if multi_hot else values.long().flatten() if not segments else values.long()[:, 0]
 
     def utility(self, logits: Tensor, truth: Tensor, classes: Tensor | None) -> Tensor:
-        """Compute the loss of the model against the reference.
+        """Compute the loss of the model against the reference, see :func:`reference_loss`; with Dice for visibility.
 
         Args:
             logits: ``(B, K, *S)``.
-            truth: ``(B, *S)``.
+            truth: ``(B, *S)``, or multi-hot ``(B, K, *S)``.
             classes: ``(B,)``, the class that is judged, one against the rest; ``None``: all.
 
         Returns:
-            A scalar: cross-entropy, for a sigmoid and for one class of several binary; with the visibility objective
-            a segmenter's Dice loss is added.
+            A scalar.
         """
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        if self.target.activation == "none":
-            logits = log_probabilities(logits, "none")
-        elif self.target.activation == "sigmoid":
-            logits = logits / 2  # the pair (-l, l), whose softmax is then the sigmoid of l
-        if classes is not None:
-            own = F.one_hot(classes, logits.shape[1]).bool().view(*logits.shape[:2], *(1,) * (logits.ndim - 2))
-            rest = logits.masked_fill(own, -torch.inf).logsumexp(dim=1, keepdim=True)
-            logits = torch.cat([rest, gather_classes(logits, classes.unsqueeze(1))], dim=1)
-            truth = (truth == classes.view(-1, *(1,) * (truth.ndim - 1))).long()
-        entropy = F.cross_entropy(logits, truth)
-        if self.objective == "noise" or not self.target.dense:
-            return entropy
-        dice: Tensor = DiceLoss(softmax=True, to_onehot_y=True, include_background=False)(logits, truth.unsqueeze(1))
-        return entropy + dice
+        dice = self.objective == "visibility" and self.target.dense
+        background, activation = getattr(self.target, "background", None), self.target.activation
+        if activation == "none":
+            logits, activation = log_probabilities(logits, "none"), "softmax"
+        return reference_loss(logits, truth, activation, classes, dice, background)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam, as published."""
+        """Adam with a constant rate, as the paper trains."""
         return torch.optim.Adam(self.net.parameters(), lr=self.hparams["lr"])
 
     def _noise(self, raw: Tensor) -> Tensor:
-        """``eps``; validation draws the same each time, and not from the generator that training draws from."""
+        """``eps``; validation draws the same each time, for every image, and not from the generator of the training."""
         if self.training:
             return torch.randn_like(raw)
-        return torch.randn(raw.shape, generator=torch.Generator().manual_seed(0), dtype=raw.dtype).to(raw.device)
+        noise = torch.randn(raw[:1].shape, generator=torch.Generator().manual_seed(0), dtype=raw.dtype)
+        return noise.to(raw.device).expand_as(raw)
 
-    def _drawn_classes(self, count: int, classes: int, device: torch.device) -> Tensor:
-        """A class an image: at random, in validation in turn; a segmenter's background only if it is explained."""
+    def _drawn_classes(self, batch: dict[str, Any], classes: int) -> Tensor:
+        """A class an image: at random, in validation by its id; a segmenter's background only if it is explained."""
         known = [number for number in range(classes) if number != getattr(self.target, "background", None)]
-        picks = torch.randint(len(known), (count,)) if self.training else torch.arange(count) % len(known)
-        return torch.tensor(known)[picks].to(device)
+        if self.training:
+            picks = torch.randint(len(known), (len(batch["image"]),))
+        else:
+            picks = torch.tensor([crc32(str(name).encode()) % len(known) for name in batch["id"]])
+        return torch.tensor(known)[picks].to(batch["image"].device)
 
 
 def start_from_segmenter(net: nn.Module, weights: str | Path) -> None:

@@ -114,9 +114,7 @@ def enough(findings: Findings) -> str:
     fraction, (low, high) = findings.peppr.summary()["sufficient"], findings.intervals["sufficient"]
     if fraction != fraction:
         score = SCORES[findings.peppr.metric]
-        return (
-            f"The {score} of whole images is no better than chance, or undefined: no fraction of the pixels suffices."
-        )
+        return f"The {score} of whole images is that of chance, or undefined: no fraction of the pixels suffices."
     size = f"{100 * fraction:.0f} % of the image suffices for 99 % of the {SCORES[findings.peppr.metric]}"
     claim = (
         "A new model was trained for every step, so this is about the information in the pixels."

@@ -15,6 +15,8 @@ from typing_extensions import override
 from lightning_xai.metrics.base import MapMetric
 from lightning_xai.metrics.batch import MapBatch
 from lightning_xai.metrics.functional import chance, localization
+from lightning_xai.metrics.functional.evidence import sort_evidence
+from lightning_xai.metrics.functional.segmentation import grow
 
 
 class LocalizationMetric(MapMetric):
@@ -50,9 +52,15 @@ class LocalizationMetric(MapMetric):
 
 
 class PointingGame(LocalizationMetric):
-    """Say whether the map's highest pixel is evidence; where several tie, the fraction of them.
+    """Say whether the map's highest pixel is evidence, or near it; where several tie, the fraction of them.
 
     Undefined also for a constant map.
+
+    Args:
+        tolerance: Distance in pixels up to which a pixel beside the evidence is a hit; 15 in the paper.
+
+    Raises:
+        ValueError: If it is negative.
 
     Example:
         >>> metric = PointingGame()
@@ -62,10 +70,25 @@ class PointingGame(LocalizationMetric):
     """
 
     paper = "Zhang et al. 2018, Top-down neural attention by excitation backprop, arXiv 1608.00507"
+    options = ("tolerance",)
+
+    def __init__(self, tolerance: float = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not tolerance >= 0:
+            raise ValueError(f"tolerance is {tolerance}; give a distance in pixels, 0 or more.")
+        self.tolerance = tolerance
 
     @override
     def value(self, batch: MapBatch) -> Tensor:
-        return localization.pointing_game(batch.sorted)
+        if not self.tolerance:
+            return localization.pointing_game(batch.sorted)
+        near = grow(batch.evidence, self.tolerance)
+        return localization.pointing_game(sort_evidence(batch.maps, near, batch.order))
+
+    @override
+    def expected(self, batch: MapBatch) -> Tensor:
+        """The area fraction of the evidence and what is near it."""
+        return chance.random_fraction(grow(batch.evidence, self.tolerance)) if self.tolerance else batch.area_fraction
 
 
 class RelevanceMass(LocalizationMetric):

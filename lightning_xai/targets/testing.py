@@ -11,7 +11,7 @@ from torchmetrics import MetricCollection
 from lightning_xai.targets.base import Target
 from lightning_xai.targets.confusion import confusion_fault, confusion_of
 from lightning_xai.targets.outputs import log_probabilities
-from lightning_xai.targets.training.classifier import classifier_metrics
+from lightning_xai.targets.training.class_metrics import classifier_metrics
 from lightning_xai.targets.training.segmenter import segmenter_metrics
 
 #: The AUC up to which a multi-label target is no better than chance.

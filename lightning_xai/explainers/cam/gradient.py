@@ -2,7 +2,7 @@
 
 import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,11 @@ from lightning_xai.targets.outputs import Logit
 
 #: What PyTorch says where scores do not depend on a layer.
 UNCONNECTED = re.compile(r"have been used in the graph|does not require grad")
+#: How a window's gradients become one, for 2-D and 3-D.
+POOLS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+    "mean": (F.avg_pool2d, F.avg_pool3d),
+    "max": (F.max_pool2d, F.max_pool3d),
+}
 
 
 class GradientCAM(ObservedMap):
@@ -84,19 +89,21 @@ class HiResCAM(GradientCAM):
 
 
 class XResCAM(GradientCAM):
-    """Feature maps times gradients that are averaged over windows: HiResCAM at window 1, Grad-CAM at the whole layer.
+    """Feature maps times gradients that are pooled over windows: HiResCAM at window 1, Grad-CAM at the whole layer.
 
-    Hasany et al. 2023, Seg-XRes-CAM.
+    Hasany et al. 2023, Seg-XRes-CAM. Their released function takes the largest gradient of a window by default
+    (``pool="max"``), which at the whole layer is not Grad-CAM.
 
     Args:
         target: See :class:`ActivationMap`.
         layer: See :class:`ActivationMap`.
         negative: See :class:`ActivationMap`.
         window: Side of the windows, in positions of the layer.
+        pool: ``"mean"`` or ``"max"`` of a window's gradients.
         query_policy: See :class:`ActivationMap`.
 
     Raises:
-        ValueError: If the window is below 1.
+        ValueError: If the window is below 1, or the pooling unknown.
     """
 
     def __init__(
@@ -106,16 +113,19 @@ class XResCAM(GradientCAM):
         *,
         negative: bool = False,
         window: int = 3,
+        pool: str = "mean",
         query_policy: QueryPolicy | None = None,
     ) -> None:
         super().__init__(target, layer, negative=negative, query_policy=query_policy)
         if window < 1:
             raise ValueError(f"window is {window}; it is at least 1 position wide.")
-        self.window = window
+        if pool not in POOLS:
+            raise ValueError(f"pool is {pool!r}; use {' or '.join(POOLS)}.")
+        self.window, self.pool = window, pool
 
     @override
     def combine(self, features: Tensor, gradients: Tensor) -> Tensor:
-        pool = F.avg_pool2d if gradients.ndim == 4 else F.avg_pool3d
+        pool = POOLS[self.pool][gradients.ndim - 4]
         sides = [min(self.window, side) for side in gradients.shape[2:]]
         pooled = pool(gradients, sides, stride=sides, ceil_mode=True)
         for axis, side in enumerate(sides, start=2):

@@ -236,10 +236,7 @@ class CAPE(Explainer):
         """Log how well CAPE's head follows the classifier, and hand the maps to the callbacks."""
         found = super().test_step(batch, batch_idx)
         with torch.inference_mode(False), torch.no_grad():
-            values = self.loss(with_outputs(batch, found))
-        self.log_dict(
-            {f"test/{name}": value for name, value in values.items()}, batch_size=len(batch["image"]), sync_dist=True
-        )
+            self.log_losses("test", with_outputs(batch, found), batch_idx)
         return found
 
     def fit_data(self, data: LightningDataModule) -> LightningDataModule:
@@ -260,7 +257,7 @@ class CAPE(Explainer):
             self.target.freeze()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """SGD with steps, as published."""
+        """SGD whose rate falls in steps."""
         options = {"lr": self.hparams["lr"], "weight_decay": self.hparams["weight_decay"]}
         optimizer = torch.optim.SGD(self.parameters(), momentum=MOMENTUM, **options)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, self.hparams["step_epochs"], 0.1)]

@@ -39,6 +39,7 @@ from lightning_xai.metrics.functional.segmentation import (
     boundary_reliance,
     context_reliance,
     dice_drop,
+    grow,
     off_target_leakage,
 )
 from lightning_xai.metrics.functional.similarity import pearson, spearman, ssim, tied_ranks
@@ -76,6 +77,7 @@ __all__ = [
     "dice_of_counts",
     "fixed_iou",
     "fractions_above",
+    "grow",
     "increase_in_confidence",
     "infidelity",
     "largest_distance",

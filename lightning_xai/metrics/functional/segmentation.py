@@ -81,6 +81,37 @@ def boundary(objects: Tensor, width: int = 2) -> Tensor:
     return objects & outside
 
 
+def grow(objects: Tensor, radius: float) -> Tensor:
+    """Mark the pixels that lie within a distance of objects.
+
+    Args:
+        objects: Boolean ``(B, T, *S)``.
+        radius: Euclidean distance in pixels; 0 marks the objects themselves.
+
+    Returns:
+        Boolean ``(B, T, *S)``.
+
+    Example:
+        >>> grow(torch.tensor([[[[True, False, False, False]]]]), 2)
+        tensor([[[[ True,  True,  True, False]]]])
+    """
+    return _grown(objects, radius * radius + 1e-9, 2)
+
+
+def _grown(objects: Tensor, square: float, axis: int) -> Tensor:
+    """Grow along an axis and those after it, so far that the squared distance stays below ``square``."""
+    reach = int(square**0.5)
+    if axis == objects.ndim - 1:
+        rows = objects.flatten(0, -2).unsqueeze(1).float()
+        return (F.max_pool1d(rows, 2 * reach + 1, stride=1, padding=reach) > 0).view_as(objects)
+    grown = torch.zeros_like(objects)
+    for step in range(min(reach, objects.shape[axis] - 1) + 1):
+        near, length = _grown(objects, square - step * step, axis + 1), objects.shape[axis] - step
+        grown.narrow(axis, step, length).logical_or_(near.narrow(axis, 0, length))
+        grown.narrow(axis, 0, length).logical_or_(near.narrow(axis, step, length))
+    return grown
+
+
 def boundary_reliance(maps: Tensor, objects: Tensor, width: int = 2) -> Tensor:
     """Compare the mean positive relevance on the object's boundary with that in its interior.
 

@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
-from torchmetrics import classification as scores
+from torchmetrics import MetricCollection
 
 from lightning_xai.functional.finite import LossWatch, check_loss, check_weights
+from lightning_xai.functional.repeats import ImageMeans, Repeats
 from lightning_xai.targets.freezing import evaluating, normalize
 from lightning_xai.targets.model_call import ModelCall
 from lightning_xai.targets.model_output import Output
+from lightning_xai.targets.training.class_metrics import classifier_metrics
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class ClassifierTask(LightningModule):
             values = self.hparams[name]
             self.register_buffer(name, None if values is None else torch.tensor(values), persistent=False)
         self.loss_watch = LossWatch()
+        self.repeats, self.means = Repeats(), ImageMeans()
         self.call_model = ModelCall(self.dense, output)
 
     def metrics_of(self, logits: Tensor, batch: dict[str, Any]) -> MetricCollection:
@@ -110,16 +112,16 @@ class ClassifierTask(LightningModule):
         """
         loss = self._loss(self(batch["image"]), batch)
         self.loss_watch(self, loss, batch)
-        self.log("target/train_loss", loss, prog_bar=True)
+        self.log("target/train_loss", loss, prog_bar=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Collect a batch for the validation metrics."""
-        self._evaluate(batch, "val")
+        self._evaluate(batch, batch_idx, "val")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Collect a batch for the test metrics."""
-        self._evaluate(batch, "test")
+        self._evaluate(batch, batch_idx, "test")
 
     def configure_optimizers(self) -> Any:
         """Set up AdamW with a cosine schedule over the whole training."""
@@ -138,11 +140,14 @@ class ClassifierTask(LightningModule):
         where = f"The target in epoch {self.current_epoch}, step {self.global_step}"
         check_weights(checkpoint.get("state_dict", {}), dict(self.named_buffers()), where, "lower the learning rate")
 
-    def _evaluate(self, batch: dict[str, Any], stage: str) -> None:
+    def _evaluate(self, batch: dict[str, Any], batch_idx: int, stage: str) -> None:
+        if batch_idx == 0:
+            self.repeats.start(self, stage)
+        batch, count = self.repeats.counted(batch)
         logits = self(batch["image"]).float()
         loss = self._loss(logits, batch)
         check_loss(self, loss, batch, "validation" if stage == "val" else stage)
-        self.log(f"target/{stage}_loss", loss, batch_size=len(logits), sync_dist=True)
+        self.means.log(self, {f"target/{stage}_loss": loss}, count)
         if not hasattr(self, "val_metrics"):
             # Only the first batch tells how many logits there are, and of which kind the labels.
             with torch.inference_mode(False):
@@ -150,7 +155,8 @@ class ClassifierTask(LightningModule):
                 self.val_metrics = metrics.clone(prefix="target/val_")
                 self.test_metrics = metrics.clone(prefix="target/test_")
         stage_metrics = self.val_metrics if stage == "val" else self.test_metrics
-        stage_metrics.update(*self.judged(logits, batch))
+        if count:
+            stage_metrics.update(*self.judged(logits, batch))
         self.log_dict(stage_metrics, batch_size=len(logits))
 
     def judged(self, logits: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -209,46 +215,6 @@ def logits_in_words(count: int) -> str:
     return "1 logit" if count == 1 else f"{count} logits"
 
 
-def classifier_metrics(num_classes: int, activation: str) -> MetricCollection:
-    """Make a classifier's metrics: accuracy, balanced accuracy, macro AUROC and F1, and expected calibration error.
-
-    Args:
-        num_classes: Number of logits.
-        activation: ``"softmax"`` or ``"sigmoid"``; one logit with a sigmoid is a binary classifier.
-
-    Returns:
-        Metrics of probabilities ``(B, K)`` (``(B,)`` for one logit) and labels.
-    """
-    metrics: dict[str, Metric | MetricCollection]
-    if activation == "softmax":
-        metrics = {
-            "accuracy": scores.MulticlassAccuracy(num_classes, average="micro"),
-            "balanced_accuracy": scores.MulticlassAccuracy(num_classes, average="macro"),
-            "auc": scores.MulticlassAUROC(num_classes),
-            "f1": scores.MulticlassF1Score(num_classes, average="macro"),
-            "ece": scores.MulticlassCalibrationError(num_classes),
-        }
-    elif num_classes == 1:
-        metrics = {
-            "accuracy": scores.BinaryAccuracy(),
-            "balanced_accuracy": (scores.BinaryRecall() + scores.BinarySpecificity()) / 2,
-            "auc": scores.BinaryAUROC(),
-            "f1": scores.BinaryF1Score(),
-            "ece": scores.BinaryCalibrationError(),
-        }
-    else:
-        metrics = {
-            "accuracy": scores.MultilabelAccuracy(num_classes, average="micro"),
-            "balanced_accuracy": (scores.MultilabelRecall(num_classes) + scores.MultilabelSpecificity(num_classes)) / 2,
-            "auc": scores.MultilabelAUROC(num_classes),
-            "f1": scores.MultilabelF1Score(num_classes, average="macro"),
-            # Takes (B, K) as B * K binary labels.
-            "ece": scores.BinaryCalibrationError(),
-        }
-    # With compute groups two metrics whose first states are equal would be merged for good (torchmetrics 1.9).
-    return MetricCollection(metrics, compute_groups=False)
-
-
 def fit_target(module: ClassifierTask, trainer: Trainer, data: LightningDataModule) -> dict[str, float]:
     """Train a classifier, go back to its best checkpoint, and test it.
 
@@ -258,8 +224,9 @@ def fit_target(module: ClassifierTask, trainer: Trainer, data: LightningDataModu
         data: The data module.
 
     Returns:
-        ``accuracy``, ``balanced_accuracy``, ``auc``, ``f1``, ``ece`` (calibration error) and ``loss`` on the test set;
-        of a segmenter ``dice``, ``dice_<class>`` and ``loss``.
+        ``accuracy``, ``balanced_accuracy``, ``auc``, ``f1``, ``ece`` (calibration error), ``absent_classes`` (those
+        without a test image, which no mean over classes counts) and ``loss`` on the test set; of a segmenter ``dice``,
+        ``dice_<class>`` and ``loss``.
     """
     trainer.fit(module, datamodule=data)
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None

@@ -61,7 +61,7 @@ def test_the_loss_is_utility_minus_the_mean_log_of_the_mask():
     explainer = UNoise(target, noise_weight=0.02, net=constant(0.3)).eval()
     answers = (torch.rand(3, 1, 8, 8) > 0.5).long()
     values = explainer.loss(batch_of(images, answers))
-    noise = torch.randn((3, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    noise = torch.randn((1, 1, 8, 8), generator=torch.Generator().manual_seed(0))  # the same for all images
     fraction = torch.tensor(0.3).sigmoid()
     logits = 1.5 * (images + noise * (4 * fraction + 1))
     utility = F.binary_cross_entropy_with_logits(logits, answers.float())
@@ -164,6 +164,64 @@ def test_utility_of_several_classes_one_class_and_a_sigmoid():
     perfect = 30.0 * F.one_hot(answers, 3).movedim(-1, 1)
     assert float(visible.utility(perfect, answers, None)) == pytest.approx(0, abs=1e-4)
     assert float(visible.utility(logits, answers, None)) > float(F.cross_entropy(logits, answers)) + 0.1
+
+
+def several(classes=3, background=None):
+    """A segmenter whose classes do not exclude each other."""
+    return SegmenterTarget(segmenter(classes=classes), "sigmoid", background=background)
+
+
+@pytest.mark.parametrize("objective", ["noise", "visibility"])
+def test_channels_of_a_sigmoid_are_judged_each_by_itself(objective):
+    logits, truth = torch.randn(2, 3, 4, 4), torch.rand(2, 3, 4, 4) > 0.6
+    explainer = UNoise(several(), objective=objective)
+    entropy = F.binary_cross_entropy_with_logits(logits, truth.float())
+    found = explainer.utility(logits, truth, None)
+    if objective == "noise":
+        assert torch.allclose(found, entropy)
+        labels = torch.randint(0, 3, (2, 4, 4))
+        one_hot = F.one_hot(labels, 3).movedim(-1, 1).float()
+        assert torch.allclose(
+            explainer.utility(logits, labels, None), F.binary_cross_entropy_with_logits(logits, one_hot)
+        )
+    else:
+        p, t = logits.sigmoid().flatten(2), truth.flatten(2).float()
+        dice = 1 - (2 * (p * t).sum(2) + 1e-5) / (p.sum(2) + t.sum(2) + 1e-5)
+        assert torch.allclose(found, entropy + dice.mean(), atol=1e-5)
+    asked = torch.tensor([0, 2])
+    own, wanted = logits[torch.arange(2), asked], truth[torch.arange(2), asked].float()
+    alone = UNoise(several(), per_class=True).utility(logits, truth, asked)
+    assert torch.allclose(alone, F.binary_cross_entropy_with_logits(own, wanted))
+
+
+def test_multi_hot_references_are_taken_in_full():
+    images, mask = torch.rand(2, 1, 8, 8), torch.rand(2, 3, 8, 8) > 0.5
+    explainer, target = UNoise(several(), noise_weight=0.0, min_scale=0, max_scale=1e-9).eval(), several()
+    with torch.no_grad():
+        wanted = F.binary_cross_entropy_with_logits(target.logits(images), mask.float())
+    for given in (mask, mask.long()):
+        assert torch.allclose(explainer.loss(batch_of(images, given))["utility"], wanted, atol=1e-5)
+    own = UNoise(several(), reference="prediction").truth({"image": images})
+    assert torch.equal(own, target.logits(images) > 0)
+    labels = torch.tensor([[1, 0, 1], [0, 0, 1]])
+    classifier = UNoise(ClassifierTarget(cnn(), "sigmoid"), channels=1)
+    assert torch.equal(classifier.truth({"image": images, "label": labels}), labels > 0)
+    exclusive = UNoise(SegmenterTarget(segmenter()), channels=1)
+    with pytest.raises(ValueError, match="mask holds several classes at once, and the target's softmax allows one"):
+        exclusive.truth({"image": images, "mask": mask})
+    with pytest.raises(ValueError, match="The reference has 2 classes, but the model gives 3 logits"):
+        explainer.loss(batch_of(images, mask[:, :2]))
+
+
+def test_validation_of_an_image_does_not_depend_on_its_batch():
+    images, mask = torch.rand(4, 1, 8, 8), torch.randint(0, 3, (4, 1, 8, 8))
+    for options in ({}, {"per_class": True}, {"objective": "visibility"}):
+        explainer = UNoise(SegmenterTarget(segmenter(), class_names=["a", "b", "c"]), channels=1, **options).eval()
+        whole = batch_of(images, mask)
+        alone = [
+            explainer.loss({name: values[row : row + 1] for name, values in whole.items()})["loss"] for row in range(4)
+        ]
+        assert torch.allclose(explainer.loss(whole)["loss"], torch.stack(alone).mean(), atol=1e-5), options
 
 
 def test_the_map_is_one_minus_the_mask_and_classes_may_have_their_own():

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_xai.metrics import PointingGame, RelevanceMass
+from lightning_xai.metrics.functional import grow
 
 
 def scored(metric, maps, masks):
@@ -29,6 +30,32 @@ def test_tied_maxima_fraction_the_point():
     maps = torch.zeros(1, 1, 8, 8)
     maps[0, 0, 3, 3] = maps[0, 0, 4, 4] = maps[0, 0, 0, 0] = 1
     assert scored(PointingGame(), maps, square_mask()).item() == pytest.approx(2 / 3, abs=1e-15)
+
+
+@pytest.mark.parametrize(("size", "radius"), [((9, 12), 3), ((9, 12), 2.5), ((5, 6, 4), 2), ((4, 4), 50), ((4, 4), 0)])
+def test_evidence_grows_by_the_distance(size, radius):
+    objects = torch.rand(2, 2, *size, generator=torch.Generator().manual_seed(0)) > 0.97
+    objects[0, 0] = False
+    places = torch.ones(size).nonzero().float()
+    for image, grown in zip(objects.flatten(0, 1), grow(objects, radius).flatten(0, 1), strict=True):
+        near = torch.cdist(places, image.nonzero().float()) <= radius
+        assert torch.equal(grown.flatten(), near.any(dim=1))
+
+
+def test_the_pointing_game_takes_a_hit_within_the_tolerance():
+    maps = torch.zeros(4, 1, 8, 8)
+    for number, place in enumerate([(3, 3), (3, 6), (6, 6), (7, 7)]):  # 0, 2, 2.8 and 4.2 pixels from the square
+        maps[(number, 0, *place)] = 1
+    for tolerance, hits in ((0, [1, 0, 0, 0]), (2, [1, 1, 0, 0]), (2.9, [1, 1, 1, 0]), (15, [1, 1, 1, 1])):
+        assert scored(PointingGame(tolerance), maps, square_mask(4)).flatten().tolist() == hits, tolerance
+    metric = PointingGame(tolerance=1)
+    scored(metric, maps, square_mask(4))
+    assert metric.per_image("random")[0].item() == pytest.approx(21 / 64), "the square and a row beside each side"
+    assert metric.per_image("center")[0].item() == 1 and metric.metadata()["options"] == {"tolerance": 1}
+    empty = scored(PointingGame(15), maps[:1], torch.zeros(1, 1, 8, 8))
+    assert empty.isnan().all() and scored(PointingGame(15), 0 * maps[:1], square_mask()).isnan().all()
+    with pytest.raises(ValueError, match="tolerance is -1"):
+        PointingGame(-1)
 
 
 def test_pointing_game_looks_at_the_signed_map():

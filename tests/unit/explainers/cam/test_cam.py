@@ -218,23 +218,27 @@ def test_the_ends_of_the_dial(dims):
     assert all((between - end).abs().max() > 1e-3 * end.abs().max() for end in (hires, grad))
 
 
+@pytest.mark.parametrize("pool", ["mean", "max"])
 @pytest.mark.parametrize(("size", "window"), [((7, 10), 3), ((7, 10), 4), ((7, 10), 9), ((5, 4, 7), 2), ((5, 4, 7), 3)])
-def test_windows_that_do_not_divide_the_layer(size, window):
-    """Every place gets the mean gradient of its window; the last windows are what is left."""
+def test_windows_that_do_not_divide_the_layer(size, window, pool):
+    """Every place gets the mean, or largest, gradient of its window; the last windows are what is left."""
     net, images = deep(len(size)).double(), noise(2, 1, *size)
     features, gradients = activations_and_gradients(net, 2, images, ASKED)
     pooled = torch.zeros_like(gradients)
     for place in torch.ones(size).nonzero().tolist():
         corner = [side // window * window for side in place]
         around = (..., *(slice(start, start + window) for start in corner))
-        pooled[(..., *place)] = gradients[around].flatten(3).mean(3)
-    maps = XResCAM(exact(net), "1", window=window).explain(images, ASKED)
+        inside = gradients[around].flatten(3)
+        pooled[(..., *place)] = inside.mean(3) if pool == "mean" else inside.amax(3)
+    maps = XResCAM(exact(net), "1", window=window, pool=pool).explain(images, ASKED)
     assert_same(maps, (features.unsqueeze(1) * pooled).sum(2))
 
 
 def test_a_window_has_at_least_one_place():
     with pytest.raises(ValueError, match="window is 0; it is at least 1"):
         XResCAM(ClassifierTarget(cnn()), "2", window=0)
+    with pytest.raises(ValueError, match="pool is 'median'; use mean or max"):
+        XResCAM(ClassifierTarget(cnn()), "2", pool="median")
 
 
 # ------------------------------------------------------------------ classifiers

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from lightning_xai import ClassifierTarget
 from lightning_xai.networks.mask_net import SmallCNN
-from lightning_xai.targets.training.classifier import ClassifierTask, classifier_metrics, fit_target, warn_if_weak
+from lightning_xai.targets.training.class_metrics import classifier_metrics
+from lightning_xai.targets.training.classifier import ClassifierTask, fit_target, warn_if_weak
 from lightning_xai.targets.weights import load_model
 
 
@@ -72,7 +73,7 @@ def test_learns_and_reports(tmp_path, case):
     lightning.seed_everything(0, verbose=False)
     module = ClassifierTask(SmallCNN(1, classes, widths=(8, 16)), classes, activation, [100.5], [0.6], lr=1e-2)
     metrics = fit_target(module, make_trainer(tmp_path, epochs=6), Bars(label))
-    assert metrics.keys() == {"accuracy", "balanced_accuracy", "auc", "f1", "ece", "loss"}
+    assert metrics.keys() == {"accuracy", "balanced_accuracy", "auc", "f1", "ece", "absent_classes", "loss"}
     assert metrics["accuracy"] > 0.9, metrics
     assert metrics["ece"] < 0.5 and metrics["loss"] < 0.6
 

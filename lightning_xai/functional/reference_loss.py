@@ -1,0 +1,83 @@
+"""The loss of a model's logits against what they should be, for classes that exclude each other or do not."""
+
+import torch
+import torch.nn.functional as F
+from monai.losses.dice import DiceLoss
+from torch import Tensor
+
+from lightning_xai.functional.segmentation import gather_classes
+
+
+def reference_loss(
+    logits: Tensor,
+    truth: Tensor,
+    activation: str,
+    classes: Tensor | None = None,
+    dice: bool = False,
+    background: int | None = None,
+) -> Tensor:
+    """Compute the cross-entropy of logits against a reference, binary for each class of a sigmoid.
+
+    Args:
+        logits: ``(B, K, *S)``.
+        truth: Classes ``(B, *S)``, or multi-hot ``(B, K, *S)`` for a sigmoid.
+        activation: ``"softmax"``; or ``"sigmoid"``: the mean of the binary cross-entropies of all classes, of which
+            the pair that a target makes of one logit has twice the same.
+        classes: ``(B,)``, the class that is judged, one against the rest; ``None``: all.
+        dice: Whether the Dice loss of the foreground is added.
+        background: The class of a sigmoid that is not in the Dice; a softmax's is 0.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: If a multi-hot reference has another number of classes than the logits.
+
+    Example:
+        >>> truth = torch.tensor([[1, 1, 0]])  # the first two of three classes
+        >>> reference_loss(torch.tensor([[9.0, 9.0, -9.0]]), truth, "sigmoid").item() < 0.001
+        True
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    if activation == "sigmoid":
+        return _binary(logits, multi_hot_like(truth, logits), classes, dice, background)
+    if classes is not None:
+        own = F.one_hot(classes, logits.shape[1]).bool().view(*logits.shape[:2], *(1,) * (logits.ndim - 2))
+        rest = logits.masked_fill(own, -torch.inf).logsumexp(dim=1, keepdim=True)
+        logits = torch.cat([rest, gather_classes(logits, classes.unsqueeze(1))], dim=1)
+        truth = (truth == classes.view(-1, *(1,) * (truth.ndim - 1))).long()
+    entropy = F.cross_entropy(logits, truth)
+    if not dice:
+        return entropy
+    lost: Tensor = DiceLoss(softmax=True, to_onehot_y=True, include_background=False)(logits, truth.unsqueeze(1))
+    return entropy + lost
+
+
+def _binary(logits: Tensor, truth: Tensor, classes: Tensor | None, dice: bool, background: int | None) -> Tensor:
+    """Every class by itself; logits and truth are ``(B, K, *S)``."""
+    if classes is not None:
+        logits, truth = (gather_classes(values, classes.unsqueeze(1)) for values in (logits, truth))
+    entropy = F.binary_cross_entropy_with_logits(logits, truth)
+    if not dice:
+        return entropy
+    if classes is None:
+        shown = [number for number in range(logits.shape[1]) if number != background]
+        logits, truth = logits[:, shown], truth[:, shown]
+    lost: Tensor = DiceLoss(sigmoid=True)(logits, truth)
+    return entropy + lost
+
+
+def multi_hot_like(truth: Tensor, logits: Tensor) -> Tensor:
+    """Classes ``(B, *S)``, or multi-hot ``(B, K, *S)``, as 0 and 1 for each of the logits ``(B, K, *S)``.
+
+    Raises:
+        ValueError: If there are not as many classes as logits.
+    """
+    if truth.ndim < logits.ndim:
+        truth = F.one_hot(truth, logits.shape[1]).movedim(-1, 1)
+    if truth.shape != logits.shape:
+        raise ValueError(
+            f"The reference has {truth.shape[1]} classes, but the model gives {logits.shape[1]} logits; "
+            "give masks or labels with one channel for each of them."
+        )
+    return truth.to(logits)
