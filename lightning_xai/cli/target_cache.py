@@ -20,6 +20,10 @@ from lightning_xai.targets.training.classifier import ClassifierTask, fit_target
 log = logging.getLogger(__name__)
 
 WAIT_FOR_TARGET = 3600.0
+#: Keys of a target's YAML that its network is chosen by, which the target itself does not take.
+NETWORK_KEYS = ("name", "encoder", "pretrained", "folder")
+#: The ``mean`` and ``std`` of a target whose network brings those of its published weights along.
+PUBLISHED = "published"
 
 
 def build_target(cfg: DictConfig, data: ImageDataModule) -> tuple[Target, dict[str, float]]:
@@ -46,10 +50,46 @@ def build_target(cfg: DictConfig, data: ImageDataModule) -> tuple[Target, dict[s
         warn_if_weak(quality, cfg.target_trainer.min_accuracy)
     elif weights == "builtin":
         weights = None
-    target: Target = instantiate(cfg.target, weights=None if weights is None else str(weights))
+    target = make_target(cfg, weights)
     # Whether the target was trained just now or long ago must not change the explainer's start.
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     return target, {f"target/{name}": value for name, value in quality.items()}
+
+
+def make_target(cfg: DictConfig, weights: str | Path | None) -> Target:
+    """Make the configured target.
+
+    Args:
+        cfg: ``target`` and ``data_info`` are read.
+        weights: The file of its weights; ``None``: those that its network is made with.
+    """
+    node = cfg.target.copy()
+    with open_dict(node):
+        for key in (*NETWORK_KEYS, "model", "mean", "std"):
+            node.pop(key, None)
+    model = instantiate(cfg.target.model)
+    weights = None if weights is None else str(weights)
+    target: Target = instantiate(node, model=model, weights=weights, **statistics_of(cfg, model))
+    return target
+
+
+def statistics_of(cfg: DictConfig, model: Any) -> dict[str, list[float] | None]:
+    """The ``mean`` and ``std`` of a target: as given, or those that its network's published weights came with.
+
+    Args:
+        cfg: ``target`` and, for a network without published ones, ``data_info`` are read.
+        model: The network.
+    """
+    found: dict[str, list[float] | None] = {}
+    for name in ("mean", "std"):
+        values = cfg.target[name]
+        if values == PUBLISHED:
+            values = getattr(model, f"published_{name}", None)
+            if values is None:
+                values = cfg.data_info[name]
+                log.info("The target's %s is that of the training images, %s.", name, values)
+        found[name] = None if values is None else list(values)
+    return found
 
 
 def target_quality(cfg: DictConfig) -> dict[str, float]:
@@ -132,13 +172,14 @@ def train_target(cfg: DictConfig, data: ImageDataModule, weights: Path) -> None:
 
 def target_module(cfg: DictConfig) -> ClassifierTask:
     """Put the configured network into the module that trains it."""
-    stated: Any = OmegaConf.to_object(cfg.target)
-    statistics = {name: stated[name] for name in ("activation", "mean", "std", "class_names")}
+    model = instantiate(cfg.target.model)
+    names = cfg.target.class_names
+    stated = {"activation": cfg.target.activation, "class_names": None if names is None else list(names)}
     output = cfg.target.get("output")
     output = instantiate(output) if isinstance(output, DictConfig) else output
     sizes = {"num_classes": cfg.data_info.classes, "output": output}
     module: ClassifierTask = instantiate(
-        cfg.target_trainer.module, model=instantiate(cfg.target.model), **sizes, **statistics
+        cfg.target_trainer.module, model=model, **sizes, **stated, **statistics_of(cfg, model)
     )
     return module
 
