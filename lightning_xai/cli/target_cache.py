@@ -140,7 +140,8 @@ def target_key(cfg: DictConfig) -> str:
     names = ("target", "target_trainer", "data")
     parts: dict[str, Any] = {name: OmegaConf.to_container(anywhere[name], resolve=True) for name in names}
     del parts["target_trainer"]["min_accuracy"]
-    parts["target"].pop("allow_code", None)
+    for name in ("allow_code", "weights_prefix"):
+        parts["target"].pop(name, None)
     parts |= {"seed": cfg.seed, "fingerprint": cfg.data_info.fingerprint}
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

@@ -21,6 +21,7 @@ from lightning_xai.structures import Query
 from lightning_xai.targets import Target
 from lightning_xai.targets.checks import required_size
 from lightning_xai.targets.freezing import evaluating
+from lightning_xai.targets.outputs import log_probabilities
 from lightning_xai.targets.padding import cropped, padded
 from lightning_xai.targets.sliding_window import by_window
 from lightning_xai.targets.weights import load_model, read_state
@@ -224,7 +225,9 @@ class UNoise(Explainer):
             a segmenter's Dice loss is added.
         """
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        if self.target.activation == "sigmoid":
+        if self.target.activation == "none":
+            logits = log_probabilities(logits, "none")
+        elif self.target.activation == "sigmoid":
             logits = logits / 2  # the pair (-l, l), whose softmax is then the sigmoid of l
         if classes is not None:
             own = F.one_hot(classes, logits.shape[1]).bool().view(*logits.shape[:2], *(1,) * (logits.ndim - 2))

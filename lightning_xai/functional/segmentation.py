@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+#: How far the probabilities of exclusive classes may be from 1 in sum, by rounding to 16 bits.
+SUMS_TO_ONE = 0.01
+
 
 def gather_classes(values: Tensor, targets: Tensor) -> Tensor:
     """Select the classes ``targets (B, T)`` from values ``(B, K, *S)``: ``(B, T, *S)``."""
@@ -16,13 +19,18 @@ def predicted_pixels(logits: Tensor, targets: Tensor, activation: str = "softmax
     Args:
         logits: ``(B, K, *S)``.
         targets: ``(B, T)`` class indices.
-        activation: ``"softmax"``: the largest logit wins; ``"sigmoid"``: every logit above 0.
+        activation: ``"softmax"``: the largest logit wins; ``"sigmoid"``: every logit above 0; ``"none"``, for
+            probabilities: the largest wins where those of a pixel sum to 1, else every one above 0.5.
 
     Returns:
         Boolean ``(B, T, *S)``.
     """
     if activation == "sigmoid":
         return gather_classes(logits.detach() > 0, targets)
+    if activation == "none":
+        exclusive = (logits.detach().float().sum(dim=1, keepdim=True) - 1).abs() < SUMS_TO_ONE
+        largest = reference_pixels(class_labels(logits).unsqueeze(1), targets)
+        return torch.where(exclusive, largest, gather_classes(logits.detach() > 0.5, targets))
     return reference_pixels(class_labels(logits).unsqueeze(1), targets)
 
 

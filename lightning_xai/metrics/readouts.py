@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lightning_xai.functional.segmentation import class_labels, over_region, overlap_and_total
+from lightning_xai.functional.segmentation import class_labels, over_region, overlap_and_total, predicted_pixels
 from lightning_xai.metrics.batch import MapBatch
 from lightning_xai.metrics.functional.masking import coherency
 from lightning_xai.metrics.functional.similarity import pearson, tied_ranks
@@ -78,6 +78,8 @@ class TargetPass:
         """Mark the pixels ``(m, *S)`` that the input's segmentation gives to one class a query ``(m,)``."""
         if self.batch.target.activation == "sigmoid":
             return self.logits[self.input_index, classes] > 0
+        if self.batch.target.activation == "none":
+            return predicted_pixels(self.logits[self.input_index], classes.view(-1, 1), "none")[:, 0]
         return self.labels[self.input_index] == classes.view(-1, *(1,) * (self.logits.ndim - 2))
 
     @cached_property

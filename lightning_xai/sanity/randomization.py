@@ -19,6 +19,7 @@ from lightning_xai.functional.finite import NotFiniteError
 from lightning_xai.targets import Target
 from lightning_xai.targets.checks import check_range
 from lightning_xai.targets.freezing import freeze
+from lightning_xai.targets.outputs import log_probabilities
 
 log = logging.getLogger(__name__)
 
@@ -188,10 +189,12 @@ def random_labels(target: Target, images: Tensor, labels: Tensor, steps: int, ba
 def label_loss(target: Target, images: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of the target's logits, binary for a sigmoid; see :func:`random_labels`."""
     logits = target.logits(images)
+    if target.activation == "none":
+        logits = log_probabilities(logits, "none")
     if labels.shape != logits.shape:
         labels = labels.flatten(0, 1).long() if labels.ndim > 2 else labels.long()
         check_range(labels, logits.shape[1])
-        if target.activation == "softmax":
+        if target.activation != "sigmoid":
             return F.cross_entropy(logits, labels)
         labels = F.one_hot(labels, logits.shape[1]).movedim(-1, 1)
     return F.binary_cross_entropy_with_logits(logits, labels.to(logits))

@@ -17,6 +17,8 @@ from lightning_xai.targets.sizes import channels_of, likely_outputs
 from lightning_xai.targets.sliding_window import pass_sides
 from lightning_xai.targets.weights import load_model
 
+ACTIVATIONS = ("softmax", "sigmoid", "none")
+
 
 class FrozenModel(nn.Module):
     """A model that is run in eval mode and never changed.
@@ -29,7 +31,8 @@ class FrozenModel(nn.Module):
         model: ``(B, C, *S)`` -> logits, or a dict, tuple, list or object that holds them; an ``nn.Module``, or any
             callable for explainers that need no gradient. It is put into eval mode and its parameters stop requiring
             gradients, until it is released. It may write into its input, which is never the caller's tensor.
-        activation: ``"softmax"`` for exclusive classes, ``"sigmoid"`` for multi-label and for a single logit.
+        activation: ``"softmax"`` for exclusive classes, ``"sigmoid"`` for multi-label and for a single logit,
+            ``"none"`` for a model that ends in one of them itself: its outputs are probabilities already.
         mean: Per-channel mean that is subtracted from the images (natural units), or ``None``.
         std: Per-channel standard deviation that the images are divided by, or ``None``.
         class_names: Names for tables and figures.
@@ -37,6 +40,7 @@ class FrozenModel(nn.Module):
             training).
         allow_code: Whether the weights file may be code, which TorchScript and ``torch.export`` files are: loading them
             runs what they hold.
+        weights_prefix: The prefix of the network's keys in the weights file, where it is not found or not the only one.
         output: Which part of what the model returns holds the logits, where guessing is wrong: a key, an attribute, a
             position, or a function of the whole; see :class:`lightning_xai.targets.model_output.OutputReader`.
         num_classes: Classes that the model tells apart; by default as many as class names, as the example's logits
@@ -68,6 +72,7 @@ class FrozenModel(nn.Module):
         weights: str | Path | None = None,
         allow_code: bool = False,
         output: Output = None,
+        weights_prefix: str | None = None,
         *,
         num_classes: int | None = None,
         in_channels: int | None = None,
@@ -75,13 +80,14 @@ class FrozenModel(nn.Module):
         freeze: bool = True,
     ) -> None:
         super().__init__()
-        if activation not in ("softmax", "sigmoid"):
+        if activation not in ACTIVATIONS:
             raise ValueError(
-                f"activation is {activation!r}; "
-                "use 'softmax' (exclusive classes) or 'sigmoid' (multi-label, one logit)."
+                f"activation is {activation!r}; use 'softmax' (exclusive classes), 'sigmoid' (multi-label, one logit) "
+                "or 'none' (the model gives probabilities)."
             )
         if weights is not None:
-            model, stored = load_model(model if isinstance(model, nn.Module) else None, weights, allow_code)
+            network = model if isinstance(model, nn.Module) else None
+            model, stored = load_model(network, weights, allow_code, weights_prefix)
             check_same_number(weights, stored.class_names, class_names)
             mean, std, class_names = stored.mean or mean, stored.std or std, stored.class_names or class_names
         if model is None:
@@ -122,8 +128,9 @@ class FrozenModel(nn.Module):
 
     @property
     def activation(self) -> str:
-        """The activation, ``"softmax"`` or ``"sigmoid"``; always the latter for a segmenter with a single logit."""
-        return "sigmoid" if self.dense and self._logits == 1 else self._activation
+        """``"softmax"``, ``"sigmoid"`` or ``"none"``; a segmenter with a single logit has no softmax but a sigmoid."""
+        one = self.dense and self._logits == 1 and self._activation == "softmax"
+        return "sigmoid" if one else self._activation
 
     @property
     def differentiable(self) -> bool:
@@ -213,7 +220,7 @@ class FrozenModel(nn.Module):
             return logits
         if self.activation == "softmax":
             raise ValueError("The model has one logit, whose softmax is always 1; use activation='sigmoid'.")
-        return torch.cat([-logits, logits], dim=1)
+        return torch.cat([1 - logits if self.activation == "none" else -logits, logits], dim=1)
 
     def live_logits(self, images: Tensor) -> Tensor:
         """The :meth:`logits` of the model in the mode that it is in, for an explainer that trains the model too."""
@@ -232,6 +239,8 @@ class FrozenModel(nn.Module):
 
     def activate(self, logits: Tensor) -> Tensor:
         """Probabilities from logits ``(B, K, *S)``, float32."""
+        if self.activation == "none":
+            return logits.float()
         return logits.float().sigmoid() if self.activation == "sigmoid" else logits.float().softmax(dim=1)
 
     def predict(self, images: Tensor) -> Tensor:

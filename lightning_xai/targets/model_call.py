@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_xai.functional.resize import resize
 from lightning_xai.targets.archives import first_line
-from lightning_xai.targets.model_output import EXACT, Output, OutputReader, per_image, per_pixel
+from lightning_xai.targets.model_output import EXACT, SQUEEZED, Output, OutputReader, per_image, per_pixel
 from lightning_xai.targets.padding import cropped, larger_sizes, padded
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,8 @@ class ModelCall:
 
     The model gets a new tensor, so that it may write into its input. A segmenter that does not take images of
     some size, such as a U-Net that cannot halve it, gets them with their last pixels repeated up to the first multiple
-    that it takes, and its logits are cropped: gradients flow through both. Which size it gets depends on the size of
-    the images alone.
+    that it takes, and its logits are cropped; logits at a fraction of the size are enlarged linearly: gradients flow
+    through all of it. Which size it gets depends on the size of the images alone.
 
     Args:
         dense: Whether the model gives logits for every pixel, as a segmenter does.
@@ -51,6 +52,9 @@ class ModelCall:
         self.shape_of = per_pixel if dense else per_image
         #: Sides with which images reach the model, for every kind and shape ``(C, *S)`` that went through it.
         self.sizes: dict[tuple[Any, ...], tuple[int, ...]] = {}
+        #: Sides of the logits as a segmenter gives them, before they are enlarged, in the last pass.
+        self.grid: tuple[int, ...] | None = None
+        self.enlarges = False
 
     def __call__(self, model: Any, images: Tensor, normalize: Callable[[Tensor], Tensor]) -> Tensor:
         """Run the model once.
@@ -94,14 +98,28 @@ class ModelCall:
         values = padded(normalize(images), size)
         shape = values.shape
         logits = self.shape_of(self.read(model(values), lambda values: self._fit(values, shape)), shape)
-        return cropped(logits, images.shape[2:]) if self.dense else logits
+        return cropped(self._enlarged(logits, shape[2:]), images.shape[2:]) if self.dense else logits
 
-    def _fit(self, logits: Tensor, shape: torch.Size) -> int:
-        """``EXACT``: the shape of logits, 1: that of logits with an axis squeezed away, 0: another."""
+    def _enlarged(self, logits: Tensor, size: torch.Size) -> Tensor:
+        """A segmenter's logits at the size of the images, said once where they are not."""
+        if logits.shape[2:] != size and not self.enlarges:
+            self.enlarges = True
+            log.info(
+                "The model gives logits of %s for images of %s; they are enlarged linearly.",
+                *(" x ".join(map(str, sides)) for sides in (logits.shape[2:], size)),
+            )
+        self.grid = tuple(logits.shape[2:])
+        return resize(logits, size)
+
+    def _fit(self, logits: Tensor, shape: torch.Size) -> float:
+        """How well a tensor has the shape of logits; see :data:`~lightning_xai.targets.model_output.EXACT`."""
         try:
-            return EXACT if self.shape_of(logits, shape).shape == logits.shape else 1
+            shaped = self.shape_of(logits, shape)
         except ValueError:
-            return 0
+            return 0.0
+        if self.dense and shaped.shape[2:] != shape[2:]:
+            return shaped.shape[2:].numel() / (1 + shape[2:].numel())
+        return EXACT if shaped.shape == logits.shape else SQUEEZED
 
     @torch.no_grad()
     def _larger(

@@ -1,8 +1,9 @@
 """Find the logits in what a model returns, and bring them into one shape."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from math import prod
 from typing import Any, NamedTuple
 
 from torch import Size, Tensor
@@ -15,8 +16,9 @@ log = logging.getLogger(__name__)
 Output = str | int | Callable[[Any], Any] | None
 #: Keys and attributes under which logits are looked for, in this order.
 NAMES = ("logits", "out", "pred", "prediction", "predictions")
-#: How well a tensor fits whose shape is that of logits without any change.
-EXACT = 2
+#: How well a tensor fits whose shape is that of logits without any change, and one with an axis squeezed away; below
+#: lie logits at a fraction of the image's size, the larger the better, and at 0 all others.
+EXACT, SQUEEZED = 2.0, 1.0
 #: How many containers may lie inside each other.
 DEPTH = 4
 
@@ -52,7 +54,7 @@ class OutputReader:
         self.output = output
         self.logged = False
 
-    def __call__(self, returned: Any, fit: Callable[[Tensor], int]) -> Tensor:
+    def __call__(self, returned: Any, fit: Callable[[Tensor], float]) -> Tensor:
         """The logits, as the model shapes them.
 
         Args:
@@ -104,7 +106,7 @@ def chosen_part(returned: Any, output: str | int | Callable[[Any], Any]) -> Any:
     raise ValueError(f"output is {output!r}, but the model returns {described(returned)}; name one of its parts.")
 
 
-def find_logits(returned: Any, fit: Callable[[Tensor], int], path: str = "", depth: int = DEPTH) -> TensorPart | None:
+def find_logits(returned: Any, fit: Callable[[Tensor], float], path: str = "", depth: int = DEPTH) -> TensorPart | None:
     """Find the tensor that holds the logits, ``None`` if there is none; see :class:`OutputReader`.
 
     Args:
@@ -126,7 +128,7 @@ def find_logits(returned: Any, fit: Callable[[Tensor], int], path: str = "", dep
     candidates = [find_logits(part, fit, f"{path}[{key!r}]", depth - 1) for key, part in parts.items()]
     hits = [hit for hit in candidates if hit is not None]
     best = max(hits, key=lambda hit: fit(hit.values), default=None)
-    if best is None or fit(best.values) < EXACT:
+    if best is None or fit(best.values) in (0, SQUEEZED):
         return best
     equal = [hit.path for hit in hits if hit.values.shape == best.values.shape]
     if len(equal) > 1:
@@ -187,11 +189,11 @@ def per_image(logits: Tensor, shape: Size) -> Tensor:
 
 
 def per_pixel(logits: Tensor, shape: Size) -> Tensor:
-    """Logits of a segmenter as ``(B, K, *S)``; an axis that was squeezed away is restored.
+    """Logits of a segmenter as ``(B, K, *s)``; an axis that was squeezed away is restored.
 
     Args:
         logits: ``(B, K, *S)``, ``(B, *S)`` of one logit, ``(K, *S)`` for a batch of one image, or ``(B, N, K, *S)`` of
-            stacked heads, the first of which counts (deep supervision).
+            stacked heads, the first of which counts (deep supervision). Or all this at a fraction ``*s`` of the size.
         shape: ``(B, C, *S)`` of the images.
 
     Raises:
@@ -206,8 +208,33 @@ def per_pixel(logits: Tensor, shape: Size) -> Tensor:
         return logits.unsqueeze(0)
     if logits.shape[:1] == shape[:1] and logits.shape[3:] == size:
         return logits[:, 0]
+    coarse = logits[:, 0] if logits.ndim == len(shape) + 1 else logits
+    if coarse.ndim == len(shape) - 1 and count in (1, len(coarse)):
+        coarse = coarse.unsqueeze(1 if len(coarse) == count else 0)
+    if coarse.shape[:1] == shape[:1] and is_fraction(coarse.shape[2:], size):
+        return coarse
     raise ValueError(
         f"The model returns logits of shape {tuple(logits.shape)} for images {tuple(shape)}; a segmenter "
-        "needs one per pixel, (B, K, *S), or (B, *S) for one logit. Is it a classifier? "
+        "needs one per pixel, (B, K, *S), or (B, *S) for one logit, or so at a whole fraction of the size. "
+        "Is it a classifier? "
         "(output= names the part of what it returns that holds the logits.)"
     )
+
+
+def is_fraction(sides: Sequence[int], size: Sequence[int]) -> bool:
+    """Whether sides ``*s`` are those of images ``*S`` divided by a whole number on each axis, up to rounding.
+
+    A single position is none: it is a classifier's output.
+
+    Example:
+        >>> is_fraction((9, 12), (33, 48)), is_fraction((388, 388), (572, 572)), is_fraction((1, 1), (32, 32))
+        (True, False, False)
+    """
+    if len(sides) != len(size) or prod(sides) < 2:
+        return False
+    strides = [max(1, round(full / side)) for side, full in zip(sides, size, strict=True)]
+    fit = [
+        side == full if stride == 1 else abs(full / stride - side) < 1
+        for side, full, stride in zip(sides, size, strides, strict=True)
+    ]
+    return all(fit) and max(strides) > 1

@@ -30,12 +30,25 @@ class Probability:
         return over_region(gather_classes(target.activate(logits), query.targets), query.regions, mean=True)
 
 
+def log_probabilities(logits: Tensor, activation: str) -> Tensor:
+    """Logarithms of the probabilities ``(B, K, *S)`` of logits, float32, finite also where a probability is 0.
+
+    Args:
+        logits: ``(B, K, *S)``.
+        activation: ``"softmax"``, ``"sigmoid"``, or ``"none"``: they are probabilities already.
+    """
+    logits = logits.float()
+    if activation == "none":
+        return logits.clamp_min(torch.finfo(logits.dtype).tiny).log()
+    return F.logsigmoid(logits) if activation == "sigmoid" else logits.log_softmax(dim=1)
+
+
 class LogProbability:
     """Reads the logarithm of the probability of each class; a segmenter's mean over the region."""
 
     def __call__(self, target: Any, logits: Tensor, query: Query) -> Tensor:
         """``(B, T)`` of logits ``(B, K, *S)``, at most 0."""
-        logs = F.logsigmoid(logits.float()) if target.activation == "sigmoid" else logits.float().log_softmax(dim=1)
+        logs = log_probabilities(logits, target.activation)
         return over_region(gather_classes(logs, query.targets), query.regions, mean=True)
 
 

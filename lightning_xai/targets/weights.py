@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from lightning_xai.functional.finite import check_weights
 from lightning_xai.targets.archives import EXPORT, archive_format, first_line, load_archive
+from lightning_xai.targets.prefixes import find_prefix, is_foreign, strip_wrappers, tensors_in
 
 log = logging.getLogger(__name__)
 
-PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
 CONTAINERS = ("state_dict", "model_state_dict", "model")
 #: What torch says where a pickle holds more than tensors and plain values.
 PICKLED = re.compile(r"GLOBAL|unrecognized function|Can only (create|build)|allowlisted")
@@ -41,15 +41,20 @@ class LoadedInfo:
     class_names: list[str] | None = None
 
 
-def load_model(model: nn.Module | None, weights: str | Path, allow_code: bool = False) -> tuple[nn.Module, LoadedInfo]:
+def load_model(
+    model: nn.Module | None, weights: str | Path, allow_code: bool = False, prefix: str | None = None
+) -> tuple[nn.Module, LoadedInfo]:
     """Load weights into a model, or a whole model from a file that holds one.
 
-    The name bounds what a file may be: ``.safetensors`` holds tensors and nothing else, ``.pt2`` is ``torch.export``.
+    A checkpoint may hold more than the network, such as weights of a loss, states of metrics or averaged copies: the
+    prefix whose keys cover the network is found, and the rest is named in the log. The file's name bounds what it may
+    be: ``.safetensors`` holds tensors and nothing else, ``.pt2`` is ``torch.export``.
 
     Args:
         model: The network that the weights belong to; ``None`` for a TorchScript or ``torch.export`` file.
-        weights: The file. Pickles are read with ``weights_only=True``, keys are matched strictly.
+        weights: The file. Pickles are read with ``weights_only=True``; every weight of the network must be there.
         allow_code: Whether the file may be code: TorchScript and ``torch.export`` run what they hold.
+        prefix: The prefix of the network's keys, such as ``"teacher.backbone"``; ``None`` finds it.
 
     Returns:
         The model, and what else the file holds.
@@ -64,7 +69,7 @@ def load_model(model: nn.Module | None, weights: str | Path, allow_code: bool = 
         raise FileNotFoundError(f"There is no weights file {path}; check target.weights.")
     archive = _allowed_archive(path)
     if archive is None:
-        state, info = read_state(path)
+        state, info = read_state(path, prefix)
         if model is None:
             raise ValueError(
                 f"{path} holds weights but no network; give target.model, or a TorchScript or torch.export file."
@@ -76,7 +81,7 @@ def load_model(model: nn.Module | None, weights: str | Path, allow_code: bool = 
             check_weights(loaded.state_dict(), dict(loaded.named_buffers()), str(path))
             return loaded, info
         state = dict(loaded.state_dict())
-    state, prefix = _strip_prefixes(state, model)
+    state, prefix = _network_of(state, model, path, prefix)
     if prefix:
         log.info("%s: stripped prefix %r from %d keys", path.name, prefix, len(state))
     _check_fit(state, model, path)
@@ -96,11 +101,12 @@ def _allowed_archive(path: Path) -> str | None:
     return archive
 
 
-def read_state(path: Path) -> tuple[dict[str, Tensor], LoadedInfo]:
+def read_state(path: Path, prefix: str | None = None) -> tuple[dict[str, Tensor], LoadedInfo]:
     """Read a file of bare tensors; no file can run code here.
 
     Args:
         path: A safetensors file, or a pickled state dict or checkpoint.
+        prefix: The prefix of the wanted keys, counted from the state dict or from the whole checkpoint.
 
     Raises:
         ValueError: If the file is something else, or damaged.
@@ -110,8 +116,14 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], LoadedInfo]:
     content = read_pickle(path)
     stored = content.get("hyper_parameters") if isinstance(content, Mapping) else None
     extras: Mapping[str, Any] = stored if isinstance(stored, Mapping) else {}
-    info = LoadedInfo("state dict", "", extras.get("mean"), extras.get("std"), extras.get("class_names"))
-    return _find_state(content, path), info
+    mean, std = (_list_of(extras.get(name), int | float) for name in ("mean", "std"))
+    info = LoadedInfo("state dict", "", mean, std, _list_of(extras.get("class_names"), str))
+    return _find_state(content, path, prefix), info
+
+
+def _list_of(value: Any, kind: Any) -> list[Any] | None:
+    """A list of such values; ``None`` for what another program stored under the same name."""
+    return value if isinstance(value, list) and all(isinstance(part, kind) for part in value) else None
 
 
 def read_pickle(path: Path) -> Any:
@@ -144,29 +156,52 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is not a valid safetensors file: {reason}.") from error
 
 
-def _find_state(content: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict itself, taken out of the usual containers."""
+def _find_state(content: Any, path: Path, prefix: str | None) -> dict[str, Tensor]:
+    """The tensors of the state dict, taken out of the usual containers; of other checkpoints all that there are."""
+    whole = content
     for _ in CONTAINERS:
         if isinstance(content, Mapping):
             content = next((content[name] for name in CONTAINERS if isinstance(content.get(name), Mapping)), content)
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict.")
-    if content and all(isinstance(value, Tensor) for value in content.values()):
-        return {str(key): value for key, value in content.items()}
+    state = tensors_in(content)
+    if prefix and not any(key.startswith(prefix) for key in state):
+        state = tensors_in(whole)
+    if state:
+        return state
     keys = ", ".join(map(repr, list(content)[:6]))
     raise ValueError(f"{path} holds no state dict; its top-level keys are {keys}.")
 
 
-def _strip_prefixes(state: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], str]:
-    """Strip wrappers' prefixes that every key carries, unless the model's own keys start so."""
-    expected, stripped = set(model.state_dict()), ""
-    while state and not expected & state.keys():
-        prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None)
-        if prefix is None:
-            break
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
-        stripped += prefix
-    return state, stripped
+def _network_of(
+    state: dict[str, Tensor], model: nn.Module, path: Path, prefix: str | None
+) -> tuple[dict[str, Tensor], str]:
+    """The tensors of the network among those of a file, by its own keys, and the prefix that they had.
+
+    Raises:
+        ValueError: If no key has the prefix that was given, or the network is there more than once.
+    """
+    if prefix is None:
+        found = find_prefix(state, model, path)
+        if found is None:
+            return strip_wrappers(state, model)
+        prefix = found
+    elif prefix and not prefix.endswith("."):
+        prefix += "."
+    inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if not inside:
+        raise ValueError(f"{path} has no key that begins with weights_prefix={prefix!r}; it has {_some(list(state))}.")
+    own = set(model.state_dict())
+    rest = [key for key in inside if key not in own and is_foreign(key, model)]
+    left_out = [key for key in state if not key.startswith(prefix)] + [prefix + key for key in rest]
+    if left_out:
+        log.info("%s holds more than the network; left out: %s", path.name, _some(left_out))
+    return {key: value for key, value in inside.items() if key not in rest}, prefix
+
+
+def _some(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+    return ", ".join(keys[:5]) + more
 
 
 def _check_fit(state: dict[str, Tensor], model: nn.Module, path: Path) -> None:

@@ -48,7 +48,8 @@ class ChannelCAM(ActivationMap):
 class ScoreCAM(ChannelCAM, ObservedMap):
     """Feature maps weighted by the score of the image masked with them, no gradients (Wang et al. 2020, eq. 5-7).
 
-    arXiv 1910.01279. One forward pass a channel serves all queries.
+    arXiv 1910.01279. One forward pass a channel serves all queries. Masked is what the network receives: where the
+    target subtracts a mean, hidden pixels have it.
     """
 
     needs_gradients = False
@@ -69,7 +70,8 @@ class ScoreCAM(ChannelCAM, ObservedMap):
 
         evaluator = Evaluator(output_of_inputs(self.target, Logit(), query), self.chunk_size)
         context = PerturbationContext.of_queries(images, query.shape[1])
-        scores = evaluator(context, {"masks": FixedMasks(masks_of, features.shape[1])})["masks"]
+        masks = FixedMasks(masks_of, features.shape[1], self.target.input_zero(images))
+        scores = evaluator(context, {"masks": masks})["masks"]
         weights = (-scores if self.negative else scores).softmax(dim=2)
         return torch.einsum("btd,bd...->bt...", weights.to(features.dtype), features)
 

@@ -171,7 +171,7 @@ def test_shapes_of_segmenters(size, count):
         assert torch.equal(per_pixel(many[0], shape), many)
 
 
-@pytest.mark.parametrize("shape_of_logits", [(2, 3), (2, 3, 4, 3), (2, 8, 6, 3), (3, 8, 6), (1, 3, 8, 6)])
+@pytest.mark.parametrize("shape_of_logits", [(2, 3), (2, 3, 5, 3), (2, 3, 1, 1), (2, 8, 6, 3), (3, 8, 6), (1, 3, 8, 6)])
 def test_shapes_that_no_segmenter_has(shape_of_logits):
     with pytest.raises(ValueError, match=r"a segmenter needs one per pixel.*output="):
         per_pixel(torch.rand(shape_of_logits), torch.Size((2, 1, 8, 6)))

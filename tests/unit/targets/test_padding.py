@@ -163,10 +163,35 @@ def test_no_padding_helps_a_model_of_another_kind(wrap):
         wrap(nn.Sequential(nn.Flatten(), nn.Linear(64, 2))).logits(images)
 
 
-def test_a_quarter_of_the_size_is_refused():
-    net = nn.Conv2d(1, 3, 4, 4)
-    with pytest.raises(ValueError, match=r"\(1, 3, 8, 8\) for images \(1, 1, 32, 32\)"):
-        SegmenterTarget(net).logits(torch.rand(1, 1, 32, 32))
+@pytest.mark.parametrize(("dims", "stride"), [(2, 4), (2, 3), (3, 2)])
+def test_logits_at_a_fraction_of_the_size_are_enlarged_linearly_and_said_once(dims, stride, caplog):
+    """SegFormer's are a quarter of the image's size, others' an eighth."""
+    torch.manual_seed(0)
+    net = (nn.Conv2d, nn.Conv3d)[dims - 2](1, 3, stride, stride)
+    target, images = SegmenterTarget(net), torch.rand(2, 1, *(24, 12, 12)[:dims])
+    with caplog.at_level(logging.INFO):
+        logits = target.logits(images)
+        target.logits(images)
+    assert torch.equal(logits, resize(net(images), images.shape[2:]))
+    assert sum("enlarged linearly" in line for line in caplog.messages) == 1
+    regions = torch.ones_like(images, dtype=torch.bool)
+    maps = GradCAM(target, layer="").explain(images, torch.tensor([1, 2]), regions)
+    assert maps.shape == images.shape and maps.isfinite().all() and maps.any()
+
+
+def test_of_several_heads_below_the_size_the_largest_counts_and_equal_ones_are_refused():
+    y = torch.rand(1, 3, 4, 4)
+    images = torch.rand(1, 1, 16, 16)
+    finest = SegmenterTarget(lambda _: [y, resize(y, (8, 8)), y[:, :, :2, :2]]).logits(images)
+    assert torch.equal(finest, resize(resize(y, (8, 8)), (16, 16)))
+    with pytest.raises(ValueError, match="all have the shape of logits"):
+        SegmenterTarget(lambda _: [y, 2 * y]).logits(images)
+
+
+def test_a_part_of_the_image_is_no_fraction_of_it():
+    """Convolutions without padding see the middle alone: enlarging their logits would shift them."""
+    with pytest.raises(ValueError, match=r"\(1, 3, 28, 28\) for images \(1, 1, 32, 32\).*whole fraction"):
+        SegmenterTarget(nn.Conv2d(1, 3, 5)).logits(torch.rand(1, 1, 32, 32))
 
 
 @pytest.mark.parametrize("dims", [2, 3])
