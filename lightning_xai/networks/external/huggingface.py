@@ -70,7 +70,9 @@ def huggingface_network(
         if size is not None and hasattr(config, "image_size") and "image_size" not in options:
             config.image_size = size[0] if len(set(size)) == 1 else tuple(size)
         model = kind.from_config(config, trust_remote_code=False)
-    return with_statistics(model, *statistics(name), in_channels) if published or weights else model
+    if published or (weights and Path(name).is_dir()):
+        return with_statistics(model, *statistics(name), in_channels)
+    return model
 
 
 def load(kind: Any, name: str, config: Any, as_it_is: bool) -> nn.Module:
