@@ -9,9 +9,13 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.torchvision_operators import declare_operators
+
 # Before anything imports wandb: no test talks to a server.
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
+
+declare_operators()  # before torchmetrics imports torchvision, where that is installed
 
 TESTS = Path(__file__).parent
 #: Folders whose tests run train.py, start processes, or train networks until they are good.

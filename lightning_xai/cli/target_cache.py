@@ -29,6 +29,10 @@ PROBED = 8
 MEASURED = "target_quality.json"
 #: The lowest Dice of a segmenter without a warning, where the configured trainer is one of classifiers.
 MIN_DICE = 0.7
+#: Keys of a target's YAML that its network is chosen by, which the target itself does not take.
+NETWORK_KEYS = ("name", "encoder", "pretrained", "folder")
+#: The ``mean`` and ``std`` of a target whose network brings those of its published weights along.
+PUBLISHED = "published"
 
 
 def build_target(cfg: DictConfig, data: ImageDataModule) -> tuple[Target, dict[str, float]]:
@@ -55,14 +59,49 @@ def build_target(cfg: DictConfig, data: ImageDataModule) -> tuple[Target, dict[s
         log.info("Target %s: test %s", weights, ", ".join(f"{name} {value:.3f}" for name, value in quality.items()))
         warn_if_weak(quality, cfg.target_trainer.min_accuracy)
     given = cfg.target.get("weights") is not None
-    weights = None if weights == "builtin" else weights
-    target: Target = instantiate(cfg.target, weights=None if weights is None else str(weights))
+    target = make_target(cfg, None if weights == "builtin" else weights)
     probe(target, data)
     if given and is_first():
         quality = measured_quality(cfg, target, data)
     # Whether the target was trained just now or long ago must not change the explainer's start.
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     return target, {f"target/{name}": value for name, value in quality.items()}
+
+
+def make_target(cfg: DictConfig, weights: str | Path | None) -> Target:
+    """Make the configured target.
+
+    Args:
+        cfg: ``target`` and ``data_info`` are read.
+        weights: The file of its weights; ``None``: those that its network is made with.
+    """
+    node = cfg.target.copy()
+    with open_dict(node):
+        for key in (*NETWORK_KEYS, "model", "mean", "std"):
+            node.pop(key, None)
+    model = instantiate(cfg.target.model)
+    weights = None if weights is None else str(weights)
+    target: Target = instantiate(node, model=model, weights=weights, **statistics_of(cfg, model))
+    return target
+
+
+def statistics_of(cfg: DictConfig, model: Any) -> dict[str, list[float] | None]:
+    """The ``mean`` and ``std`` of a target: as given, or those that its network's published weights came with.
+
+    Args:
+        cfg: ``target`` and, for a network without published ones, ``data_info`` are read.
+        model: The network.
+    """
+    found: dict[str, list[float] | None] = {}
+    for name in ("mean", "std"):
+        values = cfg.target[name]
+        if values == PUBLISHED:
+            values = getattr(model, f"published_{name}", None)
+            if values is None:
+                values = cfg.data_info[name]
+                log.info("The target's %s is that of the training images, %s.", name, values)
+        found[name] = None if values is None else list(values)
+    return found
 
 
 def probe(target: Target, data: ImageDataModule) -> None:
@@ -184,13 +223,14 @@ def train_target(cfg: DictConfig, data: ImageDataModule, weights: Path) -> None:
 
 def target_module(cfg: DictConfig) -> ClassifierTask:
     """Put the configured network into the module that trains it."""
-    stated: Any = OmegaConf.to_object(cfg.target)
-    statistics = {name: stated[name] for name in ("activation", "mean", "std", "class_names")}
+    model = instantiate(cfg.target.model)
+    names = cfg.target.class_names
+    stated = {"activation": cfg.target.activation, "class_names": None if names is None else list(names)}
     output = cfg.target.get("output")
     output = instantiate(output) if isinstance(output, DictConfig) else output
     sizes = {"num_classes": cfg.data_info.classes, "output": output}
     module: ClassifierTask = instantiate(
-        cfg.target_trainer.module, model=instantiate(cfg.target.model), **sizes, **statistics
+        cfg.target_trainer.module, model=model, **sizes, **stated, **statistics_of(cfg, model)
     )
     return module
 

@@ -16,10 +16,12 @@ from tests.running import CONFIGS, load_config
 FILES = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
 GROUP_FILES = [name for name in FILES if "/" in name]
 DATA_INFO = {"channels": 1, "dims": 2, "classes": 2, "class_names": ["a", "b"], "activation": "softmax", "mean": [0.5]}
-DATA_INFO |= {"std": [0.2], "has_masks": False, "fingerprint": "none"}
+DATA_INFO |= {"size": [16, 16], "std": [0.2], "has_masks": False, "fingerprint": "none"}
 OPTUNA = "hydra_plugins.hydra_optuna_sweeper"
 REQUIRED = {"data/decathlon": "root", "data/folder": "root", "data/manifest": "csv", "data/npz": "path"}
-REQUIRED |= {"target/torchscript": "weights"}
+REQUIRED |= {"target/torchscript": "weights", "target/monai_bundle": "folder", "target/timm": "name"}
+REQUIRED |= {f"target/{name}": "name" for name in ("torchvision", "torchvision_segmenter")}
+REQUIRED |= {f"target/{name}": "name" for name in ("huggingface", "huggingface_segmenter")}
 
 
 def composed(*overrides: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from lightning_xai.callbacks import SaveGlobalMaps
 from lightning_xai.cli.components import build_explainer
 from lightning_xai.cli.run_folder import start_checkpoint
 from lightning_xai.cli.stages import build_trainer, fit
-from lightning_xai.cli.target_cache import target_module
+from lightning_xai.cli.target_cache import make_target, target_module
 from lightning_xai.data import ImageDataModule
 from lightning_xai.data.splits import SPLITS
 from lightning_xai.explainers.base import Explainer
@@ -149,8 +149,7 @@ def retrained(cfg: DictConfig, data: ImageDataModule, device: torch.device, hide
     trainer = instantiate(cfg.target_trainer.trainer)
     trainer.callbacks.append(HidePixels(hide, device))
     fit_target(target_module(cfg), trainer, data)
-    target: Target = instantiate(cfg.target, weights=trainer.checkpoint_callback.best_model_path)
-    return target.to(device)
+    return make_target(cfg, trainer.checkpoint_callback.best_model_path).to(device)
 
 
 class HidePixels(lightning.Callback):

@@ -1,0 +1,98 @@
+"""The network of a MONAI bundle."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_class
+from monai.bundle.config_parser import ConfigParser
+from monai.networks import nets
+from torch import nn
+
+#: Configurations of a bundle that define its network, and the names it has there.
+FILES = ("inference", "evaluate", "train")
+SUFFIXES = ("json", "yaml", "yml")
+NETWORKS = ("network_def", "network", "net")
+#: Where the classes live that a bundle may name without being code.
+SAFE = ("monai.networks.", "torch.nn.")
+
+
+def monai_bundle(folder: str | Path, allow_code: bool = False) -> nn.Module:
+    """Build the network of a MONAI bundle, without its weights.
+
+    Args:
+        folder: The bundle: it holds ``configs`` and ``models``.
+        allow_code: Whether its configuration may run code, which expressions (``$...``) and classes of its own are.
+
+    Raises:
+        ValueError: If there is no network in it, or its definition is code and ``allow_code`` is not ``True``.
+    """
+    path = configuration_of(Path(folder).expanduser())
+    parser = ConfigParser()
+    parser.read_config(str(path))
+    name = next((name for name in NETWORKS if name in parser), None)
+    if name is None:
+        raise ValueError(f"{path} defines no network ({', '.join(NETWORKS)}); is it the configuration of a bundle?")
+    code = next(code_in(parser, name, set()), None)
+    if code is not None and allow_code is not True:
+        raise ValueError(
+            f"{path} defines its network with {code!r}, which is code that runs on this machine; if you trust the "
+            "bundle, allow it with target.allow_code=true."
+        )
+    model = parser.get_parsed_content(name)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{path} defines {name} as a {type(model).__name__}, not as a network.")
+    return model
+
+
+def configuration_of(folder: Path) -> Path:
+    """The configuration of a bundle.
+
+    Raises:
+        ValueError: If the folder has none.
+    """
+    for path in (folder / "configs" / f"{name}.{suffix}" for name in FILES for suffix in SUFFIXES):
+        if path.is_file():
+            return path
+    raise ValueError(
+        f"{folder} is no MONAI bundle: it has no configs/{FILES[0]}.json (nor .yaml, nor {', '.join(FILES[1:])})."
+    )
+
+
+def code_in(parser: ConfigParser, name: str, seen: set[str]) -> Iterator[str]:
+    """Everything in a definition, and in what it refers to, that is not a plain value or a network of MONAI's.
+
+    Args:
+        parser: The configuration.
+        name: Of the definition.
+        seen: Definitions that were looked at.
+    """
+    seen.add(name)
+    for key, value in strings(parser.get(name)):
+        other = value[1:].replace("#", "::")
+        if value.startswith("@") and other in parser:
+            if other not in seen:
+                yield from code_in(parser, other, seen)
+        elif value.startswith(("@", "$", "%")) or (key == "_target_" and not is_network(value)):
+            yield value
+
+
+def is_network(name: str) -> bool:
+    """Whether the name, or the import path, is that of a network or layer of MONAI or PyTorch."""
+    try:
+        found = get_class(name) if "." in name else getattr(nets, name)
+        return issubclass(found, nn.Module) and found.__module__.startswith(SAFE)
+    except Exception:  # whatever an import or a look-up may raise
+        return False
+
+
+def strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in a definition, with its key."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield from strings(each, str(name))
+    elif isinstance(value, list):
+        for each in value:
+            yield from strings(each, key)
+    elif isinstance(value, str):
+        yield key, value
