@@ -78,6 +78,8 @@ def run(cfg: DictConfig, data: ImageDataModule, target: Target) -> dict[str, flo
 def first_of(loader: Iterable[dict[str, Any]], names: tuple[str, ...], count: int) -> tuple[Tensor, ...]:
     """Collect the first ``count`` samples of a loader, or all if there are fewer, as a plain tensor for each name.
 
+    Where images differ in size, those of the first batch's size alone.
+
     Raises:
         ValueError: If the batches lack a name.
     """
@@ -89,7 +91,10 @@ def first_of(loader: Iterable[dict[str, Any]], names: tuple[str, ...], count: in
                 f"task=sanity trains a model on permuted {missing[0]}s, but the data set has none; "
                 "give it labels (a segmenter: masks)."
             )
-        parts.append(tuple(as_plain_tensor(batch[name]) for name in names))
+        part = tuple(as_plain_tensor(batch[name]) for name in names)
+        if parts and part[0].shape[2:] != parts[0][0].shape[2:]:
+            continue
+        parts.append(part)
         if sum(len(part[0]) for part in parts) >= count:
             break
     return tuple(torch.cat(values)[:count] for values in zip(*parts, strict=True))

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from lightning_xai.data import BadImageError, Item, loaders
 from lightning_xai.data import module as base_module
-from lightning_xai.data.loading import LoadItem, resize_image, resize_mask
+from lightning_xai.data.grids import Grid, resize_image, resize_mask
+from lightning_xai.data.loading import LoadItem
 
 Make = Callable[..., object]
 
@@ -175,9 +176,9 @@ def test_cached_images_are_read_once(
     read: list[str] = []
 
     class Counting(LoadItem):
-        def __call__(self, item: Item) -> dict[str, object]:
+        def with_grid(self, item: Item) -> tuple[dict[str, object], Grid]:
             read.append(item.id)
-            return super().__call__(item)
+            return super().with_grid(item)
 
     monkeypatch.setattr(base_module, "LoadItem", Counting)
     data = array_data(digits_like, ["even", "odd"], augment=[RandFlipd("image", 0.5, 0)])
@@ -193,7 +194,7 @@ def test_masks_are_resized_to_the_nearest_and_images_stay_in_range(array_data: M
     mask = np.zeros((12, 12), np.uint8)
     mask[3:9, 3:9] = 2
     items = [Item(f"i{i}", mask * 127, i % 2, mask=mask) for i in range(12)]
-    data = array_data(items, ["a", "b"], size=(18, 8))
+    data = array_data(items, ["a", "b"], size=(18, 8), resize="stretch")
     data.setup()
     batch = next(iter(data.test_dataloader()))
     assert batch["image"].shape[1:] == batch["mask"].shape[1:] == (1, 18, 8)
@@ -279,16 +280,6 @@ def test_wrong_item_stops_the_set_up(
     items = [replace(digits_like[0], **change), *digits_like[1:]]
     with pytest.raises(ValueError, match=message):
         array_data(items, ["even", "odd"]).setup()
-
-
-def test_different_sizes_ask_for_size(array_data: Make, digits_like: list[Item]) -> None:
-    items = [replace(item, mask=None) for item in digits_like]
-    items[3] = replace(items[3], image=np.zeros((9, 10), np.uint8))
-    with pytest.raises(ValueError, match=r"sizes, \(12, 10\) in im00 and \(9, 10\) in im03; set data.size"):
-        array_data(items, ["even", "odd"]).setup()
-    data = array_data(items, ["even", "odd"], size=8)
-    data.setup()
-    assert data.image_shape == (1, 8, 8)
 
 
 def test_planes_and_volumes_do_not_mix(array_data: Make, digits_like: list[Item]) -> None:
