@@ -59,7 +59,7 @@ def random_patches(patch: int | Sequence[int] | None, sizes: Sequence[Size], lab
     Raises:
         ValueError: The patch has another number of axes than the images.
     """
-    if patch is None:
+    if patch is None or not sizes:
         return []
     sides = [patch] * len(sizes[0]) if isinstance(patch, int) else list(patch)
     if len(sides) != len(sizes[0]):

@@ -4,6 +4,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any, Literal
 
 from monai.data.dataset import Dataset
@@ -18,7 +19,15 @@ from lightning_xai.data.loading import LoadItem
 from lightning_xai.data.options import Normalize, Options, Size, check_options
 from lightning_xai.data.reading import ChannelAxis
 from lightning_xai.data.split_loaders import SplitLoaders
-from lightning_xai.data.splits import SPLITS, assign_splits, class_counts, limit_splits, log_splits, mixed_order
+from lightning_xai.data.splits import (
+    SPLITS,
+    assign_splits,
+    class_counts,
+    limit_splits,
+    log_splits,
+    mixed_order,
+    too_few_to_split,
+)
 from lightning_xai.data.statistics import ChannelStatistics, IntensityRange
 from lightning_xai.data.survey import survey_intensities, survey_masks, survey_sizes
 
@@ -220,7 +229,13 @@ class ImageDataModule(SplitLoaders, ABC):
         """Split and read all images, and log the splits."""
         items = self.items()
         check_items(items, self.class_names, self.where)
-        items = assign_splits(items, self.num_classes, self.splits, self.seed)
+        if too_few_to_split(items):
+            log.warning(
+                "%d images of %s are too few to split: all are for testing, none to train.", len(items), self.where
+            )
+            items = [replace(item, split="test") for item in items]
+        else:
+            items = assign_splits(items, self.num_classes, self.splits, self.seed)
         if self.limit is not None:
             items = limit_splits(items, self.num_classes, self.limit, self.seed)
         self._read(items)
@@ -242,11 +257,14 @@ class ImageDataModule(SplitLoaders, ABC):
                 intensities.update(sample["image"], item.name)
             if self.cache:
                 cached[split].append(sample)
+        if not kept["train"]:  # too few images to split: the target needs statistics all the same
+            for sample in chain(*cached.values()) if self.cache else map(load, chain(*kept.values())):
+                statistics.update(sample["image"])
         self.mean, self.std = statistics.mean, statistics.std
         if (warning := intensities.sentence()) is not None:
             log.warning(warning)
         for split, rows in kept.items():
-            if not rows:
+            if not rows and any(item.split == split for item in items):
                 raise ValueError(f"The {split} split of {self.where} ends up empty; give it images.")
             order = mixed_order(rows)
             kept[split] = [rows[row] for row in order]
@@ -255,7 +273,7 @@ class ImageDataModule(SplitLoaders, ABC):
             plain = make_dataset(kept[split], load, samples, [])
             self._plain[split] = self._datasets[split] = batched(plain, sizes, self.batch_size)
             augment = [*random_patches(self.patch, sizes, self.mask_classes is not None), *self.augment]
-            if split == "train" and augment:
+            if split == "train" and rows and augment:
                 train = make_dataset(kept[split], load, samples, augment)
                 self._datasets[split] = batched(train, unified(augment, plain, sizes), self.batch_size)
         self.split_items = kept

@@ -21,6 +21,7 @@ class SplitLoaders(LightningDataModule):
         geometry: Where the pixels of each image were in its file.
     """
 
+    where: str
     batch_size: int
     seed: int
     cache: bool
@@ -57,5 +58,7 @@ class SplitLoaders(LightningDataModule):
             # From the cache, only augmenting large images is work enough to pay for sending them between processes.
             light = self.cache and (not self.augment or math.prod(self.image_shape) <= 512 * 512)
             workers = choose_workers(light)
+        if not len(dataset):
+            raise ValueError(f"The {split} split of {self.where} ends up empty; give it images.")
         setattr(dataset, "grids", self.geometry.grids)  # noqa: B010  # MONAI's class does not know it
         return make_loader(dataset, self.batch_size, split == "train" and not plain, workers, self.seed)

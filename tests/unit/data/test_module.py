@@ -482,3 +482,27 @@ def test_several_patches_an_image_enlarge_the_batch(array_data: Make, digits_lik
     assert len(batch["id"]) == 12 and len(set(batch["id"])) == 4 and len(batch["label"]) == 12
     assert type(batch["image"]) is torch.Tensor
     assert next(iter(data.val_dataloader()))["image"].shape == (4, 1, 12, 10)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_few_images_are_for_testing(
+    array_data: Make, digits_like: list[Item], count: int, cache: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = [replace(item, label=0) for item in digits_like[:count]]
+    data = array_data(items, ["even"], cache=cache)
+    data.setup()
+    assert f"{count} images of the arrays are too few to split: all are for testing" in caplog.text
+    assert (
+        sorted(ids_of(data.test_dataloader())) == sorted(ids_of(data.predict_dataloader())) == ["im00", "im01"][:count]
+    )
+    pixels = np.stack([item.image for item in items]) / 255
+    assert data.mean == pytest.approx([pixels.mean()]) and data.std == pytest.approx([pixels.std()])
+    with pytest.raises(ValueError, match="The train split of the arrays ends up empty; give it images"):
+        data.train_dataloader()
+
+
+def test_three_images_are_split(array_data: Make, digits_like: list[Item]) -> None:
+    data = array_data([replace(item, label=0) for item in digits_like[:3]], ["even"])
+    data.setup()
+    assert [len(items) for items in data.split_items.values()] == [1, 1, 1]
