@@ -73,7 +73,7 @@ def fingerprint(split_items: Mapping[str, Sequence[Item]]) -> str:
         16 hexadecimal digits.
     """
     lines = (
-        f"{item.id}|{item.label}|{split}|{_content(item.image)}|{_content(item.mask)}"
+        f"{item.id}|{item.label}|{split}|{_content(item.image)}|{_content(item.mask)}{item.boxes or ''}"
         for split, items in split_items.items()
         for item in items
     )

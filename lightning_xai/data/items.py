@@ -8,6 +8,9 @@ import numpy as np
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy", ".nii", ".nii.gz")
 
+#: Left, top, right and bottom edge in pixels, from the upper left corner of the image.
+Box = tuple[float, float, float, float]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Item:
@@ -21,6 +24,7 @@ class Item:
         split: "train", "val" or "test" where the source states it, else None.
         group: What must stay on one side of a split (patient, plate well), or None.
         laterality: Side of the body ("L", "R") where the source states it, else None.
+        boxes: Boxes around the evidence, which serve as its mask, or None.
     """
 
     id: str
@@ -30,6 +34,12 @@ class Item:
     split: str | None = None
     group: str | None = None
     laterality: str | None = None
+    boxes: tuple[Box, ...] | None = None
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether the image has a mask, or boxes in its place."""
+        return self.mask is not None or self.boxes is not None
 
     @property
     def name(self) -> str:

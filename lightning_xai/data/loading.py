@@ -12,6 +12,7 @@ from monai.transforms.intensity.array import NormalizeIntensity, ScaleIntensityR
 from monai.transforms.spatial.dictionary import Orientationd
 from monai.transforms.transform import Transform
 
+from lightning_xai.data.boxes import draw_boxes
 from lightning_xai.data.grids import Grid, Resize, Undo, scaled_size
 from lightning_xai.data.items import Item
 from lightning_xai.data.masks import CLASS_INDICES, MaskRule, read_mask
@@ -147,7 +148,7 @@ class LoadItem(Transform):
 
     def _mask(self, item: Item, size: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
         if item.mask is None:
-            return np.zeros((1, *size), np.int64)
+            return draw_boxes(item.boxes, size, item.name) if item.boxes else np.zeros((1, *size), np.int64)
         mask = read_mask(item.mask, size, f"of {item.id}")
         for part in item.mask if isinstance(item.mask, tuple) else (item.mask,):
             if isinstance(part, Path) and len(size) == 3 and not np.allclose(read_affine(part), affine, atol=1e-2):

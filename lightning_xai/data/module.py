@@ -5,11 +5,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal
 
 from monai.data.dataset import Dataset
 
 from lightning_xai.data.batches import batched, random_patches, unified
+from lightning_xai.data.boxes import with_boxes
 from lightning_xai.data.checks import check_ids, check_items, fingerprint
 from lightning_xai.data.geometry import Geometry
 from lightning_xai.data.grids import Resize
@@ -66,9 +68,9 @@ class ImageDataModule(SplitLoaders, ABC):
         orientation: Axes that volumes are turned to before `prepare`, such as "RAS"; None: they must agree.
         window_hu: Lowest and highest value, which become 0 and 1 before `prepare`; [-150, 250] shows soft tissue in CT.
         patch: Side or sides of random patches of training images that are larger; None takes them whole.
+        boxes: A COCO file or a folder of VOC files with boxes, which serve as masks of the evidence.
 
     Attributes:
-        image_shape: Channels and spatial size (C, *S) of every image; of the largest on each axis where sizes differ.
         channels: Channels an image.
         spatial_dims: 2 or 3.
         class_names: Name of each class.
@@ -108,6 +110,7 @@ class ImageDataModule(SplitLoaders, ABC):
         orientation: str | None = None,
         window_hu: Sequence[float] | None = None,
         patch: Sequence[int] | int | None = None,
+        boxes: str | Path | None = None,
     ) -> None:
         super().__init__()
         options: Options = {"size": size, "splits": splits, "mask_classes": mask_classes, "on_bad_image": on_bad_image}
@@ -132,15 +135,12 @@ class ImageDataModule(SplitLoaders, ABC):
         self.mask_classes = None if mask_classes is None else [str(name) for name in mask_classes]
         self.prepare = list(prepare or [])
         self.normalize: Normalize = None if normalize == "none" else normalize
-        self.resize = resize
-        self.orientation = orientation
-        self.window_hu = window_hu
-        self.patch = patch
+        self.resize, self.orientation, self.window_hu = resize, orientation, window_hu
+        self.patch, self.boxes = patch, boxes
         self.geometry = Geometry()
         self.skipped: list[str] = []
         self.split_items: dict[str, list[Item]] = {}
-        self._datasets = {}
-        self._plain = {}
+        self._datasets, self._plain = {}, {}
 
     @abstractmethod
     def items(self) -> list[Item]:
@@ -216,7 +216,7 @@ class ImageDataModule(SplitLoaders, ABC):
         items = self.predict_items()
         check_ids(items, self.where)
         if self.mask_classes is None:  # a query to a classifier has no region: nothing here needs a mask
-            items = [replace(item, mask=None) for item in items]
+            items = [replace(item, mask=None, boxes=None) for item in items]
         items = items[: self.limit]
         self.class_names, self.mean, self.std = [], None, None
         load = self._transform(items)
@@ -227,7 +227,7 @@ class ImageDataModule(SplitLoaders, ABC):
 
     def _set_up_splits(self) -> None:
         """Split and read all images, and log the splits."""
-        items = self.items()
+        items = with_boxes(self.items(), self.boxes, self.class_names)
         check_items(items, self.class_names, self.where)
         if too_few_to_split(items):
             log.warning(
@@ -280,7 +280,7 @@ class ImageDataModule(SplitLoaders, ABC):
 
     def _transform(self, items: Sequence[Item]) -> LoadItem:
         """The transform from items to samples; what masks mean, and the size, depend on all items."""
-        self.has_masks = any(item.mask is not None for item in items)
+        self.has_masks = any(item.has_mask for item in items)
         rule = survey_masks(items, self.mask_classes, self.where)
         size = None if self.size == "auto" else self.size
         kept = (self.channel_axis, self.has_masks, self.mask_classes, self.prepare)

@@ -1,6 +1,7 @@
 """The options that every data module takes besides its source."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
 from lightning_xai.data.grids import Resize
@@ -32,6 +33,7 @@ class Options(TypedDict, total=False):
     orientation: str | None
     window_hu: Sequence[float] | None
     patch: Sequence[int] | int | None
+    boxes: str | Path | None
 
 
 def check_options(options: Options) -> None:
