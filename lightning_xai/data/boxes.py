@@ -33,7 +33,7 @@ def draw_boxes(boxes: Sequence[Box], size: tuple[int, ...], name: str) -> np.nda
         Array (1, H, W) of int64, 1 in every pixel that a box touches.
 
     Raises:
-        ValueError: The image is no plane, or a box has no area or lies beside the image.
+        ValueError: The image is no plane, or a box has no area or lies outside of it.
 
     Example:
         >>> draw_boxes([(1, 0, 2.5, 1)], (2, 4), "a").tolist()

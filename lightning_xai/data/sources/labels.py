@@ -95,7 +95,7 @@ def whole_labels(labels: np.ndarray, where: str) -> np.ndarray:
         The labels as int64, or names as they are.
 
     Raises:
-        ValueError: They are no whole numbers, such as shares of raters or the values of a regression, or are NaN.
+        ValueError: They are no whole numbers, such as fractions of raters or the values of a regression, or are NaN.
     """
     if labels.dtype.kind in "US":
         return labels
@@ -110,7 +110,7 @@ def whole_labels(labels: np.ndarray, where: str) -> np.ndarray:
             value = float(labels[labels != np.rint(labels)].flat[0])
             raise ValueError(
                 f"{where} holds {value:.4g}, which is no class; save whole class indices, such as the largest of "
-                "several shares, or whether a number is above a threshold."
+                "several fractions, or whether a number is above a threshold."
             )
         if np.abs(labels).max(initial=0) > 2**53:
             raise ValueError(f"{where} holds numbers too large for class indices; save them as integers.")

@@ -62,7 +62,7 @@ def read_table(path: Path) -> tuple[list[str], list[Row]]:
 
 
 def _decode(path: Path) -> str:
-    """Return the text of a file, whose encoding is told from its first bytes and from what can be decoded."""
+    """Return the text of a file, whose encoding shows in its first bytes and in what can be decoded."""
     raw = path.read_bytes()
     if raw.startswith(b"PK"):
         raise ValueError(f"The table {path} is a workbook, not text; save it as CSV UTF-8.")

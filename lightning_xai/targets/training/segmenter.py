@@ -104,6 +104,10 @@ def segmenter_metrics(names: Sequence[str]) -> MetricCollection:
         names: Of all classes, background first.
     """
     count = len(names)
-    each = {f"dice_{name}": ForegroundDice(count, number) for number, name in enumerate(names) if number}
+    each: dict[str, Metric | MetricCollection] = {}
+    for number, name in enumerate(names):
+        key = f"dice_{name.replace('.', '_')}"  # a collection of metrics takes no dots
+        if number:
+            each[key if key not in each else f"{key}_{number}"] = ForegroundDice(count, number)
     metrics: dict[str, Metric | MetricCollection] = {"dice": ForegroundDice(count), **each}
     return MetricCollection(metrics, compute_groups=False)

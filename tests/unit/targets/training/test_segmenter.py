@@ -178,3 +178,13 @@ def test_a_sigmoid_tells_two_classes_apart():
 def test_a_weak_segmenter_is_warned_of_by_its_dice(caplog):
     warn_if_weak({"dice": 0.31, "loss": 1.0}, 0.7)
     assert "test dice is 0.310, below 0.700" in caplog.text
+
+
+def test_class_names_may_hold_any_sign():
+    names = ["background", "w. matter", "w_ matter", "a/b", '"c"', "größe", ".."]
+    metrics = segmenter_metrics(names)
+    labels = torch.arange(7).view(1, 7, 1)
+    metrics.update(labels, labels)
+    values = metrics.compute()
+    assert len(values) == 7 and all(value == 1 for value in values.values())
+    assert "dice_a/b" in values and "dice_w_ matter" in values
