@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.nn import functional
 
 from lightning_xai.loggers import log_images
 from lightning_xai.structures import Explanation
@@ -97,9 +98,9 @@ class AttributionMaps(Callback):
             return
         masks = [part["masks"] for part in self._parts]
         grid = map_grid(
-            torch.cat([part["images"] for part in self._parts]),
-            torch.cat([part["maps"] for part in self._parts]),
-            None if any(mask is None for mask in masks) else torch.cat(masks),
+            on_one_canvas([part["images"] for part in self._parts]),
+            on_one_canvas([part["maps"] for part in self._parts]),
+            None if any(mask is None for mask in masks) else on_one_canvas(masks),
             titles=[title for part in self._parts for title in part["titles"]],
             labels=[label for part in self._parts for label in part["labels"]],
             heading=explainer.title,
@@ -107,6 +108,17 @@ class AttributionMaps(Callback):
         self._parts = []
         save_png(Path(trainer.default_root_dir) / "maps" / name, grid, explainer.title)
         log_images(trainer, f"maps/{stage}", [grid])
+
+
+def on_one_canvas(parts: Sequence[Tensor]) -> Tensor:
+    """Put batches ``(B, C, *S)`` of images of different sizes together, with margins of 0 around the smaller ones."""
+    size = [max(sides) for sides in zip(*(part.shape[2:] for part in parts), strict=True)]
+    padded = []
+    for part in parts:
+        room = [whole - side for whole, side in zip(size, part.shape[2:], strict=True)]
+        margins = [margin for free in reversed(room) for margin in (free // 2, free - free // 2)]
+        padded.append(functional.pad(part, margins))
+    return torch.cat(padded)
 
 
 def image_title(batch: Mapping[str, Any], index: int, predicted: Tensor, names: Sequence[str] | None) -> str:

@@ -20,7 +20,8 @@ class Likeness:
     """How much the maps of one class are alike in different images: 1 if all are the same, 0 if they share nothing.
 
     The correlation of a map with the mean map of its class, as it would be for many images; from the sum of the
-    standardized maps alone, so that memory does not grow with the images. Constant and undefined maps are left out.
+    standardized maps alone, so that memory does not grow with the images. Constant and undefined maps are left out, and
+    maps of different sizes are not compared.
 
     Example:
         >>> import torch
@@ -32,8 +33,8 @@ class Likeness:
     """
 
     def __init__(self) -> None:
-        self._sums: dict[int, Tensor] = {}
-        self._counts: dict[int, int] = {}
+        self._sums: dict[tuple[int, ...], Tensor] = {}
+        self._counts: dict[tuple[int, ...], int] = {}
 
     def update(self, maps: Tensor, targets: Tensor) -> None:
         """Add a batch.
@@ -49,8 +50,9 @@ class Likeness:
         norms = centered.norm(dim=1, keepdim=True)
         usable = flat.isfinite().all(dim=1) & (norms[:, 0] > 1e-6 * flat.norm(dim=1))
         for shape, target in zip((centered / norms)[usable], targets.flatten().cpu()[usable].tolist(), strict=True):
-            self._sums[target] = self._sums.get(target, 0) + shape
-            self._counts[target] = self._counts.get(target, 0) + 1
+            key = (target, *size)
+            self._sums[key] = self._sums.get(key, 0) + shape
+            self._counts[key] = self._counts.get(key, 0) + 1
 
     @property
     def count(self) -> int:
@@ -60,10 +62,10 @@ class Likeness:
     def compute(self) -> float:
         """The likeness, of classes in proportion to their maps; NaN if no class has two."""
         total = 0.0
-        for target, count in self._counts.items():
+        for key, count in self._counts.items():
             if count > 1:
                 # The squared length of the sum counts every pair, and each map with itself.
-                pairs = (float(self._sums[target].square().sum()) - count) / (count - 1)
+                pairs = (float(self._sums[key].square().sum()) - count) / (count - 1)
                 total += pairs
         return max(total / self.count, 0.0) ** 0.5 if self.count else float("nan")
 

@@ -1,5 +1,6 @@
 """Predicted maps on disk, in the format of the input."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,21 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_xai.data.grids import Grid
 from lightning_xai.functional.files import atomic_write, safe_name, write_nifti
 from lightning_xai.visualization.grid import overlay, save_png
+
+log = logging.getLogger(__name__)
 
 FORMATS = ("auto", "npy", "png", "nifti")
 
 
 class SaveMaps(BasePredictionWriter):
     """Writes the maps of ``predict`` to disk batch by batch, each rank those of its own images.
+
+    Maps lie on the pixels of the image's file: resizing, margins and the transforms of ``data.prepare`` are taken back
+    for the images of a data module, and what the sample did not reach is 0. Where a transform cannot be taken back, the
+    maps stay on the grid that the target saw, with a warning.
 
     ``npy`` holds the raw maps ``(T, *S)`` as float32, ``png`` an overlay a query, ``nifti`` the raw maps of a
     volume, ``(X, Y, Z)`` or ``(X, Y, Z, T)``, with the image's affine.
@@ -35,6 +43,7 @@ class SaveMaps(BasePredictionWriter):
         self.format = format
         self.dirpath = dirpath
         self._names: dict[str, str] = {}
+        self._warned = False
 
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -58,12 +67,28 @@ class SaveMaps(BasePredictionWriter):
             ValueError: If two ids become the same file name, or 2-D images are to be written as NIfTI.
         """
         folder = Path(self.dirpath or Path(trainer.default_root_dir) / "predictions")
+        grids = getattr(getattr(getattr(trainer, "predict_dataloaders", None), "dataset", None), "grids", {})
         for i, image_id in enumerate(batch["id"]):
-            stem, affine = folder / self._file_name(image_id), affine_of(batch, i)
-            self._write(stem, batch["image"][i], prediction.maps[i], affine, pl_module.title)
+            image, maps = torch.as_tensor(batch["image"][i]), prediction.maps[i].detach().float().cpu()
+            affine, grid = affine_of(batch, i), grids.get(image_id)
+            if grid is not None and grid.moved:
+                image, maps, affine = self._restored(grid, image.float().cpu(), maps, affine)
+            self._write(folder / self._file_name(image_id), image, maps, affine, pl_module.title)
+
+    def _restored(
+        self, grid: Grid, image: Tensor, maps: Tensor, affine: np.ndarray[Any, Any]
+    ) -> tuple[Tensor, Tensor, np.ndarray[Any, Any]]:
+        """Image, maps and affine on the grid of the file; as they are where that cannot be reached."""
+        stored = grid.restore(torch.cat([maps, image]))
+        if stored is not None:
+            return stored[len(maps) :], stored[: len(maps)], grid.affine
+        if not self._warned:
+            log.warning("Maps are written as the target saw the images: data.prepare cannot be taken back.")
+            self._warned = True
+        return image, maps, affine
 
     def _write(self, stem: Path, image: Tensor, maps: Tensor, affine: np.ndarray[Any, Any], about: str) -> None:
-        values = maps.detach().float().cpu().numpy()
+        values = maps.numpy()
         is_volume = values.ndim == 4
         formats = {self.format} if self.format != "auto" else {"nifti"} if is_volume else {"npy", "png"}
         if "nifti" in formats:
@@ -78,9 +103,9 @@ class SaveMaps(BasePredictionWriter):
             with atomic_write(Path(f"{stem}.npy"), "wb") as file:
                 np.save(file, values)
         if "png" in formats:
-            for query, value in enumerate(maps.detach().float().cpu()):
+            for query, value in enumerate(maps):
                 name = f"{stem}.png" if len(maps) == 1 else f"{stem}_{query}.png"
-                save_png(name, overlay(torch.as_tensor(image).cpu(), value), about)
+                save_png(name, overlay(image.cpu(), value), about)
 
     def _file_name(self, image_id: str) -> str:
         name = safe_name(image_id)

@@ -154,6 +154,8 @@ def fit_to_target(cfg: DictConfig, saved: DictConfig) -> None:
     with open_dict(cfg):
         if cfg.data.get("size") in (None, "auto"):
             cfg.data.size = cfg.data_info.get("size")
+        if cfg.data.get("normalize") == "dataset":
+            cfg.data.normalize = cfg.data_info.get("normalize", "dataset")
         if cfg.data.get("limit") == saved.data.get("limit"):
             cfg.data.limit = None  # it held for the training
 

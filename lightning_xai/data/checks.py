@@ -63,35 +63,6 @@ def _check_label(item: Item, classes: int, where: str) -> None:
         raise ValueError(f"The label {label} of {item.name} in {where} is out of range; give it {expected}.")
 
 
-def check_agreement(first: Item, expected: Sequence[int], item: Item, shape: Sequence[int]) -> None:
-    """Check that an image has the channels and the size of the first one.
-
-    Args:
-        first: The first image.
-        expected: Its shape (C, *S).
-        item: The image to check.
-        shape: Its shape (C, *S).
-
-    Raises:
-        ValueError: The shapes differ.
-    """
-    if len(shape) != len(expected):
-        raise ValueError(
-            f"{item.name} has {len(shape) - 1} spatial axes where {first.name} has {len(expected) - 1}; "
-            "keep 2-D and 3-D images apart."
-        )
-    if shape[0] != expected[0]:
-        raise ValueError(
-            f"{item.name} has {shape[0]} channels where {first.name} has {expected[0]}; "
-            "all images of a data set need the same channels."
-        )
-    if tuple(shape) != tuple(expected):
-        raise ValueError(
-            f"Images have different sizes, {tuple(expected[1:])} in {first.name} and {tuple(shape[1:])} in "
-            f"{item.name}; set data.size to resize them, to a side or to auto."
-        )
-
-
 def fingerprint(split_items: Mapping[str, Sequence[Item]]) -> str:
     """Return a hash of ids, labels, splits and contents, the same on every machine.
 
@@ -102,7 +73,7 @@ def fingerprint(split_items: Mapping[str, Sequence[Item]]) -> str:
         16 hexadecimal digits.
     """
     lines = (
-        f"{item.id}|{item.label}|{split}|{_content(item.image)}|{_content(item.mask)}"
+        f"{item.id}|{item.label}|{split}|{_content(item.image)}|{_content(item.mask)}{item.boxes or ''}"
         for split, items in split_items.items()
         for item in items
     )

@@ -32,6 +32,9 @@ IMAGE_SUFFIXES = (
 #: Hold the pixels of an image whose head is in another file.
 _OF_TWO_FILES = (".raw", ".zraw")
 
+#: Left, top, right and bottom edge in pixels, from the upper left corner of the image.
+Box = tuple[float, float, float, float]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Item:
@@ -45,6 +48,7 @@ class Item:
         split: "train", "val" or "test" where the source states it, else None.
         group: What must stay on one side of a split (patient, plate well), or None.
         laterality: Side of the body ("L", "R") where the source states it, else None.
+        boxes: Boxes around the evidence, which serve as its mask, or None.
     """
 
     id: str
@@ -54,6 +58,12 @@ class Item:
     split: str | None = None
     group: str | None = None
     laterality: str | None = None
+    boxes: tuple[Box, ...] | None = None
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether the image has a mask, or boxes in its place."""
+        return self.mask is not None or self.boxes is not None
 
     @property
     def name(self) -> str:

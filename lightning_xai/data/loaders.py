@@ -13,6 +13,7 @@ from monai.transforms.compose import Compose
 from monai.transforms.utility.dictionary import EnsureTyped
 from torch.utils.data import default_collate
 
+from lightning_xai.data.batches import EqualSizes
 from lightning_xai.data.items import Item
 from lightning_xai.data.loading import LoadItem
 from lightning_xai.data.reading import BadImageError
@@ -101,11 +102,11 @@ def make_dataset(
     return CacheDataset(items, Compose(steps), runtime_cache=cached, progress=False)
 
 
-def make_loader(dataset: Dataset, batch_size: int, shuffle: bool, workers: int, seed: int) -> DataLoader:
+def make_loader(dataset: Dataset | EqualSizes, batch_size: int, shuffle: bool, workers: int, seed: int) -> DataLoader:
     """Make the loader that gives a data set in batches.
 
     Args:
-        dataset: Samples, or lists of patches.
+        dataset: Samples, or lists of patches, or whole batches.
         batch_size: Images a batch.
         shuffle: Whether to shuffle them each epoch.
         workers: Processes that make the samples.
@@ -116,7 +117,7 @@ def make_loader(dataset: Dataset, batch_size: int, shuffle: bool, workers: int, 
     """
     return DataLoader(
         dataset,
-        batch_size=batch_size,
+        batch_size=1 if isinstance(dataset, EqualSizes) else batch_size,
         shuffle=shuffle,
         num_workers=workers,
         persistent_workers=workers > 0,

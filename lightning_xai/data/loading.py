@@ -8,70 +8,18 @@ import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.compose import Compose
+from monai.transforms.intensity.array import NormalizeIntensity, ScaleIntensityRange
+from monai.transforms.spatial.dictionary import Orientationd
 from monai.transforms.transform import Transform
-from torch.nn import functional
 
+from lightning_xai.data.boxes import draw_boxes
+from lightning_xai.data.grids import Grid, Resize, Undo, scaled_size
 from lightning_xai.data.items import Item
 from lightning_xai.data.mask_rules import CLASS_INDICES, MaskRule
 from lightning_xai.data.masks import read_mask
 from lightning_xai.data.notes import Notes
 from lightning_xai.data.reading import BadImageError, ChannelAxis, read_affine, read_image, stated_affine
 from lightning_xai.functional.segmentation import IGNORED
-
-
-def resize_image(image: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
-    """Resize an image linearly, averaging where it shrinks so that nothing aliases.
-
-    Args:
-        image: (C, *S) float32.
-        size: New spatial size, in pixels.
-
-    Returns:
-        (C, *size) float32.
-    """
-    old = tuple(image.shape[1:])
-    if old == size:
-        return image
-    if len(size) == 2:
-        resized = functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
-        return resized.clamp(image.min(), image.max())  # rounding must not leave the range, such as [0, 1]
-    # torch has no antialiased trilinear mode: shrinking axes are averaged first, then growing ones interpolated.
-    shrunk = tuple(min(pair) for pair in zip(old, size, strict=True))
-    image = functional.interpolate(image[None], shrunk, mode="area")
-    return functional.interpolate(image, size, mode="trilinear")[0]
-
-
-def resize_mask(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
-    """Resize a mask to the nearest pixel, so that no new class index appears.
-
-    Args:
-        mask: (1, *S) int64.
-        size: New spatial size, in pixels.
-
-    Returns:
-        (1, *size) int64.
-    """
-    if tuple(mask.shape[1:]) == size:
-        return mask
-    return functional.interpolate(mask[None].double(), size, mode="nearest-exact")[0].long()
-
-
-def resize_affine(affine: np.ndarray, old: tuple[int, ...], new: tuple[int, ...]) -> np.ndarray:
-    """Compute the voxel-to-world matrix of a resized volume, whose corners stay where they are.
-
-    Args:
-        affine: (4, 4), of the volume as it was.
-        old: Its spatial size, in voxels.
-        new: The spatial size that it was resized to.
-
-    Returns:
-        (4, 4).
-    """
-    step = np.divide(old, new)
-    scale = np.diag([*step, 1.0])
-    scale[:3, 3] = (step - 1) / 2  # voxel centers, not corners, have whole coordinates
-    moved: np.ndarray = affine @ scale
-    return moved
 
 
 def standardize(image: torch.Tensor) -> torch.Tensor:
@@ -104,9 +52,12 @@ class LoadItem(Transform):
         mask_classes: Names of the values of masks, as in `ImageDataModule`.
         prepare: Transforms before resizing, as in `ImageDataModule`; they may read the item's label and laterality.
             Without a mask they get an empty one, so that those that name it need not be changed.
-        normalize: "image" to give each image mean 0 and standard deviation 1 after `prepare`, or None.
+        normalize: What happens to intensities after `prepare`: "image" gives each image mean 0 and standard deviation
+            1; or a transform with the statistics of a data set; or None.
         rule: What the values of masks mean; by default they are class indices.
-        channels: 1 or 3 channels that gray and color images are turned into; None keeps those of the file.
+        resize: How images get the size, as in `scaled_size`.
+        orientation: Axes that volumes are turned to before `prepare`, such as "RAS"; None leaves them as stored.
+        window: Lowest and highest value, which become 0 and 1 before `prepare`; None leaves the values.
 
     Attributes:
         channels: 1 or 3 channels that gray and color images are turned into; None keeps those of the files.
@@ -121,19 +72,26 @@ class LoadItem(Transform):
         with_mask: bool,
         mask_classes: Sequence[str] | None = None,
         prepare: Sequence[Callable[..., Any]] = (),
-        normalize: Literal["image"] | None = None,
+        normalize: Literal["image"] | NormalizeIntensity | None = None,
         rule: MaskRule = CLASS_INDICES,
+        resize: Resize = "stretch",
+        orientation: str | None = None,
+        window: Sequence[float] | None = None,
     ) -> None:
         self.size = size
         self.channel_axis = channel_axis
         self.with_mask = with_mask
         self.mask_classes = mask_classes
-        self.prepare = Compose(list(prepare)) if prepare else None
+        self.orientation = orientation
+        turned = [] if orientation is None else [Orientationd(("image", "mask"), axcodes=orientation, labels=None)]
+        self.prepare = Compose([*turned, *prepare]) if turned or prepare else None
         self.normalize = normalize
         self.rule = rule
         self.channels: int | None = None
         self.usual: tuple[int, str] | None = None
         self.notes = Notes()
+        self.resize = resize
+        self.window = None if window is None else ScaleIntensityRange(window[0], window[1], 0.0, 1.0, clip=True)
 
     def __call__(self, item: Item) -> dict[str, Any]:
         """Read an item.
@@ -149,17 +107,19 @@ class LoadItem(Transform):
             BadImageError: The image or mask cannot be used.
             ValueError: `size` does not have one entry an axis of the image.
         """
-        image, mask, affine = self._read(item)
-        if self.normalize == "image":
-            image = standardize(image)
-        old = tuple(image.shape[1:])
-        size = self._new_size(old, item)
-        sample: dict[str, Any] = {"image": resize_image(image, size), "id": item.id}
-        if len(size) == 3:
-            affine = resize_affine(affine, old, size)
-            sample["affine"] = torch.from_numpy(affine.astype(np.float32))  # the precision of NIfTI's own header
+        return self.with_grid(item)[0]
+
+    def with_grid(self, item: Item) -> tuple[dict[str, Any], Grid]:
+        """Read an item as in a call, and tell where its pixels were in the file."""
+        image, mask, affine, grid = self._read(item)
+        if self.normalize is not None:
+            image = standardize(image) if self.normalize == "image" else torch.as_tensor(self.normalize(image))
+        sample: dict[str, Any] = {"image": grid.fit_image(image), "id": item.id}
+        if len(grid.size) == 3:
+            # The precision of NIfTI's own header.
+            sample["affine"] = torch.from_numpy(grid.fit_affine(affine).astype(np.float32))
         if mask is not None:
-            sample["mask"] = resize_mask(mask, size)
+            sample["mask"] = grid.fit_mask(mask)
         if isinstance(item.label, tuple):
             sample["label"] = torch.tensor(item.label, dtype=torch.float32)
         elif item.label is not None:
@@ -168,24 +128,36 @@ class LoadItem(Transform):
             sample["laterality"] = item.laterality
         if item.group is not None:
             sample["group"] = item.group
-        return sample
+        return sample, grid
 
-    def _read(self, item: Item) -> tuple[torch.Tensor, torch.Tensor | None, np.ndarray]:
-        """Image, mask and affine of an item, prepared but not resized."""
+    def _read(self, item: Item) -> tuple[torch.Tensor, torch.Tensor | None, np.ndarray, Grid]:
+        """Image, mask and affine of an item, prepared but not resized, and how they are to be resized."""
         image = torch.from_numpy(self._image(item))
         affine, mask = read_affine(item.image), None
+        stored, undo = tuple(image.shape[1:]), None
+        placed = affine
         if self.with_mask:
-            mask = torch.from_numpy(self._mask(item, tuple(image.shape[1:]), affine))
-        if self.prepare is None:
-            return image, mask, affine
-        sample: dict[str, Any] = {"image": MetaTensor(image, affine=torch.from_numpy(affine))}
-        sample |= {"label": item.label, "laterality": item.laterality}
-        mask_or_empty = torch.zeros(1, *image.shape[1:], dtype=torch.int64) if mask is None else mask
-        sample["mask"] = MetaTensor(mask_or_empty, affine=torch.from_numpy(affine))
-        sample = self.prepare(sample)
-        if mask is not None:
-            mask = sample["mask"].as_tensor().long()
-        return sample["image"].as_tensor().contiguous(), mask, sample["image"].affine.numpy()
+            mask = torch.from_numpy(self._mask(item, stored, affine))
+        if self.window is not None:
+            image = torch.as_tensor(self.window(image))
+        if self.orientation is not None and len(stored) != 3:
+            raise ValueError(f"data.orientation turns volumes, but {item.name} is a plane; set it to null.")
+        if self.prepare is not None:
+            sample: dict[str, Any] = {"image": MetaTensor(image, affine=torch.from_numpy(affine))}
+            sample |= {"label": item.label, "laterality": item.laterality}
+            mask_or_empty = torch.zeros(1, *stored, dtype=torch.int64) if mask is None else mask
+            sample["mask"] = MetaTensor(mask_or_empty, affine=torch.from_numpy(affine))
+            sample = self.prepare(sample)
+            if mask is not None:
+                mask = sample["mask"].as_tensor().long()
+            meta, image = sample["image"], sample["image"].as_tensor().contiguous()
+            placed = meta.affine.numpy()
+            if meta.applied_operations:
+                undo = Undo(self.prepare, meta.applied_operations, meta.affine, item.laterality)
+        old = tuple(image.shape[1:])
+        size = self._new_size(old, item)
+        scaled = scaled_size(old, size, self.resize)
+        return image, mask, placed, Grid(stored, affine, old, scaled, size, undo)
 
     def _image(self, item: Item) -> np.ndarray:
         image = read_image(item.image, self.channel_axis, item.id, self.channels, self.notes)
@@ -200,7 +172,7 @@ class LoadItem(Transform):
 
     def _mask(self, item: Item, size: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
         if item.mask is None:
-            return np.zeros((1, *size), np.int64)
+            return draw_boxes(item.boxes, size, item.name) if item.boxes else np.zeros((1, *size), np.int64)
         mask = read_mask(item.mask, size, f"of {item.id}", self.rule.ignored)
         for part in item.mask if isinstance(item.mask, tuple) else (item.mask,):
             placed = stated_affine(part) if isinstance(part, Path) else None

@@ -1,40 +1,50 @@
 """The base class of all data modules: splits, checks, statistics, caching and loaders."""
 
 import logging
-import math
 from abc import ABC, abstractmethod
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
+from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from lightning import LightningDataModule
-from monai.data.dataloader import DataLoader
 from monai.data.dataset import Dataset
 
-from lightning_xai.data.checks import check_agreement, check_ids, check_items, fingerprint
+from lightning_xai.data.batches import batched, random_patches, unified
+from lightning_xai.data.boxes import with_boxes
+from lightning_xai.data.checks import check_ids, check_items, fingerprint
+from lightning_xai.data.geometry import Geometry
+from lightning_xai.data.grids import Resize
 from lightning_xai.data.items import Item
-from lightning_xai.data.loaders import choose_workers, make_dataset, make_loader, read_usable
+from lightning_xai.data.loaders import make_dataset
 from lightning_xai.data.loading import LoadItem
-from lightning_xai.data.options import Options, Size, check_options
+from lightning_xai.data.options import Normalize, Options, Size, check_options
 from lightning_xai.data.reading import ChannelAxis
-from lightning_xai.data.splits import SPLITS, assign_splits, class_counts, limit_splits, log_splits, mixed_order
+from lightning_xai.data.split_loaders import SplitLoaders
+from lightning_xai.data.splits import (
+    SPLITS,
+    assign_splits,
+    class_counts,
+    limit_splits,
+    log_splits,
+    mixed_order,
+    too_few_to_split,
+)
 from lightning_xai.data.statistics import ChannelStatistics, IntensityRange
-from lightning_xai.data.survey import survey_channels, survey_masks, survey_sizes
+from lightning_xai.data.survey import survey_channels, survey_intensities, survey_masks, survey_sizes
 
 log = logging.getLogger(__name__)
 
 
-class ImageDataModule(LightningDataModule, ABC):
+class ImageDataModule(SplitLoaders, ABC):
     """Loads images with labels, and maybe masks, as batches of `image`, `label`, `mask`, `id`, and `affine` of volumes.
 
     A subclass sets `where` (its source, for messages) and writes `items`, which also sets `class_names`; it sets
     `multilabel` where labels are tuples. Images are float32 in natural units, not normalized.
 
     Args:
-        size: Side, or spatial size, in pixels that every image is resized to; None keeps the sizes, which must agree;
-            "auto" keeps them where they agree, and else resizes all to their rounded median (see `common_size`).
+        size: Side, or spatial size, in pixels that every image gets; None keeps the sizes, and where they differ each
+            batch holds images of one size; "auto" keeps them where they agree, and else chooses (see `common_size`).
         batch_size: Images a batch.
         splits: Fractions of train, val and test where the source gives no split; they sum to 1.
         seed: Seed of the splits, of the order of training images and of the augmentation.
@@ -42,22 +52,27 @@ class ImageDataModule(LightningDataModule, ABC):
         num_workers: Worker processes a loader; None chooses for the cores at hand.
         on_bad_image: Whether an image or mask that cannot be used stops the run, or is skipped and listed.
         augment: MONAI dictionary transforms (keys image and mask) for training images, after the cache; those that give
-            several patches an image, such as RandCropByPosNegLabeld, enlarge the batch.
+            several patches an image enlarge the batch.
         limit: Largest number of images a split, with the classes in proportion; None keeps all.
-        channel_axis: Channel axis of arrays, npy, TIFF and NIfTI files, or "none" for volumes without channels; None
-            takes it from the file or from the shape.
+        channel_axis: As in `read_image`.
         mask_classes: Names of the values of the masks, background first: the data are for segmentation. Of two classes
             the second is the larger one of two values, such as 0 and 255, or all above 0 (see `mask_rule`). None: masks
             only outline the evidence for a class of the image.
         prepare: MONAI dictionary transforms (keys image and mask) for every image, before resizing: crops,
             orientation and spacing of volumes, alignment such as `MirrorSided`. They may read label and laterality.
         normalize: "image" gives every image mean 0 and standard deviation 1, channel by channel, after `prepare`: for
-            files whose units differ, such as MRI. None keeps the units of the files.
+            files whose units differ, such as MRI. "dataset" does so with the statistics of the training images, or with
+            given ones, `{"mean": ..., "std": ...}`. None, or "none", keeps the units of the files.
         channels: 1 turns color images into gray, 3 gray ones into color. None: all must have the same channels.
         ignore_index: Value of pixels that masks say nothing about. None: 255 next to small values.
+        resize: How images get `size`: "pad" adds margins of their lowest value, "crop" cuts off their borders (volumes
+            keep their spacing with both, and only their middle if they are larger), "stretch" distorts them.
+        orientation: Axes that volumes are turned to before `prepare`, such as "RAS"; None: they must agree.
+        window_hu: Lowest and highest value, which become 0 and 1 before `prepare`; [-150, 250] shows soft tissue in CT.
+        patch: Side or sides of random patches of training images that are larger; None takes them whole.
+        boxes: A COCO file or a folder of VOC files with boxes, which serve as masks of the evidence.
 
     Attributes:
-        image_shape: Channels and spatial size (C, *S) of every image.
         channels: Channels an image.
         spatial_dims: 2 or 3.
         class_names: Name of each class.
@@ -72,7 +87,6 @@ class ImageDataModule(LightningDataModule, ABC):
     where: str
     class_names: list[str]
     multilabel = False
-    image_shape: tuple[int, ...]
     channels: int
     spatial_dims: int
     has_masks: bool
@@ -93,13 +107,19 @@ class ImageDataModule(LightningDataModule, ABC):
         channel_axis: ChannelAxis = None,
         mask_classes: Sequence[str] | None = None,
         prepare: Sequence[Callable[..., Any]] | None = None,
-        normalize: Literal["image"] | None = None,
+        normalize: Normalize = None,
         channels: Literal[1, 3] | None = None,
         ignore_index: int | None = None,
+        resize: Resize = "pad",
+        orientation: str | None = None,
+        window_hu: Sequence[float] | None = None,
+        patch: Sequence[int] | int | None = None,
+        boxes: str | Path | None = None,
     ) -> None:
         super().__init__()
         options: Options = {"size": size, "splits": splits, "mask_classes": mask_classes, "on_bad_image": on_bad_image}
-        check_options(options | {"normalize": normalize, "channels": channels})
+        pixels: Options = {"normalize": normalize, "channels": channels, "resize": resize}
+        check_options(options | pixels | {"orientation": orientation, "window_hu": window_hu})
         self.size: int | tuple[int, ...] | Literal["auto"] | None
         self.size = size if size is None or isinstance(size, int | str) else tuple(size)
         self.batch_size = batch_size
@@ -113,12 +133,14 @@ class ImageDataModule(LightningDataModule, ABC):
         self.channel_axis = channel_axis
         self.mask_classes = None if mask_classes is None else [str(name) for name in mask_classes]
         self.prepare = list(prepare or [])
-        self.normalize = normalize
+        self.normalize: Normalize = None if normalize == "none" else normalize
         self.converted, self.ignore_index = channels, ignore_index
+        self.resize, self.orientation, self.window_hu = resize, orientation, window_hu
+        self.patch, self.boxes = patch, boxes
+        self.geometry = Geometry()
         self.skipped: list[str] = []
         self.split_items: dict[str, list[Item]] = {}
-        self._datasets: dict[str, Dataset] = {}
-        self._plain: dict[str, Dataset] = {}
+        self._datasets, self._plain = {}, {}
 
     @abstractmethod
     def items(self) -> list[Item]:
@@ -146,16 +168,17 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return what target, explainer and run need to know about the data, as plain values.
 
         Returns:
-            channels, dims, size (*S, in pixels), classes (their number) and class_names that the target predicts,
-            activation ("softmax", or "sigmoid" for several labels), mean, std, has_masks, and a fingerprint of ids,
-            labels, splits and file sizes. After `setup("predict")` alone there are no class names of images, and mean
-            and std are None.
+            channels, dims, size (*S, in pixels; None where sizes differ), classes (their number) and class_names that
+            the target predicts, activation ("softmax", or "sigmoid" for several labels), mean, std, has_masks, and a
+            fingerprint of ids, labels, splits and file sizes. After `setup("predict")` alone there are no class names
+            of images, and mean and std are None.
         """
         names = self.class_names if self.mask_classes is None else self.mask_classes
+        units = {"normalize": self.normalize} if isinstance(self.normalize, Mapping) else {}
         return {
             "channels": self.channels,
             "dims": self.spatial_dims,
-            "size": list(self.image_shape[1:]),
+            "size": None if self.geometry.mixed else list(self.image_shape[1:]),
             "classes": len(names),
             "class_names": list(names),
             "activation": "sigmoid" if self.multilabel and self.mask_classes is None else "softmax",
@@ -163,7 +186,7 @@ class ImageDataModule(LightningDataModule, ABC):
             "std": self.std,
             "has_masks": self.has_masks,
             "fingerprint": fingerprint(self.split_items),
-        }
+        } | units
 
     def setup(self, stage: str | None = None) -> None:
         """Find, read and check all images, at the first call only.
@@ -173,7 +196,7 @@ class ImageDataModule(LightningDataModule, ABC):
                 and no second image. All other stages split the images, and need the statistics of the training images.
 
         Raises:
-            ValueError: Labels, ids, groups, channels or sizes are wrong, or a class or split is empty.
+            ValueError: Labels, ids, groups or channels are wrong, or a class or split is empty.
             BadImageError: An image or mask cannot be used, unless `on_bad_image` is "skip".
         """
         if "train" in self._datasets or (stage == "predict" and self._datasets):
@@ -184,44 +207,31 @@ class ImageDataModule(LightningDataModule, ABC):
         else:
             self._set_up_splits()
 
-    def train_dataloader(self) -> DataLoader:
-        """Return the training images, shuffled and augmented."""
-        return self._loader("train")
-
-    def val_dataloader(self) -> DataLoader:
-        """Return the validation images in order."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader:
-        """Return the test images in order."""
-        return self._loader("test")
-
-    def predict_dataloader(self) -> DataLoader:
-        """Return every image of the source in order if `predict` was set up first, else the test images."""
-        return self._loader("predict" if "predict" in self._datasets else "test")
-
-    def plain_dataloader(self, split: str) -> DataLoader:
-        """Return the images of a split in order, without augmentation."""
-        return self._loader(split, plain=True)
-
     def _set_up_prediction(self) -> None:
         """Check every image, and keep none: each is explained once."""
         items = self.predict_items()
         check_ids(items, self.where)
         if self.mask_classes is None:  # a query to a classifier has no region: nothing here needs a mask
-            items = [replace(item, mask=None) for item in items]
+            items = [replace(item, mask=None, boxes=None) for item in items]
         items = items[: self.limit]
         self.class_names, self.mean, self.std = [], None, None
         load = self._transform(items)
-        self.split_items = {"predict": [item for item, _ in self._usable(load, items)]}
-        self._datasets["predict"] = Dataset(self.split_items["predict"], load)
-        log.info("Images to explain: %d of %s", len(self.split_items["predict"]), self.where)
+        used = [item for item, _ in self._usable(load, items)]
+        self.split_items = {"predict": used}
+        self._datasets["predict"] = batched(Dataset(used, load), self.geometry.sizes_of(used), self.batch_size)
+        log.info("Images to explain: %d of %s", len(used), self.where)
 
     def _set_up_splits(self) -> None:
         """Split and read all images, and log the splits."""
-        items = self.items()
+        items = with_boxes(self.items(), self.boxes, self.class_names)
         check_items(items, self.class_names, self.where)
-        items = assign_splits(items, self.num_classes, self.splits, self.seed)
+        if too_few_to_split(items):
+            log.warning(
+                "%d images of %s are too few to split: all are for testing, none to train.", len(items), self.where
+            )
+            items = [replace(item, split="test") for item in items]
+        else:
+            items = assign_splits(items, self.num_classes, self.splits, self.seed)
         if self.limit is not None:
             items = limit_splits(items, self.num_classes, self.limit, self.seed)
         self._read(items)
@@ -234,7 +244,7 @@ class ImageDataModule(LightningDataModule, ABC):
             raise ValueError(f"data.mask_classes is given, but {self.where} has no masks; say where they are.")
         statistics, intensities = ChannelStatistics(), IntensityRange()
         kept: dict[str, list[Item]] = {split: [] for split in SPLITS}
-        cached: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        cached: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
         for item, sample in self._usable(load, items):
             split = item.split or ""
             kept[split].append(item)
@@ -243,56 +253,44 @@ class ImageDataModule(LightningDataModule, ABC):
                 intensities.update(sample["image"], item.name)
             if self.cache:
                 cached[split].append(sample)
-        for split in SPLITS:
-            if not kept[split]:
-                raise ValueError(f"The {split} split of {self.where} ends up empty; give it images.")
+        if not kept["train"]:  # too few images to split: the target needs statistics all the same
+            for sample in chain(*cached.values()) if self.cache else map(load, chain(*kept.values())):
+                statistics.update(sample["image"])
         self.mean, self.std = statistics.mean, statistics.std
         if (warning := intensities.sentence()) is not None:
             log.warning(warning)
         for split, rows in kept.items():
+            if not rows and any(item.split == split for item in items):
+                raise ValueError(f"The {split} split of {self.where} ends up empty; give it images.")
             order = mixed_order(rows)
             kept[split] = [rows[row] for row in order]
-            if self.cache:
-                cached[split] = [cached[split][row] for row in order]
+            samples = [cached[split][row] for row in order] if self.cache else None
+            sizes = self.geometry.sizes_of(kept[split])
+            plain = make_dataset(kept[split], load, samples, [])
+            self._plain[split] = self._datasets[split] = batched(plain, sizes, self.batch_size)
+            augment = [*random_patches(self.patch, sizes, self.mask_classes is not None), *self.augment]
+            if split == "train" and rows and augment:
+                train = make_dataset(kept[split], load, samples, augment)
+                self._datasets[split] = batched(train, unified(augment, plain, sizes), self.batch_size)
         self.split_items = kept
-        store = cached if self.cache else {}
-        self._plain = {split: make_dataset(kept[split], load, store.get(split), []) for split in SPLITS}
-        train = make_dataset(kept["train"], load, store.get("train"), self.augment)
-        self._datasets |= self._plain | {"train": train}
 
     def _transform(self, items: Sequence[Item]) -> LoadItem:
         """The transform from items to samples; what masks mean, and the size, depend on all items."""
-        self.has_masks = any(item.mask is not None for item in items)
+        self.has_masks = any(item.has_mask for item in items)
         rule = survey_masks(items, self.mask_classes, self.where, self.ignore_index)
         size = None if self.size == "auto" else self.size
-        load = LoadItem(size, self.channel_axis, self.has_masks, self.mask_classes, self.prepare, self.normalize, rule)
+        kept = (self.channel_axis, self.has_masks, self.mask_classes, self.prepare)
+        load = LoadItem(size, *kept, None, rule, self.resize, self.orientation, self.window_hu)
         survey_channels(items, load, self.converted)
         if self.size == "auto":
-            load.size = survey_sizes(items, load)
+            survey_sizes(items, load)
+        self.normalize = survey_intensities(items, load, self.normalize, self.where)
         return load
 
     def _usable(self, load: LoadItem, items: Sequence[Item]) -> Iterator[tuple[Item, dict[str, Any]]]:
         """Read every image once; check that they agree, and note their shape."""
-        first: tuple[Item, torch.Size] | None = None
-        for item, sample in read_usable(load, items, self.on_bad_image == "raise", self.skipped):
-            shape = sample["image"].shape
-            first = first or (item, shape)
-            check_agreement(*first, item, shape)
-            yield item, sample
+        self.geometry = Geometry()
+        yield from self.geometry.read(load, items, self.on_bad_image == "raise", self.skipped, self.where)
         load.notes.report()
-        if self.skipped:
-            log.warning("Skipped %d of %d images; the first: %s", len(self.skipped), len(items), self.skipped[0])
-        if first is None:
-            raise ValueError(f"No image of {self.where} can be used; the first one: {self.skipped[0]}")
-        self.image_shape = tuple(first[1])
+        self.image_shape = self.geometry.shape
         self.channels, self.spatial_dims = self.image_shape[0], len(self.image_shape) - 1
-
-    def _loader(self, split: str, plain: bool = False) -> DataLoader:
-        dataset = (self._plain if plain else self._datasets)[split]
-        return make_loader(dataset, self.batch_size, split == "train" and not plain, self._workers(), self.seed)
-
-    def _workers(self) -> int:
-        if self.num_workers is not None:
-            return self.num_workers
-        # From the cache, only augmenting large images is work enough to pay for sending them between processes.
-        return choose_workers(self.cache and (not self.augment or math.prod(self.image_shape) <= 512 * 512))

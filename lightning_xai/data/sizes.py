@@ -10,14 +10,15 @@ import numpy as np
 LARGEST_SIDE = 1024
 
 
-def common_size(sizes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
-    """Choose the size that images of different sizes are resized to: the median of each side, rounded.
+def common_size(sizes: Sequence[tuple[int, ...]], whole: bool = False) -> tuple[int, ...] | None:
+    """Choose the size that images of different sizes are brought to: the median of each side, rounded.
 
     Sides above 64 are rounded to a multiple of 32, shorter ones to a multiple of 8, so that networks can halve them.
     Where a side would exceed 1024, all are scaled down together.
 
     Args:
         sizes: Spatial size *S of each image, in pixels.
+        whole: Whether to take the largest of each side instead, rounded up, so that each image fits in unscaled.
 
     Returns:
         The size, or None where all images have the same, or not even the same number of axes.
@@ -28,6 +29,8 @@ def common_size(sizes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
     """
     if len(set(sizes)) < 2 or len({len(size) for size in sizes}) > 1:
         return None
+    if whole:
+        return tuple(_step(side) * math.ceil(side / _step(side)) for side in map(max, zip(*sizes, strict=True)))
     sides = np.median(np.array(sizes), axis=0)
     sides = sides * min(1.0, LARGEST_SIDE / sides.max())
     return tuple(_rounded(float(side)) for side in sides)
@@ -50,8 +53,12 @@ def describe_sizes(sizes: Sequence[tuple[int, ...]], chosen: tuple[int, ...]) ->
 
 
 def _rounded(side: float) -> int:
-    step = 32 if side > 64 else 8
+    step = _step(side)
     return max(step, step * math.floor(side / step + 0.5))
+
+
+def _step(side: float) -> int:
+    return 32 if side > 64 else 8
 
 
 def _text(size: tuple[Any, ...]) -> str:

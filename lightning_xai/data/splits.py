@@ -144,6 +144,19 @@ def assign_splits(items: Sequence[Item], num_classes: int, fractions: Sequence[f
     return [replace(item, split=split) for item, split in zip(items, assigned, strict=True)]
 
 
+def too_few_to_split(items: Sequence[Item]) -> bool:
+    """Tell whether there are fewer groups than splits, and the source states no split.
+
+    Args:
+        items: All images of a data set.
+
+    Returns:
+        Whether they can be explained, but nothing can be trained on them.
+    """
+    groups = {(item.group is None, item.group or item.id) for item in items}
+    return len(groups) < len(SPLITS) and all(item.split is None for item in items)
+
+
 def _stated_split(item: Item) -> str | None:
     if item.split is None:
         return None

@@ -6,6 +6,9 @@ import torch
 class ChannelStatistics:
     """Computes mean and standard deviation of each channel from images that are added one by one.
 
+    Attributes:
+        pixels: How many there were in each channel.
+
     Example:
         >>> statistics = ChannelStatistics()
         >>> statistics.update(torch.tensor([[[0.0, 1.0], [1.0, 2.0]]]))
@@ -14,7 +17,7 @@ class ChannelStatistics:
     """
 
     def __init__(self) -> None:
-        self._pixels = 0
+        self.pixels = 0
         self._sum: torch.Tensor | float = 0.0
         self._squares: torch.Tensor | float = 0.0
 
@@ -25,20 +28,20 @@ class ChannelStatistics:
             image: (C, *S) float32.
         """
         flat = image.flatten(1).double()
-        self._pixels += flat.shape[1]
+        self.pixels += flat.shape[1]
         self._sum = self._sum + flat.sum(1)
         self._squares = self._squares + flat.square().sum(1)
 
     @property
     def mean(self) -> list[float]:
         """Mean of each channel."""
-        return torch.as_tensor(self._sum / self._pixels).tolist()
+        return torch.as_tensor(self._sum / self.pixels).tolist()
 
     @property
     def std(self) -> list[float]:
         """Standard deviation of each channel, 1 where a channel is constant so that it can be divided by."""
-        mean = torch.as_tensor(self._sum / self._pixels)
-        std = (torch.as_tensor(self._squares / self._pixels) - mean.square()).clamp_min(0).sqrt()
+        mean = torch.as_tensor(self._sum / self.pixels)
+        std = (torch.as_tensor(self._squares / self.pixels) - mean.square()).clamp_min(0).sqrt()
         # What rounding leaves of a constant channel must not blow up when an image is divided by it.
         return torch.where(std > 1e-7 * mean.abs(), std, 1.0).tolist()
 

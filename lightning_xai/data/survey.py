@@ -2,15 +2,20 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from monai.transforms.intensity.array import NormalizeIntensity
 
 from lightning_xai.data.items import Item
 from lightning_xai.data.loaders import read_all
 from lightning_xai.data.loading import LoadItem
 from lightning_xai.data.mask_rules import MaskRule, mask_rule
 from lightning_xai.data.masks import MaskValues
+from lightning_xai.data.options import Normalize
 from lightning_xai.data.reading import BadImageError, read_shape, read_size
 from lightning_xai.data.sizes import common_size, describe_sizes
+from lightning_xai.data.statistics import ChannelStatistics
 
 log = logging.getLogger(__name__)
 
@@ -68,24 +73,55 @@ def survey_channels(items: Sequence[Item], load: LoadItem, channels: int | None)
         load.usual = usual, f"{counts[usual]} of {counts.total()} images"
 
 
-def survey_sizes(items: Sequence[Item], load: LoadItem) -> tuple[int, ...] | None:
-    """Choose the size of all images, and log it.
+def survey_sizes(items: Sequence[Item], load: LoadItem) -> None:
+    """Choose the size of all images, log it, and have it applied.
 
     Args:
         items: The images.
-        load: Reads them without resizing: what its transforms make of an image is known only once it is done.
-
-    Returns:
-        The spatial size, or None where all have the same; see `common_size`.
+        load: Reads them, without resizing until here: what its transforms make of an image is known only once it is
+            done. Its size becomes the chosen one; see `common_size`.
     """
 
     def size_of(item: Item) -> tuple[int, ...]:
         if load.prepare is not None:
-            return tuple(load(item)["image"].shape[1:])
+            return load.with_grid(item)[1].size
         return read_size(item.image, load.channel_axis, item.id)
 
     sizes = [size for _, size in read_all(size_of, items) if not isinstance(size, BadImageError)]
-    chosen = common_size(sizes)
-    if chosen is not None:
-        log.info(describe_sizes(sizes, chosen))
-    return chosen
+    # Volumes keep their spacing, and are not scaled: the largest must find room.
+    load.size = common_size(sizes, whole=load.resize != "stretch" and all(len(size) == 3 for size in sizes))
+    if load.size is not None:
+        log.info(describe_sizes(sizes, load.size))
+
+
+def survey_intensities(items: Sequence[Item], load: LoadItem, normalize: Normalize, where: str) -> Normalize:
+    """Have intensities brought to a common unit.
+
+    Args:
+        items: The images.
+        load: Reads them; its `normalize` is set.
+        normalize: As in `ImageDataModule`.
+        where: What messages call the data set.
+
+    Returns:
+        The option, with the statistics of the training images in place of "dataset".
+
+    Raises:
+        ValueError: There is no training image to take statistics from.
+    """
+    if normalize == "dataset":
+        statistics = ChannelStatistics()
+        for _, sample in read_all(load, [item for item in items if item.split == "train"]):
+            if not isinstance(sample, BadImageError):
+                statistics.update(sample["image"])
+        if not statistics.pixels:
+            raise ValueError(
+                f"data.normalize=dataset needs training images, and {where} is read to predict; start from a run, or "
+                "give data.normalize={mean: [...], std: [...]}."
+            )
+        normalize = {"mean": statistics.mean, "std": statistics.std}
+    if isinstance(normalize, Mapping):
+        load.normalize = NormalizeIntensity(np.array(normalize["mean"]), np.array(normalize["std"]), channel_wise=True)
+    elif normalize == "image":
+        load.normalize = "image"
+    return normalize

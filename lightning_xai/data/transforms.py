@@ -4,13 +4,14 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from monai.config.type_definitions import KeysCollection
+from monai.transforms.inverse import InvertibleTransform
 from monai.transforms.spatial.array import Flip
 from monai.transforms.transform import MapTransform
 
 Sample = dict[Hashable, Any]
 
 
-class MirrorSided(MapTransform):
+class MirrorSided(MapTransform, InvertibleTransform):
     """Mirrors images of one side of the body, such as right eyes, so that all look like the other side.
 
     A transform for `data.prepare`. It is its own inverse: with a map as the image and the image's laterality it turns
@@ -51,7 +52,12 @@ class MirrorSided(MapTransform):
 
     def inverse(self, data: Mapping[Hashable, Any]) -> Sample:
         """Mirror the arrays of a mirrored sample back."""
-        return self(data)
+        sample: Sample = dict(data)
+        if sample["laterality"] == self.side:
+            for key in self.key_iterator(sample):
+                traced = getattr(sample[key], "applied_operations", None)
+                sample[key] = self.flip.inverse(sample[key]) if traced else self.flip(sample[key])
+        return sample
 
 
 class CornerTag(MapTransform):

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lightning_xai.data.loading import resize_mask
+from lightning_xai.data.grids import resize_mask
 from lightning_xai.data.reading import read_image
 from lightning_xai.functional.components import connected_component
 from lightning_xai.global_maps.maps_result import GlobalMapsResult

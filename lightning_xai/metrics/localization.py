@@ -57,7 +57,7 @@ class PointingGame(LocalizationMetric):
     Undefined also for a constant map.
 
     Args:
-        tolerance: Distance in pixels up to which a pixel beside the evidence is a hit; 15 in the paper.
+        tolerance: Distance in pixels up to which a pixel next to the evidence is a hit; 15 in the paper.
 
     Raises:
         ValueError: If it is negative.

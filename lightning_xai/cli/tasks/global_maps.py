@@ -1,5 +1,6 @@
 """What ``task=global`` does: global maps of one split, PEPPR on another, and a page about both."""
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from lightning_xai.cli.components import build_explainer
 from lightning_xai.cli.run_folder import start_checkpoint
 from lightning_xai.cli.stages import build_trainer, fit
 from lightning_xai.cli.target_cache import make_target, target_module
-from lightning_xai.data import ImageDataModule
+from lightning_xai.data import ImageDataModule, MirrorSided
 from lightning_xai.data.splits import SPLITS
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.global_maps import PEPPRResult, peppr
@@ -30,6 +31,8 @@ from lightning_xai.loggers import finish_loggers
 from lightning_xai.perturbation.baselines import mean_image
 from lightning_xai.targets import Target
 from lightning_xai.targets.training.classifier import fit_target
+
+log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig, data: ImageDataModule, target: Target) -> dict[str, float]:
@@ -80,6 +83,7 @@ def explain_globally(
     """
     settings = cfg["global"]
     check_splits(settings.maps_split, settings.peppr_split)
+    check_aligned(data)
     region = region_of(data, settings.maps_split, settings.region)
     saver = SaveGlobalMaps(region, **OmegaConf.to_container(settings.maps))  # type: ignore[arg-type]
     trainer = instantiate(cfg.trainer, logger=False, callbacks=[saver])
@@ -113,6 +117,23 @@ def check_splits(maps_split: str, peppr_split: str) -> None:
             f"global.maps_split and global.peppr_split are both {maps_split!r}: a map must be judged on other images "
             "than it was computed from."
         )
+
+
+def check_aligned(data: ImageDataModule) -> None:
+    """Refuse images whose pixels cannot mean the same position, and mention sides of the body that are not mirrored."""
+    sizes = " and ".join(" x ".join(map(str, size)) for size in sorted(data.geometry.sizes)[:2])
+    mixed = f"images have sizes such as {sizes}" if data.geometry.mixed else data.geometry.mixed_spacing()
+    if mixed is not None:
+        raise ValueError(
+            f"task=global adds up maps pixel by pixel, but {mixed}; align them first: data.size for images, Spacingd "
+            "in data.prepare for volumes."
+        )
+    sides = {item.laterality for items in data.split_items.values() for item in items if item.laterality}
+    if len(sides) > 1 and not any(isinstance(step, MirrorSided) for step in data.prepare):
+        log.warning(
+            "The images show both sides of the body (%s), and none is mirrored: a position means different places. "
+            "lightning_xai.data.MirrorSided in data.prepare turns one side.", ", ".join(sorted(sides)),
+        )  # fmt: skip
 
 
 def region_of(data: ImageDataModule, split: str, path: str | None) -> Tensor:

@@ -1,6 +1,7 @@
 """What ``task=sanity`` does: the sanity checks of the configured explainer, as a table, a file and numbers."""
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -78,10 +79,13 @@ def run(cfg: DictConfig, data: ImageDataModule, target: Target) -> dict[str, flo
 def first_of(loader: Iterable[dict[str, Any]], names: tuple[str, ...], count: int) -> tuple[Tensor, ...]:
     """Collect the first ``count`` samples of a loader, or all if there are fewer, as a plain tensor for each name.
 
+    Where images differ in size, those of the size that is first to have so many, or else has most.
+
     Raises:
         ValueError: If the batches lack a name.
     """
-    parts: list[tuple[Tensor, ...]] = []
+    parts: dict[torch.Size, list[tuple[Tensor, ...]]] = defaultdict(list)
+    numbers: Counter[torch.Size] = Counter()
     for batch in loader:
         missing = [name for name in names if name not in batch]
         if missing:
@@ -89,10 +93,14 @@ def first_of(loader: Iterable[dict[str, Any]], names: tuple[str, ...], count: in
                 f"task=sanity trains a model on permuted {missing[0]}s, but the data set has none; "
                 "give it labels (a segmenter: masks)."
             )
-        parts.append(tuple(as_plain_tensor(batch[name]) for name in names))
-        if sum(len(part[0]) for part in parts) >= count:
+        part = tuple(as_plain_tensor(batch[name]) for name in names)
+        size = part[0].shape[2:]
+        parts[size].append(part)
+        numbers[size] += len(part[0])
+        if numbers[size] >= count:
             break
-    return tuple(torch.cat(values)[:count] for values in zip(*parts, strict=True))
+    most = max(numbers, key=lambda size: numbers[size])
+    return tuple(torch.cat(values)[:count] for values in zip(*parts[most], strict=True))
 
 
 def report(cfg: DictConfig, checks: list[Check]) -> None:

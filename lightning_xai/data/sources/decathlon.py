@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from monai.apps.datasets import DecathlonDataset
-from monai.transforms.spatial.dictionary import Orientationd, Spacingd
+from monai.transforms.spatial.dictionary import Spacingd
 
 from lightning_xai.data.items import Item, without_suffix
 from lightning_xai.data.loaders import read_usable
@@ -25,25 +25,24 @@ class DecathlonData(ImageDataModule):
 
     Args:
         root: The task's folder, which holds dataset.json.
-        orientation: Axes that every volume is turned to, such as "RAS"; None leaves them as stored.
         spacing: Size of a voxel in mm that volumes are resampled to; None leaves it.
         axis: Axis along which volumes are cut into slices; None gives whole volumes. Slices are held in memory.
         slices: "foreground" keeps the slices that show a class besides the background, "all" every one.
         download: Whether to fetch the task with MONAI's DecathlonDataset where dataset.json is missing; the folder must
             then be named as the task, such as data/Task04_Hippocampus.
-        **options: As in `ImageDataModule`.
+        **options: As in `ImageDataModule`; `orientation` is "RAS" unless it is given.
     """
 
     def __init__(
         self,
         root: str | Path,
-        orientation: str | None = "RAS",
         spacing: Sequence[float] | None = None,
         axis: int | None = None,
         slices: str = "foreground",
         download: bool = False,
         **options: Unpack[Options],
     ) -> None:
+        options.setdefault("orientation", "RAS")
         super().__init__(**options)
         if axis not in (None, 0, 1, 2) or slices not in ("foreground", "all"):
             raise ValueError(
@@ -54,13 +53,14 @@ class DecathlonData(ImageDataModule):
         self.axis = axis
         self.slices = slices
         self.download = download
-        turned = [] if orientation is None else [Orientationd(BOTH, axcodes=orientation, labels=None)]
         modes = ("bilinear", "nearest")
-        spaced = [] if spacing is None else [Spacingd(BOTH, tuple(spacing), mode=modes)]
+        self._volumes = [] if spacing is None else [Spacingd(BOTH, tuple(spacing), mode=modes)]
         self.class_names = []
-        self._volumes = [*turned, *spaced]
+        self._turned = self.orientation
         if axis is None:
             self.prepare = [*self._volumes, *self.prepare]
+        else:
+            self.orientation = None  # of the slices: the volumes are turned before they are cut
 
     def prepare_data(self) -> None:
         """Download the task if `download` is set and it is missing; once a machine."""
@@ -113,7 +113,9 @@ class DecathlonData(ImageDataModule):
         """The slices of the volumes that can be read."""
         # Masks hold the labels of dataset.json: of two classes the second is all above 0.
         rule = MaskRule(0.0 if self.mask_classes is not None and len(self.mask_classes) == 2 else None)
-        load = LoadItem(None, self.channel_axis, with_mask, self.mask_classes, self._volumes, rule=rule)
+        load = LoadItem(
+            None, self.channel_axis, with_mask, self.mask_classes, self._volumes, rule=rule, orientation=self._turned
+        )
         read = read_usable(load, volumes, self.on_bad_image == "raise", self.skipped)
         return [part for volume, sample in read for part in self._cut(volume, sample)]
 

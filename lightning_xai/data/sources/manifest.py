@@ -1,17 +1,19 @@
 """Images listed in a CSV table with one row an image."""
 
-import csv
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Unpack
 
-from lightning_xai.data.items import Item, index_masks, sorted_classes, without_suffix
+from lightning_xai.data.boxes import parse_box
+from lightning_xai.data.items import Box, Item, index_masks, sorted_classes, without_suffix
 from lightning_xai.data.module import ImageDataModule
 from lightning_xai.data.options import Options
+from lightning_xai.data.sources.labels import check_uncertain, finding, warn_of_labels
+from lightning_xai.data.sources.table import FileFinder, Row, check_column, nearest, read_table
 
-_TRUTH = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
+log = logging.getLogger(__name__)
 
 
 class ManifestData(ImageDataModule):
@@ -21,8 +23,8 @@ class ManifestData(ImageDataModule):
     `predict`, a table needs the column of the images alone.
 
     Args:
-        csv: Path of the table; separated by commas, semicolons or tabs, with a header.
-        image_column: Column of the image files, relative to `image_root`.
+        csv: Path of the table; see `read_table`.
+        image_column: Column of the image files, relative to `image_root`; see `FileFinder`.
         label_column: Column of the class names; a list of columns of 0/1 for several labels; None for no labels.
         root: The folder that the other folders are relative to; None takes the folder of the table.
         image_root: The folder of the images; None takes `root`.
@@ -34,6 +36,11 @@ class ManifestData(ImageDataModule):
         laterality_column: Column of the side of the body, passed on in batches.
         id_column: Column of the image ids; else the image file without suffix.
         classes: The classes to keep, in this order; None keeps all, sorted.
+        label_separator: What joins several labels in a cell of the label column, such as "|"; None: each cell is one.
+        uncertain: What -1 counts as in columns of findings, where blank is 0 then: "zero", "one", or "ignore", which
+            leaves the image out. None refuses both.
+        box_columns: Columns of boxes, which serve as masks of the evidence, as in `parse_box`; an image may have
+            several rows then, one for each box.
         **options: As in `ImageDataModule`.
     """
 
@@ -51,6 +58,9 @@ class ManifestData(ImageDataModule):
         laterality_column: str | None = None,
         id_column: str | None = None,
         classes: Sequence[str] | None = None,
+        label_separator: str | None = None,
+        uncertain: str | None = None,
+        box_columns: Sequence[str] | None = None,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(**options)
@@ -59,7 +69,9 @@ class ManifestData(ImageDataModule):
         self.root = self.csv.parent if root is None else Path(root)
         self.image_root = self.root / (image_root or "")
         self.mask_root = None if mask_root is None else self.root / mask_root
+        self._images, self._mask_files = FileFinder(self.image_root), FileFinder(self.mask_root or self.root)
         self.image_column = image_column
+        self.label_column = label_column
         self.label_columns = [label_column] if isinstance(label_column, str) else list(label_column or [])
         self.columns = {
             "mask": mask_column,
@@ -69,36 +81,53 @@ class ManifestData(ImageDataModule):
             "id": id_column,
         }
         self.classes = None if classes is None else [str(name) for name in classes]
-        self.multilabel = label_column is not None and not isinstance(label_column, str)
-        if self.multilabel and classes is not None:
-            raise ValueError("data.classes needs a single label column; list the columns to keep in data.label_column.")
+        check_uncertain(uncertain)
+        self.label_separator = label_separator
+        self.uncertain = uncertain
+        self.box_columns = list(box_columns or [])
+        if len(self.box_columns) not in (0, 4):
+            raise ValueError(f"data.box_columns names {len(self.box_columns)} columns; name left, top, right, bottom.")
+        several = label_column is not None and not isinstance(label_column, str)
+        if several and (classes is not None or label_separator is not None):
+            raise ValueError(
+                f"data.{'label_separator' if classes is None else 'classes'} needs a single label column; list the "
+                "columns to keep in data.label_column."
+            )
+        self.multilabel = several or label_separator is not None
 
     def items(self) -> list[Item]:
         """List the rows of the table."""
-        header, rows = _read_table(self.csv)
-        named = [self.image_column, *self.label_columns, *filter(None, self.columns.values())]
+        header, rows = read_table(self.csv)
+        named = [self.image_column, *self.label_columns, *self.box_columns, *filter(None, self.columns.values())]
         for name in named:
-            _check_column(name, header, self.csv)
+            check_column(name, header, self.csv)
         columns = {role: name or (role if role in header else None) for role, name in self.columns.items()}
         self._check_image_root()
-        if self.label_columns and not self.multilabel:
-            rows = self._keep_classes(rows, self.label_columns[0])
+        if len(self.label_columns) == 1 and isinstance(self.label_column, str):
+            rows = self._keep_classes(self._stated(rows), self.label_column)
         else:
             self.class_names = self.label_columns
+            rows = self._stated(rows)
         masks = {} if self.mask_root is None or columns["mask"] else index_masks(self.mask_root)
+        boxes: dict[int, tuple[Box, ...]] = {}
+        if self.box_columns:
+            rows, boxes = self._with_boxes(rows)
         return [
-            replace(self._item(number, row, columns, masks), label=self._label(number, row)) for number, row in rows
+            replace(self._item(number, row, columns, masks), label=self._label(number, row), boxes=boxes.get(number))
+            for number, row in rows
         ]
 
     def predict_items(self) -> list[Item]:
         """List the rows of the table, of which only the image is needed."""
-        header, rows = _read_table(self.csv)
-        _check_column(self.image_column, header, self.csv)
+        header, rows = read_table(self.csv)
+        check_column(self.image_column, header, self.csv)
         self._check_image_root()
         named = {role: self.columns[role] or role for role in ("mask", "laterality", "id")}
         columns = {role: named[role] if named.get(role) in header else None for role in self.columns}
         indexed = self.mask_root is not None and columns["mask"] is None and self.mask_root.is_dir()
         masks = index_masks(self.mask_root) if indexed and self.mask_root is not None else {}
+        if self.box_columns:  # a row for each box
+            rows = list({row[self.image_column]: (number, row) for number, row in reversed(rows)}.values())[::-1]
         items = [self._item(number, row, columns, masks) for number, row in rows]
         return [
             replace(item, mask=item.mask if isinstance(item.mask, Path) and item.mask.is_file() else None)
@@ -109,75 +138,99 @@ class ManifestData(ImageDataModule):
         if not self.image_root.is_dir():
             raise NotADirectoryError(f"The image folder {self.image_root} does not exist; correct data.image_root.")
 
-    def _keep_classes(self, rows: "list[_Row]", column: str) -> "list[_Row]":
+    def _stated(self, rows: list[Row]) -> list[Row]:
+        """The rows with uncertain findings read as `uncertain` says, without those to be ignored."""
+        if self.uncertain is None:
+            return rows
+        kept, left_out = [], 0
+        for number, row in rows:
+            found = {name: finding(row[name], self.uncertain) for name in self.label_columns}
+            if -1 in found.values():
+                left_out += 1
+            else:
+                kept.append((number, row | {name: str(value) for name, value in found.items() if value is not None}))
+        if left_out:
+            log.warning("Left out %d images of %s with an uncertain finding (data.uncertain).", left_out, self.csv)
+        return kept
+
+    def _parts(self, cell: str) -> list[str]:
+        """The class names in a cell."""
+        if self.label_separator is None:
+            return [cell] if cell else []
+        return [part.strip() for part in cell.split(self.label_separator) if part.strip()]
+
+    def _keep_classes(self, rows: list[Row], column: str) -> list[Row]:
         """Set `class_names` from the labels in the table, and drop the rows of other classes."""
-        labels = {row[column] for _, row in rows}
+        labels = {part for _, row in rows for part in self._parts(row[column])}
         if self.classes is None:
-            self.class_names = sorted_classes(labels - {""})  # an empty label is reported with its row
+            self.class_names = sorted_classes(labels)  # an empty label is reported with its row
+            warn_of_labels(labels, f"column {column!r} of {self.csv}")
             return rows
         for name in self.classes:
             if name not in labels:
-                hint = _nearest(name, labels)
+                hint = nearest(name, labels)
                 raise ValueError(f"Class {name!r} is not in column {column!r} of {self.csv}{hint}; correct it.")
         self.class_names = self.classes
-        return [(number, row) for number, row in rows if row[column] in self.classes]
+        return [(number, row) for number, row in rows if set(self._parts(row[column])) & set(self.classes)]
 
     def _item(self, number: int, row: dict[str, str], columns: dict[str, str | None], masks: dict[str, Path]) -> Item:
         def cell(role: str) -> str | None:
             name = columns[role]
             return None if name is None else row[name]
 
-        image = Path(row[self.image_column])
-        if not row[self.image_column]:
+        written = row[self.image_column]
+        if not written:
             raise ValueError(f"Row {number} of {self.csv} has no {self.image_column!r}; fill it in or delete the row.")
+        image, relative = self._images.find(written), Path(written)
+        if image != self.image_root / written:  # found under the name that was meant
+            relative = image.relative_to(self.image_root)
         return Item(
-            id=cell("id") or without_suffix(image),
-            image=self.image_root / image,
-            mask=self._mask(image, cell("mask"), masks),
+            id=cell("id") or without_suffix(relative),
+            image=image,
+            mask=self._mask(relative, cell("mask"), masks),
             split=cell("split") or None,
             group=cell("group") or None,
             laterality=cell("laterality"),
         )
 
     def _label(self, number: int, row: dict[str, str]) -> int | tuple[int, ...] | None:
-        values = [row[name] for name in self.label_columns]
-        for name, value in zip(self.label_columns, values, strict=True):
-            if not value or (self.multilabel and value.lower() not in _TRUTH):
-                expected = "0 or 1" if self.multilabel else "a class"
-                raise ValueError(f"Row {number} of {self.csv} has {value!r} in column {name!r}; give it {expected}.")
+        columns = self.multilabel and self.label_separator is None
+        for name in self.label_columns:
+            if not row[name] or (columns and finding(row[name], None) is None):
+                expected = "0 or 1" if columns else "a class"
+                remedy = ", or set data.uncertain=ignore, zero or one" if row[name] in ("", "-1", "-1.0") else ""
+                raise ValueError(
+                    f"Row {number} of {self.csv} has {row[name]!r} in column {name!r}; give it {expected}"
+                    f"{remedy if columns else ''}."
+                )
+        if columns:
+            return tuple(finding(row[name], None) or 0 for name in self.label_columns)
+        if not self.label_columns:
+            return None
+        parts = self._parts(row[self.label_columns[0]])
         if self.multilabel:
-            return tuple(_TRUTH[value.lower()] for value in values)
-        return self.class_names.index(values[0]) if values else None
+            return tuple(int(name in parts) for name in self.class_names)
+        return self.class_names.index(parts[0])
 
     def _mask(self, image: Path, cell: str | None, masks: dict[str, Path]) -> Path | None:
         if cell is not None:
-            return (self.mask_root or self.root) / cell if cell else None
+            return self._mask_files.find(cell) if cell else None
         if self.mask_root is None:
             return None
         relative = Path(image.name) if image.is_absolute() else image
         return masks.get(without_suffix(relative), self.mask_root / relative)
 
-
-_Row = tuple[int, dict[str, str]]  # line number in a plain table, and column -> stripped cell
-
-
-def _read_table(path: Path) -> tuple[list[str], list[_Row]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"The table {path} does not exist; set data.csv to the CSV file.")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        header = file.readline()
-        file.seek(0)
-        delimiter = max(",;\t", key=header.count)
-        reader = csv.DictReader(file, delimiter=delimiter, restval="", restkey="", skipinitialspace=True)
-        rows = [(number, {k: v.strip() for k, v in row.items() if k}) for number, row in enumerate(reader, start=2)]
-    return list(reader.fieldnames or []), rows
-
-
-def _check_column(name: str, header: list[str], path: Path) -> None:
-    if name not in header:
-        raise ValueError(f"{path} has no column {name!r}{_nearest(name, header)}; its columns are {', '.join(header)}.")
-
-
-def _nearest(name: str, names: "set[str] | list[str]") -> str:
-    close = get_close_matches(name, sorted(names), n=1)
-    return f", did you mean {close[0]!r}" if close else ""
+    def _with_boxes(self, rows: list[Row]) -> tuple[list[Row], dict[int, tuple[Box, ...]]]:
+        """One row an image, the first, and the boxes of all its rows by that row's number."""
+        first: dict[str, Row] = {}
+        boxes: dict[int, list[Box]] = {}
+        for number, row in rows:
+            start, same = first.setdefault(row[self.image_column], (number, row))
+            if any(same[name] != row[name] for name in self.label_columns):
+                raise ValueError(
+                    f"Rows {start} and {number} of {self.csv} give {row[self.image_column]!r} different labels; give "
+                    "all boxes of an image its label."
+                )
+            box = parse_box(row, self.box_columns, f"Row {number} of {self.csv}")
+            boxes.setdefault(start, []).extend([] if box is None else [box])
+        return list(first.values()), {number: tuple(found) for number, found in boxes.items()}

@@ -9,6 +9,7 @@ import numpy as np
 from lightning_xai.data.items import Item, sorted_classes
 from lightning_xai.data.module import ImageDataModule
 from lightning_xai.data.options import Options
+from lightning_xai.data.sources.labels import from_zero, warn_of_labels, whole_labels
 from lightning_xai.data.splits import SPLITS
 
 
@@ -17,8 +18,8 @@ class NpzData(ImageDataModule):
 
     MedMNIST: `train_images`, `train_labels`, the same for val and test, and maybe `train_masks`. Plain: `images` of
     shape (N, *S) or (N, *S, C) or (N, C, *S), `labels`, and where there are any `split`, `masks`, `ids` and a group.
-    Labels are class indices (N,) or (N, 1), class names (N,), or 0/1 for several labels (N, K); with `mask_classes`
-    they may be left out. `classes` may hold the names. To `predict`, the images are enough.
+    Labels are class indices (N,) or (N, 1), from 0 or from 1, class names (N,), or 0/1 for several labels (N, K); with
+    `mask_classes` they may be left out. `classes` may hold the names. To `predict`, the images are enough.
 
     Args:
         path: The npz file.
@@ -48,8 +49,10 @@ class NpzData(ImageDataModule):
         self.labeled = self.mask_classes is None or any("labels" in part for part in parts.values())
         self.class_names = []
         if self.labeled:
-            labels = np.concatenate([self._labels(part) for part in parts.values()])
-            self._set_classes(labels, arrays.get("classes"))
+            for prefix, part in parts.items():
+                part["labels"] = whole_labels(self._labels(part), f"{prefix}labels of {self.path}")
+            labels = np.concatenate([part["labels"] for part in parts.values()])
+            self._set_classes(labels, arrays.get("classes"), parts)
         if self.group is not None:
             for part in parts.values():
                 part["group"] = self._array(part, self.group)
@@ -103,23 +106,27 @@ class NpzData(ImageDataModule):
         labels = self._array(part, "labels")
         return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
-    def _set_classes(self, labels: np.ndarray, names: np.ndarray | None) -> None:
+    def _set_classes(
+        self, labels: np.ndarray, stored: np.ndarray | None, parts: dict[str, dict[str, np.ndarray]]
+    ) -> None:
+        """Set `class_names`, and have the labels of all parts begin at 0."""
         self.multilabel = labels.ndim == 2
-        if self.classes is not None:
-            self.class_names = self.classes
-        elif names is not None:
-            self.class_names = [str(name) for name in names]
-        elif labels.dtype.kind in "US":
-            self.class_names = sorted_classes(labels.astype(str).tolist())
+        names = self.classes if stored is None or self.classes is not None else [str(name) for name in stored]
+        if labels.dtype.kind in "US":
+            self.class_names = names or sorted_classes(labels.astype(str).tolist())
+            warn_of_labels(self.class_names, f"the labels of {self.path}")
+        elif self.multilabel:
+            self.class_names = names or [str(index) for index in range(labels.shape[1])]
         else:
-            count = labels.shape[1] if self.multilabel else int(labels.max()) + 1
-            self.class_names = [str(index) for index in range(count)]
+            shifted, self.class_names = from_zero(labels, names, f"labels of {self.path}")
+            for part in parts.values():
+                part["labels"], shifted = shifted[: len(part["labels"])], shifted[len(part["labels"]) :]
 
     def _item(self, prefix: str, i: int, part: dict[str, np.ndarray]) -> Item:
         return Item(
             id=str(part["ids"][i]) if "ids" in part else f"{prefix}{i:05d}",
             image=part["images"][i],
-            label=self._label(self._labels(part)[i]) if self.labeled else None,
+            label=self._label(part["labels"][i]) if self.labeled else None,
             mask=part["masks"][i] if "masks" in part else None,
             split=str(part["split"][i]) if "split" in part else None,
             group=str(part["group"][i]) if "group" in part else None,

@@ -74,6 +74,11 @@ class CachedFeatures(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches of ``features``, ``logits``, ``id`` and, where there are, ``label``; shuffled."""
+        if self.data.geometry.mixed:
+            raise ValueError(
+                "Features of images of different sizes cannot be cached; set data.size=auto to bring them to one, or "
+                "explainer.cache=null to compute features in every step."
+            )
         key = self.key()
         if key not in self._kept:
             self._kept = {key: self._features(key)}

@@ -6,11 +6,13 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from monai.data import MetaTensor
 from PIL import Image
 
 from lightning_xai.callbacks import SaveMaps
+from lightning_xai.data import FolderData
 from lightning_xai.functional.files import safe_name
 from lightning_xai.structures import Explanation, Query
 
@@ -86,3 +88,63 @@ def test_unknown_format_is_named():
 def test_it_writes_as_lightnings_prediction_writers_do():
     writer = SaveMaps()
     assert isinstance(writer, BasePredictionWriter) and writer.interval.on_batch and not writer.interval.on_epoch
+
+
+class ImageAsMap(LightningModule):
+    """Gives the first channel of every image as its map."""
+
+    title = "the image"
+
+    def predict_step(self, batch, _):
+        maps = torch.as_tensor(batch["image"])[:, :1]
+        return Explanation(maps, Query(torch.zeros(maps.shape[:2], dtype=torch.long)))
+
+
+def predict(tmp_path, data):
+    trainer = Trainer(
+        accelerator="cpu", logger=False, callbacks=[SaveMaps(dirpath=tmp_path / "out")], default_root_dir=tmp_path,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    data.setup("predict")
+    trainer.predict(ImageAsMap(), dataloaders=data.predict_dataloader(), return_predictions=False)
+
+
+@pytest.mark.parametrize("options", [{}, {"size": 16}, {"size": 16, "resize": "stretch"}, {"size": "auto"}])
+def test_maps_of_photos_have_the_size_of_their_files(tmp_path, options):
+    sizes = {"a": (12, 20), "b": (31, 10), "c": (12, 20), "d": (16, 16)}
+    (tmp_path / "in").mkdir()
+    for name, size in sizes.items():
+        values = np.add.outer(np.arange(size[0]), 2 * np.arange(size[1])).astype(np.uint8)
+        Image.fromarray(values).save(tmp_path / "in" / f"{name}.png")
+    predict(tmp_path, FolderData(tmp_path / "in", **options))
+    for name, size in sizes.items():
+        values = np.load(tmp_path / "out" / f"{name}.npy")
+        assert values.shape == (1, *size)
+        assert Image.open(tmp_path / "out" / f"{name}.png").size == size[::-1]
+        stored = np.asarray(Image.open(tmp_path / "in" / f"{name}.png")) / 255
+        assert np.allclose(values[0], stored, atol=0.02)
+
+
+def test_maps_of_volumes_lie_on_the_voxels_of_their_files(tmp_path):
+    affine = np.array([[0, 0, -2.0, 30], [1.5, 0, 0, -4], [0, 3, 0, 5], [0, 0, 0, 1]])
+    (tmp_path / "in").mkdir()
+    for name, size in {"a": (6, 7, 8), "b": (9, 5, 4)}.items():
+        values = np.random.default_rng(0).random(size).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(values, affine), tmp_path / "in" / f"{name}.nii.gz")
+    predict(tmp_path, FolderData(tmp_path / "in", size=(12, 12, 12), orientation="RAS"))
+    for name in "ab":
+        stored, written = (nibabel.load(tmp_path / folder / f"{name}.nii.gz") for folder in ("in", "out"))
+        assert np.array_equal(written.get_fdata(), stored.get_fdata()) and np.allclose(written.affine, affine)
+
+
+def test_what_cannot_be_taken_back_is_said_once(tmp_path, caplog):
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        Image.fromarray(np.zeros((8, 6), np.uint8)).save(tmp_path / "in" / f"{name}.png")
+
+    def halve(sample):
+        return sample | {"image": sample["image"][:, ::2], "mask": sample["mask"][:, ::2]}
+
+    predict(tmp_path, FolderData(tmp_path / "in", prepare=[halve]))
+    assert caplog.text.count("data.prepare cannot be taken back") == 1
+    assert np.load(tmp_path / "out" / "a.npy").shape == (1, 4, 6)

@@ -4,8 +4,9 @@ import nibabel
 import numpy as np
 import pytest
 
+from lightning_xai.data.grids import resize_affine
 from lightning_xai.data.items import Item
-from lightning_xai.data.loading import LoadItem, resize_affine
+from lightning_xai.data.loading import LoadItem
 from lightning_xai.data.reading import read_affine
 
 AFFINE = np.array([[0.0, 2.0, 0.0, 5.0], [-3.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.5, -4.0], [0.0, 0.0, 0.0, 1.0]])

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from lightning_xai.data import BadImageError, Item, loaders
 from lightning_xai.data import module as base_module
-from lightning_xai.data.loading import LoadItem, resize_image, resize_mask
+from lightning_xai.data.grids import Grid, resize_image, resize_mask
+from lightning_xai.data.loading import LoadItem
 
 Make = Callable[..., object]
 
@@ -175,9 +176,9 @@ def test_cached_images_are_read_once(
     read: list[str] = []
 
     class Counting(LoadItem):
-        def __call__(self, item: Item) -> dict[str, object]:
+        def with_grid(self, item: Item) -> tuple[dict[str, object], Grid]:
             read.append(item.id)
-            return super().__call__(item)
+            return super().with_grid(item)
 
     monkeypatch.setattr(base_module, "LoadItem", Counting)
     data = array_data(digits_like, ["even", "odd"], augment=[RandFlipd("image", 0.5, 0)])
@@ -193,7 +194,7 @@ def test_masks_are_resized_to_the_nearest_and_images_stay_in_range(array_data: M
     mask = np.zeros((12, 12), np.uint8)
     mask[3:9, 3:9] = 2
     items = [Item(f"i{i}", mask * 127, i % 2, mask=mask) for i in range(12)]
-    data = array_data(items, ["a", "b"], size=(18, 8))
+    data = array_data(items, ["a", "b"], size=(18, 8), resize="stretch")
     data.setup()
     batch = next(iter(data.test_dataloader()))
     assert batch["image"].shape[1:] == batch["mask"].shape[1:] == (1, 18, 8)
@@ -282,16 +283,6 @@ def test_wrong_item_stops_the_set_up(
     items = [replace(digits_like[0], **change), *digits_like[1:]]
     with pytest.raises(ValueError, match=message):
         array_data(items, ["even", "odd"]).setup()
-
-
-def test_different_sizes_ask_for_size(array_data: Make, digits_like: list[Item]) -> None:
-    items = [replace(item, mask=None) for item in digits_like]
-    items[3] = replace(items[3], image=np.zeros((9, 10), np.uint8))
-    with pytest.raises(ValueError, match=r"sizes, \(12, 10\) in im00 and \(9, 10\) in im03; set data.size"):
-        array_data(items, ["even", "odd"]).setup()
-    data = array_data(items, ["even", "odd"], size=8)
-    data.setup()
-    assert data.image_shape == (1, 8, 8)
 
 
 def test_planes_and_volumes_do_not_mix(array_data: Make, digits_like: list[Item]) -> None:
@@ -494,3 +485,27 @@ def test_several_patches_an_image_enlarge_the_batch(array_data: Make, digits_lik
     assert len(batch["id"]) == 12 and len(set(batch["id"])) == 4 and len(batch["label"]) == 12
     assert type(batch["image"]) is torch.Tensor
     assert next(iter(data.val_dataloader()))["image"].shape == (4, 1, 12, 10)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_few_images_are_for_testing(
+    array_data: Make, digits_like: list[Item], count: int, cache: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = [replace(item, label=0) for item in digits_like[:count]]
+    data = array_data(items, ["even"], cache=cache)
+    data.setup()
+    assert f"{count} images of the arrays are too few to split: all are for testing" in caplog.text
+    assert (
+        sorted(ids_of(data.test_dataloader())) == sorted(ids_of(data.predict_dataloader())) == ["im00", "im01"][:count]
+    )
+    pixels = np.stack([item.image for item in items]) / 255
+    assert data.mean == pytest.approx([pixels.mean()]) and data.std == pytest.approx([pixels.std()])
+    with pytest.raises(ValueError, match="The train split of the arrays ends up empty; give it images"):
+        data.train_dataloader()
+
+
+def test_three_images_are_split(array_data: Make, digits_like: list[Item]) -> None:
+    data = array_data([replace(item, label=0) for item in digits_like[:3]], ["even"])
+    data.setup()
+    assert [len(items) for items in data.split_items.values()] == [1, 1, 1]

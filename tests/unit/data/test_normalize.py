@@ -116,7 +116,7 @@ def test_images_of_other_units_are_named(images: list[np.ndarray], named: str) -
 
 
 def test_other_words_are_no_normalization(array_data: Make) -> None:
-    with pytest.raises(ValueError, match="data.normalize is 'zscore'; use image, or null for the unit of the files"):
+    with pytest.raises(ValueError, match="data.normalize is 'zscore'; use image, dataset, or none .null. for the unit"):
         array_data([], [], normalize="zscore")
 
 

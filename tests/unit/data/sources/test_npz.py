@@ -123,3 +123,61 @@ def test_images_to_segment_need_no_labels(tmp_path: Path) -> None:
     assert data.class_names == [] and "label" not in next(iter(data.test_dataloader()))
     with pytest.raises(ValueError, match="has no array 'labels'"):
         ready(path)
+
+
+IMAGES_12 = RNG.integers(0, 256, (12, 8, 8), np.uint8)
+HALF = np.arange(12) % 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "expected"),
+    [
+        (HALF.astype(np.float32), ["0", "1"], HALF),
+        (HALF.astype(float)[:, None], ["0", "1"], HALF),
+        (HALF == 1, ["0", "1"], HALF),
+        (HALF + 1, ["1", "2"], HALF),
+        (np.arange(12) % 3 + 1.0, ["1", "2", "3"], np.arange(12) % 3),
+    ],
+)
+def test_labels_are_taken_where_they_are_exact(
+    tmp_path: Path, labels: np.ndarray, names: list[str], expected: np.ndarray
+) -> None:
+    data = ready(save(tmp_path, images=IMAGES_12, labels=labels))
+    assert data.class_names == names and not data.multilabel
+    found = {int(item.id): item.label for items in data.split_items.values() for item in items}
+    assert [found[i] for i in range(12)] == expected.tolist()
+
+
+def test_labels_from_one_take_the_given_names(tmp_path: Path) -> None:
+    data = ready(save(tmp_path, images=IMAGES_12, labels=HALF + 1), classes=["cat", "dog"])
+    assert data.class_names == ["cat", "dog"] and data.split_counts["train"] == {"cat": 4, "dog": 4}
+    parts = {f"{split}_{name}": values for split in ("train", "val", "test")
+             for name, values in (("images", IMAGES_12), ("labels", (HALF + 1)[:, None]))}  # fmt: skip
+    data = ready(save(tmp_path, **parts))
+    assert data.class_names == ["1", "2"] and data.split_counts["val"] == {"1": 6, "2": 6}
+
+
+SHARES = np.stack([np.linspace(0, 1, 12), 1 - np.linspace(0, 1, 12)], 1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (HALF * 0.9, "labels of .*a.npz holds 0.9, which is no class"),
+        (SHARES, "holds 0.09091, which is no class|holds 0.9091, which is no class"),
+        (np.where(HALF, np.nan, 1), "holds NaN, as for images without a label"),
+        (np.where(HALF, np.inf, 1), "holds numbers too large for class indices"),
+        (HALF.astype(complex), "holds complex128 instead of class indices"),
+        (np.zeros((12, 2, 2)), r"has shape \(12, 2, 2\)"),
+        (np.stack([HALF, 1 - HALF], 1) * 2, "is out of range; give it 2 values of 0 or 1"),
+        (HALF - 1, "is out of range"),
+    ],
+)
+def test_other_numbers_are_no_labels(tmp_path: Path, labels: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ready(save(tmp_path, images=IMAGES_12, labels=labels))
+
+
+def test_names_that_look_alike(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ready(save(tmp_path, images=IMAGES_12, labels=np.array(["Cat", "cat", "dog"] * 4)))
+    assert "'Cat' and 'cat' of the labels of" in caplog.text

@@ -96,8 +96,8 @@ def test_images_are_resized_and_limited(tmp_path: Path, caplog: pytest.LogCaptur
     assert predicted_ids(FolderData(tmp_path, size=(8, 6), limit=2)) == ["a", "b"]
     data = FolderData(tmp_path, size=(8, 6))
     assert predicted_ids(data) == ["a", "b", "c"] and data.data_info()["size"] == [8, 6]
-    with pytest.raises(ValueError, match="Images have different sizes"):
-        predicted_ids(FolderData(tmp_path))
+    data = FolderData(tmp_path)
+    assert sorted(predicted_ids(data)) == ["a", "b", "c"] and data.data_info()["size"] is None
     with caplog.at_level(logging.INFO, "lightning_xai"):
         assert predicted_ids(FolderData(tmp_path, size="auto")) == ["a", "b", "c"]
     assert "from 10 x 12 to 90 x 70; all are resized to 8 x 16" in caplog.text

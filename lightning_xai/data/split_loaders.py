@@ -1,0 +1,64 @@
+"""The loaders of the splits of a data set that was read."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from lightning import LightningDataModule
+from monai.data.dataloader import DataLoader
+from monai.data.dataset import Dataset
+
+from lightning_xai.data.batches import EqualSizes
+from lightning_xai.data.geometry import Geometry
+from lightning_xai.data.loaders import choose_workers, make_loader
+
+
+class SplitLoaders(LightningDataModule):
+    """Gives the splits of a data set in batches; a subclass sets the attributes.
+
+    Attributes:
+        image_shape: Channels and spatial size (C, *S) of every image; of the largest on each axis where sizes differ.
+        geometry: Where the pixels of each image were in its file.
+    """
+
+    where: str
+    batch_size: int
+    seed: int
+    cache: bool
+    num_workers: int | None
+    augment: list[Callable[..., Any]]
+    image_shape: tuple[int, ...]
+    geometry: Geometry
+    _datasets: dict[str, Dataset | EqualSizes]
+    _plain: dict[str, Dataset | EqualSizes]
+
+    def train_dataloader(self) -> DataLoader:
+        """Return the training images, shuffled and augmented."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader:
+        """Return the validation images in order."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        """Return the test images in order."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """Return every image of the source in order if `predict` was set up first, else the test images."""
+        return self._loader("predict" if "predict" in self._datasets else "test")
+
+    def plain_dataloader(self, split: str) -> DataLoader:
+        """Return the images of a split in order, without augmentation."""
+        return self._loader(split, plain=True)
+
+    def _loader(self, split: str, plain: bool = False) -> DataLoader:
+        dataset, workers = (self._plain if plain else self._datasets)[split], self.num_workers
+        if workers is None:
+            # From the cache, only augmenting large images is work enough to pay for sending them between processes.
+            light = self.cache and (not self.augment or math.prod(self.image_shape) <= 512 * 512)
+            workers = choose_workers(light)
+        if not len(dataset):
+            raise ValueError(f"The {split} split of {self.where} ends up empty; give it images.")
+        setattr(dataset, "grids", self.geometry.grids)  # noqa: B010  # MONAI's class does not know it
+        return make_loader(dataset, self.batch_size, split == "train" and not plain, workers, self.seed)
