@@ -14,7 +14,7 @@ SUFFIXES = (
     *(".pgm", ".ppm", ".pbm", ".pnm"),
 )
 #: Formats whose further frames are others than the first: a photo with a preview is one too, but not an animation.
-_ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
+_ANIMATED = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")
 _ORIENTATION = 0x0112
 
 
@@ -38,7 +38,7 @@ class PictureReader(ImageReader):
         with Image.open(str(data), **kwargs) as image:
             frames = getattr(image, "n_frames", 1)
             if frames > 1 and image.format in _ANIMATED:
-                raise ValueError(f"it is an animation of {frames} frames; save each as a picture of its own")
+                raise ValueError(f"it holds {frames} frames, as an animation does; save each as a picture of its own")
             picture, alpha = (index_mask if self.indices else gray_or_rgb)(image)
             return np.asarray(picture), alpha
 

@@ -57,8 +57,8 @@ class TiffReader(ImageReader):
                 return self._with_pillow(data, series)
             try:
                 array = series.asarray()
-            except ValueError:
-                # LZW and some others need the package imagecodecs; Pillow decodes plain pages of them by itself.
+            except (ValueError, NotImplementedError):
+                # LZW, four bits and others need the package imagecodecs; Pillow decodes plain pages of them by itself.
                 return self._with_pillow(data, series)
             array, axes, alpha = _resolve(array, series.axes, series.keyframe, self.indices)
             return TiffImage(_turned(array, axes, series.keyframe), axes, alpha)
@@ -129,7 +129,7 @@ def _resolve(array: np.ndarray, axes: str, page: tifffile.TiffPage, indices: boo
         return table.T[array], f"{axes}S", False
     elif color not in (*_AS_STORED, PHOTOMETRIC.PALETTE, PHOTOMETRIC.SEPARATED):
         raise ValueError(f"its colors are stored as {PHOTOMETRIC(color).name}; save it as gray or RGB")
-    if bits in (2, 4) and not indices and color != PHOTOMETRIC.PALETTE:  # viewers spread them over eight bits
+    if bits in (2, 4) and not indices and color != PHOTOMETRIC.PALETTE:  # where imagecodecs is installed
         array = array * np.uint8(255 // (2**bits - 1))
     if "S" not in axes:
         return array, axes, False

@@ -70,7 +70,9 @@ def test_lossless_formats_of_gray(tmp_path: Path) -> None:
 def test_animations_are_refused(tmp_path: Path, suffix: str) -> None:
     frames = [Image.fromarray(np.roll(RGB, 5 * k, 0)) for k in range(3)]
     frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
-    with pytest.raises(BadImageError, match="it is an animation of 3 frames; save each as a picture of its own"):
+    with pytest.raises(
+        BadImageError, match="it holds 3 frames, as an animation does; save each as a picture of its own"
+    ):
         read_image(tmp_path / f"a.{suffix}")
 
 

@@ -1,5 +1,6 @@
 """TIFF files of every kind of color hold the pixels of the same picture as a PNG, or are refused."""
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,6 +70,16 @@ def test_a_tiff_is_read_as_the_png_of_the_same_picture(tmp_path: Path, kind: str
     image = read_image(tmp_path / "a.tif", notes=notes)
     np.testing.assert_allclose(image, as_png(pixels), atol=1e-6)
     assert read_shape(tmp_path / "a.tif") == image.shape and notes.sentences() == []
+
+
+@pytest.mark.parametrize(("white", "expected"), [(1, [0, 5, 15]), (0, [15, 10, 0])])
+def test_four_bits_are_spread_as_viewers_do(tmp_path: Path, white: int, expected: list[int]) -> None:
+    row = bytes([0x05, 0xF0])  # 0, 5, 15 and padding
+    tags = {256: 3, 257: 1, 258: 4, 259: 1, 262: white, 273: 8, 277: 1, 278: 1, 279: 2}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = struct.pack("<2sHI", b"II", 42, 10)
+    (tmp_path / "a.tif").write_bytes(head + row + struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0))
+    np.testing.assert_allclose(read_image(tmp_path / "a.tif")[0, 0], np.array(expected) / 15, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["unassalpha", "assocalpha"])
