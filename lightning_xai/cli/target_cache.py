@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue
@@ -15,12 +16,20 @@ from omegaconf.errors import MissingMandatoryValue
 from lightning_xai.cli.run_folder import is_first, make_folder
 from lightning_xai.data import ImageDataModule
 from lightning_xai.functional.files import atomic_write
+from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.targets import Target
+from lightning_xai.targets.testing import measure
 from lightning_xai.targets.training.classifier import ClassifierTask, fit_target, warn_if_weak
 
 log = logging.getLogger(__name__)
 
 WAIT_FOR_TARGET = 3600.0
+#: How many images a target is shown before the run begins.
+PROBED = 8
+#: Where a run keeps the test numbers of a target whose weights came from elsewhere.
+MEASURED = "target_quality.json"
+#: The lowest Dice of a segmenter without a warning, where the configured trainer is one of classifiers.
+MIN_DICE = 0.7
 #: Keys of a target's YAML that its network is chosen by, which the target itself does not take.
 NETWORK_KEYS = ("name", "encoder", "pretrained", "folder")
 #: The ``mean`` and ``std`` of a target whose network brings those of its published weights along.
@@ -37,7 +46,8 @@ def build_target(cfg: DictConfig, data: ImageDataModule) -> tuple[Target, dict[s
         data: The data module, set up.
 
     Returns:
-        The target, and its numbers on the test set, ``{"target/accuracy": ...}``: none for weights from elsewhere.
+        The target, and its numbers on the test set, ``{"target/accuracy": ...}``: none where the data have no labels of
+        its classes.
 
     Raises:
         ValueError: If it has no weights and the trainer is not one of this kind of target.
@@ -52,9 +62,11 @@ def build_target(cfg: DictConfig, data: ImageDataModule) -> tuple[Target, dict[s
         quality = target_quality(cfg)
         log.info("Target %s: test %s", weights, ", ".join(f"{name} {value:.3f}" for name, value in quality.items()))
         warn_if_weak(quality, cfg.target_trainer.min_accuracy)
-    elif weights == "builtin":
-        weights = None
-    target = make_target(cfg, weights)
+    given = cfg.target.get("weights") is not None
+    target = make_target(cfg, None if weights == "builtin" else weights)
+    probe(target, data)
+    if given and is_first():
+        quality = measured_quality(cfg, target, data)
     # Whether the target was trained just now or long ago must not change the explainer's start.
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     return target, {f"target/{name}": value for name, value in quality.items()}
@@ -96,18 +108,56 @@ def statistics_of(cfg: DictConfig, model: Any) -> dict[str, list[float] | None]:
     return found
 
 
-def target_quality(cfg: DictConfig) -> dict[str, float]:
-    """Read the test accuracy and other numbers that were kept with the weights of a target.
+def probe(target: Target, data: ImageDataModule) -> None:
+    """Show a target the first images of the data, so that what does not fit is said before anything is explained."""
+    loader = data.test_dataloader() if "test" in data.split_items else data.predict_dataloader()
+    dataset: Any = loader.dataset
+    samples = [dataset[number]["image"] for number in range(min(PROBED, len(dataset)))]
+    alike = [sample for sample in samples if sample.shape == samples[0].shape]
+    images = torch.stack([as_plain_tensor(sample) for sample in (alike if alike[0].ndim == 3 else alike[:1])])
+    target.check(images, data.data_info()["class_names"] or None)
+
+
+def measured_quality(cfg: DictConfig, target: Target, data: ImageDataModule) -> dict[str, float]:
+    """Test a target whose weights came from elsewhere, warn if it is weak, and keep its numbers in the run folder.
 
     Args:
-        cfg: ``target_weights`` and ``target.weights`` are read.
+        cfg: ``target_trainer`` and ``run_dir`` are read.
+        target: The target.
+        data: The data module.
 
     Returns:
-        Value by name; empty if the weights came from elsewhere.
+        Value by name; none where the data have no labels of the target's classes.
     """
-    if cfg.target.get("weights") is not None:
+    names = data.data_info()["class_names"]
+    labeled = "test" in data.split_items and (data.mask_classes is not None) == target.dense
+    if not labeled or len(names) != target.num_classes:
         return {}
-    quality: dict[str, float] = json.loads(Path(cfg.target_weights).with_suffix(".json").read_text())
+    quality, fault = measure(target, instantiate(cfg.target_trainer.trainer), data, names)
+    log.info("Target: test %s", ", ".join(f"{name} {value:.3f}" for name, value in quality.items()))
+    own: Any = get_class(cfg.target_trainer.module._target_)
+    warn_if_weak(quality, cfg.target_trainer.min_accuracy if own.dense == target.dense else MIN_DICE)
+    if fault is not None:
+        log.warning(fault)
+    with atomic_write(make_folder(cfg.run_dir, "run_dir") / MEASURED) as file:
+        json.dump(quality, file, indent=2)
+    return quality
+
+
+def target_quality(cfg: DictConfig) -> dict[str, float]:
+    """Read the test accuracy and other numbers that were kept with the weights of a target, or in the run folder.
+
+    Args:
+        cfg: ``target_weights``, ``target.weights`` and ``run_dir`` are read.
+
+    Returns:
+        Value by name; empty if it could not be measured.
+    """
+    given = cfg.target.get("weights") is not None
+    path = Path(cfg.run_dir) / MEASURED if given else Path(cfg.target_weights).with_suffix(".json")
+    if given and not path.is_file():
+        return {}
+    quality: dict[str, float] = json.loads(path.read_text())
     return quality
 
 

@@ -1,11 +1,14 @@
 """Weights files that hold a whole network, and are code: TorchScript and ``torch.export``."""
 
+import logging
 import types
 import zipfile
 from pathlib import Path
 
 import torch
 from torch import nn
+
+log = logging.getLogger(__name__)
 
 TORCHSCRIPT, EXPORT = "TorchScript", "torch.export"
 
@@ -65,11 +68,20 @@ def _load_export(path: Path) -> nn.Module:
     for node in program.graph.nodes:
         if _trains(node):
             raise ValueError(f"{path} was exported in training mode ({node.name}); call model.eval() before exporting.")
-    module = program.module()
+    module = _with_layers(program)
     # An exported graph has no modes and refuses eval(); the one it was exported in is the right one here.
     for name in ("train", "eval"):
         setattr(module, name, types.MethodType(_keep_mode, module))
     return module
+
+
+def _with_layers(program: torch.export.ExportedProgram) -> nn.Module:
+    """The network of an exported program with the modules that it had, whose layers can be named, where possible."""
+    try:
+        return torch.export.unflatten(program)
+    except Exception as error:  # its own, undocumented types: some graphs share modules in ways that it cannot undo
+        log.debug("The exported graph has no layers: %s", error)
+        return program.module()
 
 
 def _trains(node: torch.fx.Node) -> bool:

@@ -1,16 +1,22 @@
 """The base class of all targets: a frozen model, and the outputs of it that are explained."""
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from lightning_xai.functional.finite import check_outputs
 from lightning_xai.structures import Query
 from lightning_xai.targets.checks import check_range, checked_targets
+from lightning_xai.targets.confusion import confusion_fault, confusion_of
 from lightning_xai.targets.frozen_model import FrozenModel
 from lightning_xai.targets.outputs import Logit, LogProbability, Probability, TargetOutput
+from lightning_xai.targets.probing import OutputWatch, classes_fault, constant_fault, statistics_fault
 from lightning_xai.typing import Scorer
+
+log = logging.getLogger(__name__)
 
 
 class Target(FrozenModel, ABC):
@@ -72,6 +78,48 @@ class Target(FrozenModel, ABC):
             return self.probability(images, queried.targets, queried.regions)[:, 0]
 
         return score
+
+    def check(
+        self, images: Tensor, classes: int | Sequence[str] | None = None, labels: Tensor | None = None
+    ) -> list[str]:
+        """Run the model on a few images, and say what does not fit: output scale, classes, statistics, class order.
+
+        Args:
+            images: ``(B, C, *S)`` in natural units, some that differ.
+            classes: The data's classes, their number or names in the order of the labels, if they have any.
+            labels: True classes ``(B,)`` of a classifier's images, or masks ``(B, 1, *S)`` for a segmenter; with ten or
+                more of them the order of the classes and the chance level are looked at too.
+
+        Returns:
+            A sentence for each thing that seems wrong, all of which are logged as warnings; empty if nothing does.
+
+        Raises:
+            ValueError: If the model does not take such images, returns no logits or another number of them than there
+                are classes, or its outputs are no probabilities but the activation is ``"none"``.
+            NotFiniteOutputError: If its outputs are NaN or infinite.
+        """
+        with torch.no_grad():
+            logits = self.logits(images)
+        check_outputs(logits)
+        found = [
+            OutputWatch(fewest=4)(self.given(logits), self.activation),
+            classes_fault(self.num_classes, self.class_names, classes),
+            statistics_fault(self.normalize(images), self.mean is not None),
+            constant_fault(images, logits),
+        ]
+        if labels is not None and labels.ndim != 2:
+            truth = torch.as_tensor(labels, device=images.device)
+            names = self.class_names or [str(number) for number in range(logits.shape[1])]
+            found.append(confusion_fault(confusion_of(truth, self.predicted_classes(logits), len(names)), names))
+        self._watch.settled = True  # what there is to say is said here
+        sentences = [sentence for sentence in found if sentence is not None]
+        for sentence in sentences:
+            log.warning(sentence)
+        return sentences
+
+    @abstractmethod
+    def predicted_classes(self, logits: Tensor) -> Tensor:
+        """The predicted class of each image ``(B,)``, or of each pixel ``(B, *S)``, from logits ``(B, K, *S)``."""
 
     def evidence(self, masks: Tensor, targets: Tensor) -> Tensor:
         """The pixels that a reference mask marks as evidence for each query.

@@ -23,4 +23,9 @@ class ClassifierTarget(Target):
     def default_targets(self, images: Tensor, logits: Tensor | None) -> Tensor:
         """The most probable class ``(B,)``."""
         assert logits is not None
+        return self.predicted_classes(logits)
+
+    @override
+    def predicted_classes(self, logits: Tensor) -> Tensor:
+        """The most probable class ``(B,)``."""
         return logits.argmax(dim=1)

@@ -1,5 +1,6 @@
 """The frozen model in a target: its mode, its statistics, its sizes, and the pass that gives its logits."""
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,9 +14,12 @@ from lightning_xai.targets import freezing
 from lightning_xai.targets.checks import check_count, check_names, check_same_number
 from lightning_xai.targets.model_call import ModelCall
 from lightning_xai.targets.model_output import Output
+from lightning_xai.targets.probing import OutputWatch
 from lightning_xai.targets.sizes import channels_of, likely_outputs
 from lightning_xai.targets.sliding_window import pass_sides
 from lightning_xai.targets.weights import load_model
+
+log = logging.getLogger(__name__)
 
 ACTIVATIONS = ("softmax", "sigmoid", "none")
 
@@ -101,6 +105,7 @@ class FrozenModel(nn.Module):
         if freeze:
             self.freeze()
         self.call_model = ModelCall(self.dense, output)
+        self._watch = OutputWatch()
         self._activation = activation
         self.class_names = list(class_names) if class_names is not None else None
         for name, values in (("mean", mean), ("std", std)):
@@ -231,11 +236,23 @@ class FrozenModel(nn.Module):
 
         Raises:
             NotFiniteOutputError: If they are NaN or infinite.
+            ValueError: If they are no probabilities, but the activation is ``"none"``.
         """
         with torch.no_grad():
             logits = self.logits(images)
         check_outputs(logits)
+        self._look(logits)
         return logits
+
+    def _look(self, logits: Tensor) -> None:
+        """Warn once if probabilities are taken for logits."""
+        sentence = None if self._watch.settled else self._watch(self.given(logits), self.activation)
+        if sentence is not None:
+            log.warning(sentence)
+
+    def given(self, logits: Tensor) -> Tensor:
+        """Logits ``(B, K, *S)`` as the model gives them: of the pair (no, yes) the one that it was made of."""
+        return logits[:, 1:] if self._logits == 1 else logits
 
     def activate(self, logits: Tensor) -> Tensor:
         """Probabilities from logits ``(B, K, *S)``, float32."""
@@ -245,7 +262,9 @@ class FrozenModel(nn.Module):
 
     def predict(self, images: Tensor) -> Tensor:
         """Class probabilities ``(B, K)``, or ``(B, K, *S)`` for a segmenter."""
-        return self.activate(self.logits(images))
+        logits = self.logits(images)
+        self._look(logits)
+        return self.activate(logits)
 
     def input_zero(self, images: Tensor) -> Tensor:
         """Images ``(B, C, *S)`` that the model receives as zeros: the mean that the target subtracts, else black."""

@@ -52,8 +52,6 @@ class ModelCall:
         self.shape_of = per_pixel if dense else per_image
         #: Sides with which images reach the model, for every kind and shape ``(C, *S)`` that went through it.
         self.sizes: dict[tuple[Any, ...], tuple[int, ...]] = {}
-        #: Sides of the logits as a segmenter gives them, before they are enlarged, in the last pass.
-        self.grid: tuple[int, ...] | None = None
         self.enlarges = False
 
     def __call__(self, model: Any, images: Tensor, normalize: Callable[[Tensor], Tensor]) -> Tensor:
@@ -108,7 +106,6 @@ class ModelCall:
                 "The model gives logits of %s for images of %s; they are enlarged linearly.",
                 *(" x ".join(map(str, sides)) for sides in (logits.shape[2:], size)),
             )
-        self.grid = tuple(logits.shape[2:])
         return resize(logits, size)
 
     def _fit(self, logits: Tensor, shape: torch.Size) -> float:

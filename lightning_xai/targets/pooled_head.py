@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from lightning_xai.functional.tensors import close
 from lightning_xai.targets import Target
 from lightning_xai.targets.layers.grid import to_grid
+from lightning_xai.targets.layers.hooks import hookable
+from lightning_xai.targets.layers.layout import channel_axes
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +41,9 @@ class PooledHead:
             )
         self.name = linear[-1] if name is None else name
         self.linear: nn.Linear = modules[self.name]
-        #: The module whose output is pooled, and whether a ReLU that is no module lies between; found at first use.
-        self.regions: tuple[nn.Module, bool] | None = None
+        #: The module whose output is pooled, whether a ReLU that is no module lies between, and the axis of its
+        #: channels; found at first use.
+        self.regions: tuple[nn.Module, bool, int | None] | None = None
 
     @property
     def weight(self) -> Tensor:
@@ -82,17 +85,17 @@ class PooledHead:
         """
         if self.regions is None:
             self.regions = self._find(images[:2])
-        module, relu = self.regions
+        module, relu, axis = self.regions
         outputs: list[Tensor] = []
         # Read after the pass: what follows may work in place, and is then part of the features.
         with module.register_forward_hook(lambda _module, _input, output: outputs.append(output)):
             logits = self.target.live_logits(images) if live else self.target.logits(images)
-        grid = to_grid(outputs[-1], images.shape[2:])
+        grid = to_grid(outputs[-1], images.shape[2:], axis)
         assert grid is not None
         return (grid.relu() if relu else grid), logits
 
     @torch.no_grad()
-    def _find(self, images: Tensor) -> tuple[nn.Module, bool]:
+    def _find(self, images: Tensor) -> tuple[nn.Module, bool, int | None]:
         names = {module: name for name, module in self.target.model.named_modules()}
         outputs: dict[nn.Module, Tensor] = {}
         inputs: list[Tensor] = []
@@ -105,8 +108,9 @@ class PooledHead:
                 outputs[module] = output
 
         with ExitStack() as hooks:
-            for module in names:
+            for module in hookable(names):
                 hooks.enter_context(module.register_forward_hook(note))
+            axes = hooks.enter_context(channel_axes(list(names)))
             logits = self.target.raw_logits(images)
         if not inputs or outputs[self.linear].shape != logits.shape or not close(outputs[self.linear], logits):
             raise ValueError(
@@ -114,7 +118,7 @@ class PooledHead:
             )
         pooled, size = inputs[-1], images.shape[2:]
         for module in reversed(outputs):
-            grid = to_grid(outputs[module], size)
+            grid = to_grid(outputs[module], size, axes.get(module))
             if grid is None or grid.shape[1] != pooled.shape[1]:
                 continue
             for relu in (False, True):
@@ -123,17 +127,19 @@ class PooledHead:
                     after = " after a ReLU" if relu else ""
                     sides = " x ".join(str(side) for side in grid.shape[2:])
                     log.info("Head %r pools the %s regions of %r%s.", self.name, sides, names[module], after)
-                    return module, relu
-        reason = self._pooling(outputs, pooled, size)
+                    return module, relu, axes.get(module)
+        reason = self._pooling(outputs, axes, pooled, size)
         raise ValueError(
             f"The linear layer {self.name!r} does not read the mean of regions: {reason}. "
             "Contributions need global average pooling and one linear layer; use a CAM or PCIM for this model."
         )
 
-    def _pooling(self, outputs: dict[nn.Module, Tensor], pooled: Tensor, size: torch.Size) -> str:
+    def _pooling(
+        self, outputs: dict[nn.Module, Tensor], axes: dict[nn.Module, int], pooled: Tensor, size: torch.Size
+    ) -> str:
         """What the model does instead of averaging regions, as far as can be said."""
-        for values in outputs.values():
-            grid = to_grid(values, size)
+        for module, values in outputs.items():
+            grid = to_grid(values, size, axes.get(module))
             if values.ndim == 3 and values.shape[::2] == pooled.shape and close(values[:, 0], pooled):
                 return "it reads a class token"
             if grid is not None and grid.shape[1] == pooled.shape[1] and close(grid.flatten(2).amax(dim=2), pooled):

@@ -13,7 +13,7 @@ PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
 WRAPPERS = re.compile(r"((module|model|net|_orig_mod)\.)*")
 #: Averaged copies of a network, which are not taken unless they are named.
 COPIES = re.compile(r"(^|[._])(ema|swa|average[ds]?|averaged_model|momentum|shadow|swa_model)([._]|\d|$)")
-#: Tensors that layers of other releases or a profiler keep beside their weights.
+#: Tensors that layers of other releases or a profiler keep with their weights.
 NO_WEIGHTS = (
     "num_batches_tracked", "total_ops", "total_params", "attn_mask", "relative_position_index", "position_ids",
     "relative_coords_table",

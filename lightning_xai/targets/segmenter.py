@@ -84,6 +84,12 @@ class SegmenterTarget(Target):
         return self.foreground(images)
 
     @override
+    def predicted_classes(self, logits: Tensor) -> Tensor:
+        """The class of each pixel ``(B, *S)``: the most probable of those predicted, 0 where none is."""
+        every = torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)
+        return (self.activate(logits) * predicted_pixels(logits, every, self.activation)).argmax(dim=1)
+
+    @override
     def regions(self, images: Tensor, targets: Tensor, pixels: Tensor | None, logits: Tensor | None) -> Tensor:
         if pixels is None:
             assert logits is not None

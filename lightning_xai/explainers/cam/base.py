@@ -7,7 +7,8 @@ gives for changed inputs.
 
 import logging
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,9 +23,10 @@ from lightning_xai.functional.finite import check_outputs
 from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.structures import Explanation, Query
 from lightning_xai.targets import Target
-from lightning_xai.targets.layers.find import auto_layer, named_layer
+from lightning_xai.targets.layers.find import auto_layer, check_layers_visible, named_layer
 from lightning_xai.targets.layers.grid import to_grid, to_image
 from lightning_xai.targets.layers.hooks import capture_outputs
+from lightning_xai.targets.layers.layout import channel_axes
 from lightning_xai.targets.sliding_window import fits
 from lightning_xai.typing import Batch
 
@@ -56,6 +58,7 @@ class ActivationMap(Explainer):
         query_policy: QueryPolicy | None = None,
     ) -> None:
         super().__init__(target, query_policy)
+        check_layers_visible(target.model)
         layers = [layer] if isinstance(layer, str | nn.Module) else list(layer)
         if not layers:
             raise ValueError("layer is empty; name a module of the model, several, or 'auto'.")
@@ -64,6 +67,8 @@ class ActivationMap(Explainer):
             named_layer(target, part) if isinstance(part, str) and part != "auto" else part for part in layers
         )
         self.negative = negative
+        #: On which axis the channels of each layer's output lie, found in the first pass; ``None``: nothing says it.
+        self._axes: dict[nn.Module, int | None] = {}
 
     @override
     def attribute(self, images: Tensor, query: Query) -> Tensor:
@@ -158,13 +163,24 @@ class ActivationMap(Explainer):
         self._layers = tuple(layers)
         return layers
 
-    def grid(self, values: Tensor, images: Tensor) -> Tensor:
-        """Feature maps ``(B, D, *s)``; see :func:`lightning_xai.targets.layers.grid.to_grid`.
+    @contextmanager
+    def layouts_found(self, layers: Sequence[nn.Module]) -> Iterator[None]:
+        """Find out in a pass of the model where the channels of its layers lie, unless that is known."""
+        unknown = [layer for layer in layers if layer not in self._axes]
+        if not unknown:
+            yield
+            return
+        with channel_axes(unknown) as axes:
+            yield
+        self._axes |= {layer: axes.get(layer) for layer in unknown}
+
+    def grid(self, values: Tensor, images: Tensor, layer: nn.Module | None = None) -> Tensor:
+        """Feature maps ``(B, D, *s)`` of a layer; see :func:`lightning_xai.targets.layers.grid.to_grid`.
 
         Raises:
             ValueError: If the layer has no positions.
         """
-        grid = to_grid(values, self.target.input_size(images))
+        grid = to_grid(values, self.target.input_size(images), None if layer is None else self._axes.get(layer))
         if grid is None:
             raise ValueError(
                 f"The layer gives {tuple(values.shape)} for images {tuple(images.shape)}: no positions to map; "
@@ -211,7 +227,8 @@ class ObservedMap(ActivationMap):
 
     def observe(self, layers: list[nn.Module], images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The logits of a pass ``(B, K, *S)``, and what each layer gives in it."""
-        with capture_outputs(layers) as outputs, torch.set_grad_enabled(self.needs_gradients):
+        gradients = torch.set_grad_enabled(self.needs_gradients)
+        with capture_outputs(layers) as outputs, self.layouts_found(layers), gradients:
             logits = self.target.logits(images)
         return logits, [outputs[layer] for layer in layers]
 

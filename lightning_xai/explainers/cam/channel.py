@@ -60,7 +60,8 @@ class ScoreCAM(ChannelCAM, ObservedMap):
         self, layers: list[nn.Module], images: Tensor, query: Query, logits: Tensor, features: list[Tensor]
     ) -> list[Tensor]:
         """Layer by layer, for each has channels of its own."""
-        return [self._weighted(self.grid(values.detach(), images), images, query) for values in features]
+        grids = [self.grid(values.detach(), images, layer) for layer, values in zip(layers, features, strict=True)]
+        return [self._weighted(grid, images, query) for grid in grids]
 
     def _weighted(self, features: Tensor, images: Tensor, query: Query) -> Tensor:
         """Maps ``(B, T, *s)`` of feature maps ``(B, D, *s)``."""
@@ -121,14 +122,15 @@ class AblationCAM(ChannelCAM):
 
     def _one(self, layer: nn.Module, image: Tensor, query: Query) -> Tensor:
         with replayed(self.target.model, layer) as replay:
-            whole = Logit()(self.target, self.target.logits(image), query)[0]
+            with self.layouts_found([layer]):
+                whole = Logit()(self.target, self.target.logits(image), query)[0]
             output = replay.value
-            grid = self.grid(output, image)
+            grid = self.grid(output, image, layer)
             self._check(replay, whole, image, query)
             evaluator = Evaluator(
                 lambda batch: self._rest(replay, batch.inputs, image, query).flatten(), self.chunk_size
             )
-            ablated = Ablated(lambda values: self.grid(values, image), grid.shape[1])
+            ablated = Ablated(lambda values: self.grid(values, image, layer), grid.shape[1])
             context = PerturbationContext.of_queries(output, query.shape[1])
             (scores,) = evaluator(context, {"channels": ablated})["channels"]
         whole = whole.unsqueeze(1)

@@ -28,7 +28,8 @@ class EigenCAM(ObservedMap):
     def layer_maps(
         self, layers: list[nn.Module], images: Tensor, query: Query, logits: Tensor, features: list[Tensor]
     ) -> list[Tensor]:
-        maps = [self._projection(self.grid(values.detach(), images)) for values in features]
+        grids = [self.grid(values.detach(), images, layer) for layer, values in zip(layers, features, strict=True)]
+        maps = [self._projection(grid) for grid in grids]
         return [values.expand(-1, query.shape[1], *values.shape[2:]) for values in maps]
 
     def _projection(self, features: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Class activation maps that combine feature maps with their gradients; all queries share one forward pass."""
 
+import re
 from abc import abstractmethod
 from collections.abc import Sequence
 
@@ -15,6 +16,9 @@ from lightning_xai.structures import Query
 from lightning_xai.targets import Target
 from lightning_xai.targets.outputs import Logit
 
+#: What PyTorch says where scores do not depend on a layer.
+UNCONNECTED = re.compile(r"have been used in the graph|does not require grad")
+
 
 class GradientCAM(ObservedMap):
     """Base of the maps that combine feature maps with their gradients."""
@@ -25,13 +29,23 @@ class GradientCAM(ObservedMap):
     ) -> list[Tensor]:
         """Backward passes of many queries each, which start at the layers."""
         scores = Logit()(self.target, logits, query)
-        grids = [self.grid(values.detach(), images) for values in features]
+        grids = [self.grid(values.detach(), images, layer) for layer, values in zip(layers, features, strict=True)]
 
         def maps(found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            gradients = [self.grid(-gradient if self.negative else gradient, images) for gradient in found]
+            signed = [-gradient if self.negative else gradient for gradient in found]
+            gradients = [self.grid(values, images, layer) for layer, values in zip(layers, signed, strict=True)]
             return tuple(self.combine(*pair) for pair in zip(grids, gradients, strict=True))
 
-        return from_gradients(self.target.model, scores, features, maps)
+        try:
+            return from_gradients(self.target.model, scores, features, maps)
+        except RuntimeError as error:
+            if not UNCONNECTED.search(str(error)):
+                raise
+            raise ValueError(
+                f"The output has no gradient by the layer {' + '.join(type(layer).__name__ for layer in layers)}: the "
+                "model runs it under torch.no_grad, or detaches or ignores what it gives; use EigenCAM, ScoreCAM or "
+                "AblationCAM, which need no gradient, or another layer."
+            ) from error
 
     @abstractmethod
     def combine(self, features: Tensor, gradients: Tensor) -> Tensor:

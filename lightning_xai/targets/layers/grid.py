@@ -10,27 +10,31 @@ from lightning_xai.targets import Target
 from lightning_xai.targets.padding import cropped
 
 
-def to_grid(values: Tensor, size: Sequence[int]) -> Tensor | None:
+def to_grid(values: Tensor, size: Sequence[int], axis: int | None = None) -> Tensor | None:
     """Rearrange activations into ``(B, D, *s)``: channels last and tokens; channels first stay as they are.
 
     Args:
         values: ``(B, D, *s)``, ``(B, *s, D)`` or tokens ``(B, N, D)``, leading class tokens included.
-        size: ``*S`` of the image, whose proportions the grid has.
+        size: ``*S`` of the image, whose proportions a grid of tokens has.
+        axis: Where the channels lie, as :func:`lightning_xai.targets.layers.layout.channel_axes` finds. ``None``: no
+            operation says it, and the proportions decide; where they do not, channels come first.
 
     Returns:
         The grid; ``None`` if the values have no positions.
     """
     dims = len(size)
     if values.ndim == dims + 2:
-        if _alike(values.shape[2:], size) or not _alike(values.shape[1:-1], size):
-            return values if values[0, 0].numel() > 1 else None
-        return values.movedim(-1, 1)
+        if axis is None:
+            last = not _alike(values.shape[2:], size) and _alike(values.shape[1:-1], size)
+            axis = values.ndim - 1 if last else 1
+        return values.movedim(axis, 1) if values[0].numel() > values.shape[axis] else None
     if values.ndim != 3:
         return None
+    tokens = values.mT if axis == 1 else values
     for extra in range(6):
-        grid = _factors(values.shape[1] - extra, size)
+        grid = _factors(tokens.shape[1] - extra, size)
         if grid is not None:
-            return values[:, extra:].movedim(-1, 1).unflatten(2, grid)  # type: ignore[no-untyped-call,no-any-return]
+            return tokens[:, extra:].movedim(-1, 1).unflatten(2, grid)  # type: ignore[no-untyped-call,no-any-return]
     return None
 
 

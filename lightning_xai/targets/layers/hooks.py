@@ -1,15 +1,21 @@
 """Capture the outputs of layers, and leave no hook behind."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 NO_TENSOR = "The layer {} gives a {}; choose one of tensors."
 
 
 UNCALLED = "The layer {} gave nothing: the model does not call it, or is a script, which hides its layers."
+
+
+def hookable(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Those of some modules that take hooks: all but scripts."""
+    return [module for module in modules if not isinstance(module, torch.jit.ScriptModule)]
 
 
 @contextmanager
@@ -30,12 +36,13 @@ def capture_outputs(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Te
     def keep(module: nn.Module, _: Any, output: Any) -> Tensor:
         if not isinstance(output, Tensor):
             raise ValueError(NO_TENSOR.format(type(module).__name__, type(output).__name__))
-        outputs[module] = output if output.requires_grad else output.detach().requires_grad_(True)
+        frozen = output.requires_grad or output.is_inference()  # an inference tensor cannot get a gradient
+        outputs[module] = output if frozen else output.detach().requires_grad_(True)
         # What comes next may work in place, and must not change what was captured.
         return outputs[module].clone()
 
     with ExitStack() as hooks:
-        for module in modules:
+        for module in hookable(modules):
             hooks.enter_context(module.register_forward_hook(keep))
         yield outputs
     missing = [type(module).__name__ for module in modules if module not in outputs]

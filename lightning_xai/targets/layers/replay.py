@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai.targets.layers.hooks import NO_TENSOR, UNCALLED
+from lightning_xai.targets.layers.hooks import NO_TENSOR, UNCALLED, hookable
 
 
 @contextmanager
@@ -47,7 +47,7 @@ class Replay:
         self._calls: dict[nn.Module, int] = {}
         #: Modules whose forward is exchanged, and the one that an instance had itself.
         self._patched: dict[nn.Module, Any] = {}
-        self._handles = [module.register_forward_hook(self._note) for module in model.modules()]
+        self._handles = [module.register_forward_hook(self._note) for module in hookable(model.modules())]
 
     @property
     def value(self) -> Tensor:
