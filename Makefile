@@ -2,14 +2,18 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL := $(BIN)/python $(PIP)
+# Libraries whose networks are targets, on top of $(VENV): the torchvision that they need must not reach it, for beside a
+# PyTorch that it was not built for it stops Lightning too.
+EXTERNAL := $(VENV)-external
 
 # One thread a process: pytest runs one process a core.
 test test-fast: export OMP_NUM_THREADS = 1
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint bench clean
+.PHONY: help demo test test-fast test-external lint bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/make \1\t/p' $(MAKEFILE_LIST)
@@ -23,6 +27,9 @@ test: $(VENV)/.installed-test  ## install and run every test and doctest (LIGHTN
 test-fast: $(VENV)/.installed-test  ## the tests of a minute and a half: no runs of train.py, a slice of the contract
 	$(PYTEST) -m "not slow" $(ARGS)
 
+test-external: $(EXTERNAL)/.installed  ## the contract of networks of timm, torchvision, smp, transformers, torchxrayvision
+	OMP_NUM_THREADS=1 $(EXTERNAL)/bin/python -m pytest tests/contract/test_external_models.py $(ARGS)
+
 lint: $(VENV)/.installed-test  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -32,7 +39,7 @@ bench: $(VENV)/.installed-test  ## run every benchmark
 	@set -e; for script in $(wildcard benchmarks/[a-z]*.py); do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
 
 clean:  ## remove the virtual environment
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(EXTERNAL)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -43,4 +50,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.installed-test: $(VENV)/.installed
 	@echo "Installing the test tools"
 	@$(INSTALL) -e '.[test]'
+	@touch $@
+
+$(EXTERNAL)/.installed: $(VENV)/.installed-test
+	@$(BIN)/python -m venv $(EXTERNAL)
+	@echo "Installing libraries of networks into $(EXTERNAL)"
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $(EXTERNAL)/venv.pth
+	@mv $(EXTERNAL)/venv.pth "$$($(EXTERNAL)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	@$(EXTERNAL)/bin/python $(PIP) -e '.[timm,torchvision,smp,huggingface,torchxrayvision]'
 	@touch $@

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -11,11 +12,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from omegaconf.errors import OmegaConfBaseException
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 BAD_INPUT = (ValueError, FileNotFoundError, NotADirectoryError)
+#: How OmegaConf names a key that a YAML leaves to the command line.
+NOT_GIVEN = re.compile(r"Missing mandatory value: (?P<key>[\w.]+)")
 
 
 def sentence_of(error: Exception) -> str | None:
@@ -25,11 +29,15 @@ def sentence_of(error: Exception) -> str | None:
         error: The error; one of an object that the config makes counts as its cause.
 
     Returns:
-        ``train.py: <message>`` of a :data:`BAD_INPUT` error; ``None`` of others, and if ``HYDRA_FULL_ERROR=1`` asks
-        for tracebacks.
+        ``train.py: <message>`` of a :data:`BAD_INPUT` error, or of a key that is not given; ``None`` of others, and if
+        ``HYDRA_FULL_ERROR=1`` asks for tracebacks.
     """
     cause = error.__cause__ if isinstance(error, InstantiationException) else error
-    if os.environ.get("HYDRA_FULL_ERROR") == "1" or not isinstance(cause, BAD_INPUT):
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        return None
+    if isinstance(cause, OmegaConfBaseException) and (missing := NOT_GIVEN.search(str(cause))):
+        return f"train.py: {missing['key']} is needed and is not given; add {missing['key']}=... to the command line."
+    if not isinstance(cause, BAD_INPUT):
         return None
     return f"train.py: {cause}"
 

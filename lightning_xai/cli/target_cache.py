@@ -11,6 +11,7 @@ import lightning
 import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import MissingMandatoryValue
 
 from lightning_xai.cli.run_folder import is_first, make_folder
 from lightning_xai.data import ImageDataModule
@@ -51,7 +52,10 @@ def build_target(cfg: DictConfig, data: ImageDataModule) -> tuple[Target, dict[s
     Raises:
         ValueError: If it has no weights and the trainer is not one of this kind of target.
         FileNotFoundError: If the weights that a checkpoint was trained with are gone.
+        MissingMandatoryValue: If its YAML asks for weights and none are given.
     """
+    if OmegaConf.is_missing(cfg.target, "weights"):
+        raise MissingMandatoryValue("Missing mandatory value: target.weights")
     weights, quality = cfg.target.get("weights"), {}
     if weights is None:
         weights = trained_weights(cfg, data)

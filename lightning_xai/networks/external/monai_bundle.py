@@ -25,11 +25,15 @@ def monai_bundle(folder: str | Path, allow_code: bool = False) -> nn.Module:
         allow_code: Whether its configuration may run code, which expressions (``$...``) and classes of its own are.
 
     Raises:
-        ValueError: If there is no network in it, or its definition is code and ``allow_code`` is not ``True``.
+        ValueError: If there is no network in it, it cannot be built, or its definition is code and ``allow_code`` is
+            not ``True``.
     """
     path = configuration_of(Path(folder).expanduser())
     parser = ConfigParser()
-    parser.read_config(str(path))
+    try:
+        parser.read_config(str(path))
+    except Exception as error:  # of JSON, of YAML and of reading
+        raise ValueError(f"{path} cannot be read ({_first_line(error)}); give a whole bundle.") from error
     name = next((name for name in NETWORKS if name in parser), None)
     if name is None:
         raise ValueError(f"{path} defines no network ({', '.join(NETWORKS)}); is it the configuration of a bundle?")
@@ -39,7 +43,10 @@ def monai_bundle(folder: str | Path, allow_code: bool = False) -> nn.Module:
             f"{path} defines its network with {code!r}, which is code that runs on this machine; if you trust the "
             "bundle, allow it with target.allow_code=true."
         )
-    model = parser.get_parsed_content(name)
+    try:
+        model = parser.get_parsed_content(name)
+    except Exception as error:  # of the network, and of whatever its definition names
+        raise ValueError(f"The network that {path} defines cannot be built: {_first_line(error)}.") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{path} defines {name} as a {type(model).__name__}, not as a network.")
     return model
@@ -96,3 +103,8 @@ def strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from strings(each, key)
     elif isinstance(value, str):
         yield key, value
+
+
+def _first_line(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return str(cause).strip().partition("\n")[0].rstrip(".") or type(cause).__name__

@@ -7,6 +7,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lightning_xai.cli.errors import exit_with_sentence, one_sentence, optimized_value, sentence_of
 
@@ -41,6 +43,16 @@ def test_bad_input_is_its_sentence(wrap, monkeypatch):
         exit_with_sentence(raising(wrap(ValueError("wrong"))))(None)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     assert sentence_of(wrap(ValueError("wrong"))) is None
+
+
+@pytest.mark.parametrize("read", [lambda cfg: cfg.target.name, lambda cfg: cfg.target.model.net])
+def test_a_key_that_is_not_given_is_named(read, monkeypatch):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    cfg = OmegaConf.create({"target": {"name": "???", "model": {"net": "${target.name}"}}})
+    with pytest.raises(OmegaConfBaseException) as error:
+        read(cfg)
+    expected = "train.py: target.name is needed and is not given; add target.name=... to the command line."
+    assert sentence_of(error.value) == expected
 
 
 def test_bad_input_ends_a_job_and_a_sweep_goes_on(mode, capsys):

@@ -3,6 +3,8 @@
 import threading
 
 import pytest
+import torch
+from torch import nn
 
 from lightning_xai.cli import target_cache
 from tests.running import cfg_of
@@ -128,3 +130,55 @@ def test_a_trainer_of_another_kind_of_target_is_refused(target, trainer, tmp_pat
     }
     with pytest.raises(ValueError, match=f"{target}Target has no weights, and .*{trainer}Task does not train it"):
         target_cache.train_target(cfg_of(tmp_path, **parts), None, tmp_path / "none.ckpt")
+
+
+class Published(nn.Linear):
+    """A network that says what its weights were trained with."""
+
+    def __init__(self, outputs, mean=None):
+        super().__init__(4, outputs)
+        self.published_mean = self.published_std = mean
+
+    def forward(self, images):
+        return super().forward(images.flatten(1))
+
+
+def with_network(name, **changes):
+    target = {"_target_": "lightning_xai.targets.ClassifierTarget", "name": "some", "pretrained": True, "model": {}}
+    target["model"] = {"_target_": f"{__name__}.{name}", "outputs": 3} | changes.pop("model", {})
+    target |= {"encoder": None, "folder": "x", "mean": "published", "std": "published", "weights": None}
+    target |= {"activation": "softmax", "class_names": ["a", "b", "c"]}
+    module = {"_target_": "lightning_xai.targets.training.classifier.ClassifierTask"}
+    info = {"mean": [0.1], "std": [0.2], "classes": 3}
+    return cfg_of("run", target=target | changes, target_trainer={"module": module}, data_info=info)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"model": {"mean": [0.7]}}, ([0.7], [0.7])),
+        ({}, ([0.1], [0.2])),
+        ({"model": {"mean": [0.7]}, "mean": [0.5], "std": [0.4]}, ([0.5], [0.4])),
+        ({"model": {"mean": [0.7]}, "mean": None, "std": None}, (None, None)),
+    ],
+)
+def test_a_target_has_the_statistics_of_its_networks_published_weights(given, expected):
+    cfg = with_network("Published", **given)
+    target, module = target_cache.make_target(cfg, None), target_cache.target_module(cfg)
+    found = [None if each is None else pytest.approx(each.tolist()) for each in (target.mean, target.std)]
+    assert found == list(expected) and [module.hparams[name] for name in ("mean", "std")] == list(expected)
+    assert cfg.target.name == "some", "the config is left as it is"
+
+
+def test_what_a_network_is_chosen_by_is_in_the_key():
+    assert key_of("target.name=x") != key_of() and key_of("target.pretrained=true") != key_of()
+
+
+def test_the_weights_of_a_target_are_loaded_into_its_network(tmp_path):
+    network = Published(3)
+    torch.save(network.state_dict(), tmp_path / "net.pt")
+    cfg = with_network("Published")
+    assert target_cache.make_target(cfg, tmp_path / "net.pt").fingerprint() == (
+        target_cache.make_target(cfg, str(tmp_path / "net.pt")).fingerprint()
+    )
+    assert torch.equal(target_cache.make_target(cfg, tmp_path / "net.pt").model.weight, network.weight)
