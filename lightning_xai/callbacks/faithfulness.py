@@ -117,8 +117,11 @@ class Faithfulness(lightning.Callback):
             name: {metric: suite.members()[metric].reference_means() for metric in self.results[name]}
             for name, suite in self.suites.items()
         }
-        measured = [self.suites[name].members()[metric] for name in self.results for metric in self.results[name]]
-        self.groups = measured[0].image_groups() if measured else {}
+        # Of a metric that scored every image: those that need masks sit out where there are none.
+        own = self.results[type(pl_module).__name__]
+        widest = max(own, key=lambda name: len(own[name]), default=None)
+        members = self.suites[type(pl_module).__name__].members()
+        self.groups = {} if widest is None else members[widest].image_groups()
         curves = visibility_curves(self.suites, self.groups)
         if trainer.is_global_zero:
             self._write(trainer, pl_module)

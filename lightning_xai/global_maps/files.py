@@ -24,7 +24,7 @@ def write_maps(
     """Write ``maps.npz`` and ``maps.png``, and of volumes ``maps.nii.gz``: the overall map, then those of the labels.
 
     The npz holds ``labels`` (the names of those that have a map), ``label_wise (L, *S)``, ``overall (*S)``,
-    ``standard_error (L, *S)`` (0 where a single image gave the map), ``mean_image (C, *S)``, and of all labels
+    ``standard_error (L, *S)`` (NaN where one group or image gave the map), ``mean_image (C, *S)``, and of all labels
     ``all_labels``, ``count`` and ``skipped``.
 
     Args:
@@ -47,7 +47,9 @@ def write_maps(
         "labels": np.array(list(label_wise)),
         "label_wise": np.stack([as_array(values) for values in label_wise.values()]),
         "overall": as_array(overall),
-        "standard_error": np.stack([as_array(overall * 0 if error is None else error) for error in errors.values()]),
+        "standard_error": np.stack(
+            [as_array(overall * float("nan") if error is None else error) for error in errors.values()]
+        ),
         "all_labels": np.array(result.labels),
         "count": np.array(result.count),
         "skipped": np.array(result.skipped),

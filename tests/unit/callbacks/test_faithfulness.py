@@ -293,3 +293,15 @@ def test_methods_are_told_from_controls(tmp_path):
     run(tmp_path, callback).test(GradientMap(target), Blobs(2))
     assert set(callback.results) == {"GradientMap", "other", "random", "center", "reversed", "oracle"}
     assert set(callback.without_method) == {"random", "center", "reversed", "oracle"}
+
+
+def test_images_without_masks_keep_their_groups_too(tmp_path):
+    """The metric that is measured first sits out where there are no masks."""
+    data = Blobs(batch_size=1)
+    for number, item in enumerate(data.items):
+        item["group"] = "ann"
+        if number % 2:
+            del item["mask"]
+    callback = Faithfulness({"area": RelevanceMass(), "deletion": DeletionAUC(steps=2)})
+    run(tmp_path, callback).test(GradientMap(ClassifierTarget(cnn())), data)
+    assert len(callback.results["GradientMap"]["area"]) == 3 and len(callback.groups) == 6
