@@ -15,6 +15,7 @@ class LabeledDiceCE(nn.Module):
         activation: ``"softmax"``, or ``"sigmoid"`` for one logit.
 
     Example:
+        >>> import torch
         >>> loss, logits = LabeledDiceCE("softmax"), torch.tensor([[[1.0, -9.0], [0.0, 9.0]]])
         >>> half = loss(logits[..., :1], torch.tensor([[[0]]]))
         >>> bool(loss(logits, torch.tensor([[[0, IGNORED]]])).isclose(half))
