@@ -1,4 +1,4 @@
-"""AmortizedPCIM against PCIM on real data: fraction of its gap with two fills, and how much faster it is.
+"""AmortizedPCIM against PCIM on real data: fraction of its gap with three fills, and how much faster it is.
 
 Usage: ``LIGHTNING_XAI_DATA=... python benchmarks/amortized_pcim.py [experiment ...] [--epochs 8] [--images 100]
 [--refine 0 100] [--seed 0]``: a row for each number of refining steps; the seed decides the explainer's training.

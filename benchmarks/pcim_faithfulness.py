@@ -1,4 +1,6 @@
-"""PCIM against controls and classical maps on real data: the insertion - deletion gap with two fills, and localization.
+"""PCIM against controls and classical maps on real data: the insertion - deletion gap of three fills, and localization.
+
+PCIM trains on zero and median; blur it never saw.
 
 Usage: ``LIGHTNING_XAI_DATA=... python benchmarks/pcim_faithfulness.py [experiment ...] [--seeds 0 1] [--images 100]``.
 A seed decides the target's training and, where the split is made, the split; all methods see the same images.

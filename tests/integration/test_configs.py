@@ -11,6 +11,7 @@ from hydra._internal.utils import _locate
 from omegaconf import OmegaConf
 
 from lightning_xai.cli.tasks import TASKS
+from lightning_xai.explainers.pcim import PRESETS
 from tests.running import CONFIGS, load_config
 
 FILES = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
@@ -88,6 +89,32 @@ def test_it_says_on_its_first_lines_what_it_is(name):
     lines = (CONFIGS / f"{name}.yaml").read_text().splitlines()
     comments = [line for line in lines[:2] if line.startswith("# ") and "@package" not in line]
     assert comments and len(comments[0]) > 15
+
+
+def test_published_recipes_clip_no_gradients_and_tuned_ones_do():
+    clipped = {"amortized_pcim": 1.0, "unoise_visibility": 1.0, "unoise": None}
+    for name in ("cape", *clipped):
+        config = composed(f"explainer={name}")
+        assert config["trainer"]["gradient_clip_val"] is None and config["explainer"].get("clip_norm") == clipped.get(
+            name
+        )
+    assert composed("explainer=unoise")["explainer"]["reference"] == "mask"
+    assert composed("explainer=unoise_visibility")["explainer"]["reference"] == "prediction"
+
+
+def test_the_recipe_of_the_u_noise_paper(monkeypatch):
+    monkeypatch.setenv("LIGHTNING_XAI_DATA", "somewhere")
+    config = composed("experiment=unoise_paper")
+    wanted = {"min_scale": 1.0, "max_scale": 5.0, "noise_weight": 1e-3, "objective": "noise", "reference": "mask"}
+    assert config["explainer"] | wanted == config["explainer"] and config["explainer"]["lr"] == 3e-3
+    assert (config["data"]["batch_size"], config["trainer"]["max_epochs"]) == (8, 100)
+    assert (config["target"]["model"]["depth"], config["target"]["model"]["width"]) == (5, 64)
+
+
+def test_tables_of_pcim_show_a_fill_that_it_does_not_train_on():
+    for name in ("fast", "two_fills", "full"):
+        fills = {metric.get("fill") for metric in composed(f"metrics={name}")["metrics"].values()}
+        assert fills - {None, *PRESETS["faithful"].baseline, "input_zero"}, name
 
 
 def test_recipes_change_what_they_say(monkeypatch):

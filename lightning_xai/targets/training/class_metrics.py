@@ -8,7 +8,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics import classification as scores
 from torchmetrics.utilities import dim_zero_cat
 
-#: True and false positives, false and true negatives of every class, ``(K,)`` each -> a score ``(K,)``.
+#: True and false positives, false and true negatives of every class, ``(K,)`` each -> a score ``(K,)``, or a scalar.
 Score = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -28,7 +28,7 @@ def classifier_metrics(num_classes: int, activation: str) -> MetricCollection:
     metrics: dict[str, Metric | MetricCollection]
     if activation == "softmax":
         metrics = {
-            "accuracy": scores.MulticlassAccuracy(num_classes, average="micro"),
+            "accuracy": MeanOverClasses(num_classes, accuracy),
             "balanced_accuracy": MeanOverClasses(num_classes, recall),
             "auc": MulticlassAUC(num_classes),
             "f1": MeanOverClasses(num_classes, f1),
@@ -37,7 +37,7 @@ def classifier_metrics(num_classes: int, activation: str) -> MetricCollection:
         }
     elif num_classes == 1:
         metrics = {
-            "accuracy": scores.BinaryAccuracy(),
+            "accuracy": MeanOverClasses(2, accuracy),
             "balanced_accuracy": MeanOverClasses(2, recall),
             "auc": BinaryAUC(),
             "f1": MeanOverClasses(1, f1),
@@ -46,7 +46,7 @@ def classifier_metrics(num_classes: int, activation: str) -> MetricCollection:
         }
     else:
         metrics = {
-            "accuracy": scores.MultilabelAccuracy(num_classes, average="micro"),
+            "accuracy": MeanOverClasses(num_classes, label_accuracy),
             "balanced_accuracy": MeanOverClasses(num_classes, balanced),
             "auc": MultilabelAUC(num_classes),
             "f1": MeanOverClasses(num_classes, f1),
@@ -56,6 +56,16 @@ def classifier_metrics(num_classes: int, activation: str) -> MetricCollection:
         }
     # With compute groups two metrics whose first states are equal would be merged for good (torchmetrics 1.9).
     return MetricCollection(metrics, compute_groups=False)
+
+
+def accuracy(hits: Tensor, false: Tensor, missed: Tensor, rejected: Tensor) -> Tensor:
+    """Fraction of all images whose one class is found, a scalar."""
+    return hits.sum() / (hits + missed).sum()
+
+
+def label_accuracy(hits: Tensor, false: Tensor, missed: Tensor, rejected: Tensor) -> Tensor:
+    """Fraction of all labels of all images that are right, a scalar."""
+    return (hits + rejected).sum() / (hits + false + missed + rejected).sum()
 
 
 def recall(hits: Tensor, false: Tensor, missed: Tensor, rejected: Tensor) -> Tensor:

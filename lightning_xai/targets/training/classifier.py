@@ -155,8 +155,8 @@ class ClassifierTask(LightningModule):
                 self.val_metrics = metrics.clone(prefix="target/val_")
                 self.test_metrics = metrics.clone(prefix="target/test_")
         stage_metrics = self.val_metrics if stage == "val" else self.test_metrics
-        if count:
-            stage_metrics.update(*self.judged(logits, batch))
+        # Also a rank whose images count elsewhere takes part with states that others can be joined to.
+        stage_metrics.update(*(values[:count] for values in self.judged(logits, batch)))
         self.log_dict(stage_metrics, batch_size=len(logits))
 
     def judged(self, logits: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
