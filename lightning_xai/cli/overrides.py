@@ -74,8 +74,7 @@ def single_lines(override: Override, config_dir: Path) -> list[str]:
 
 def options(group: Path) -> list[str]:
     """List the choices of a config group: its YAML files, but for those that others build on."""
-    files = (file.relative_to(group).with_suffix("") for file in group.rglob("*.yaml"))
-    return sorted(file.as_posix() for file in files if not file.name.startswith("_"))
+    return sorted(file.stem for file in group.glob("*.yaml") if not file.name.startswith("_"))
 
 
 def check_job(lines: list[str], config_dir: Path, config_name: str) -> None:

@@ -16,6 +16,7 @@ from omegaconf.errors import MissingMandatoryValue
 from lightning_xai.cli.run_folder import is_first, make_folder
 from lightning_xai.data import ImageDataModule
 from lightning_xai.functional.files import atomic_write
+from lightning_xai.functional.finite import naming_images
 from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.targets import Target
 from lightning_xai.targets.testing import measure
@@ -98,7 +99,7 @@ def statistics_of(cfg: DictConfig, model: Any) -> dict[str, list[float] | None]:
     """
     found: dict[str, list[float] | None] = {}
     for name in ("mean", "std"):
-        values = cfg.target[name]
+        values = cfg.target.get(name)
         if values == PUBLISHED:
             values = getattr(model, f"published_{name}", None)
             if values is None:
@@ -112,11 +113,13 @@ def probe(target: Target, data: ImageDataModule) -> None:
     """Show a target the first images of the data, so that what does not fit is said before anything is explained."""
     loader = data.test_dataloader() if "test" in data.split_items else data.predict_dataloader()
     dataset: Any = loader.dataset
-    samples = [dataset[number]["image"] for number in range(min(PROBED, len(dataset)))]
-    alike = [sample for sample in samples if sample.shape == samples[0].shape]
-    images = torch.stack([as_plain_tensor(sample) for sample in (alike if alike[0].ndim == 3 else alike[:1])])
+    samples = [dataset[number] for number in range(min(PROBED, len(dataset)))]
+    alike = [sample for sample in samples if sample["image"].shape == samples[0]["image"].shape]
+    alike = alike if alike[0]["image"].ndim == 3 else alike[:1]  # a volume alone
+    images = torch.stack([as_plain_tensor(sample["image"]) for sample in alike])
     same_kind = (data.mask_classes is not None) == target.dense
-    target.check(images, data.data_info()["class_names"] or None if same_kind else None)
+    with naming_images({"id": [sample["id"] for sample in alike]}):
+        target.check(images, data.class_names or None if same_kind else None)
 
 
 def measured_quality(cfg: DictConfig, target: Target, data: ImageDataModule) -> dict[str, float]:

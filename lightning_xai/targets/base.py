@@ -117,9 +117,9 @@ class Target(FrozenModel, ABC):
             log.warning(sentence)
         return sentences
 
-    @abstractmethod
     def predicted_classes(self, logits: Tensor) -> Tensor:
         """The predicted class of each image ``(B,)``, or of each pixel ``(B, *S)``, from logits ``(B, K, *S)``."""
+        return logits.argmax(dim=1)
 
     def evidence(self, masks: Tensor, targets: Tensor) -> Tensor:
         """The pixels that a reference mask marks as evidence for each query.

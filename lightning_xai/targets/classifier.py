@@ -24,8 +24,3 @@ class ClassifierTarget(Target):
         """The most probable class ``(B,)``."""
         assert logits is not None
         return self.predicted_classes(logits)
-
-    @override
-    def predicted_classes(self, logits: Tensor) -> Tensor:
-        """The most probable class ``(B,)``."""
-        return logits.argmax(dim=1)

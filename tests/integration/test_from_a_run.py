@@ -177,7 +177,7 @@ def test_predict_explains_every_image_of_a_flat_folder(trained, shared, count, n
     cfg = on_top(shared / f"flat_run_{count}", "task=predict", best_of(trained[0]), f"data.root={root}")
     assert not any(name.startswith("test/") for name in train.main(cfg))
     maps = [np.load(path) for path in (shared / f"flat_run_{count}" / "predictions").glob("*.npy")]
-    assert len(maps) == count and {values.shape for values in maps} == {(1, 16, 16)}
+    assert len(maps) == count and {values.shape for values in maps} == {(1, 24, 24)}, "maps are of the file's size"
     kept = OmegaConf.load(shared / f"flat_run_{count}" / "config.yaml")
     assert kept.data_info == OmegaConf.load(trained[0] / "config.yaml").data_info
 

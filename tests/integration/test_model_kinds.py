@@ -38,7 +38,7 @@ def test_one_logit_for_two_classes_is_trained_explained_and_tested(bars, tmp_pat
         assert results["target/accuracy"] > 0.9
         assert 0 <= results["test/deletion_auc"] <= 1
     table = (tmp_path / "grad_cam" / "per_image.csv").read_text().splitlines()
-    assert len({line.split(",")[1] for line in table[1:]}) == 2, "both answers, no and yes"
+    assert len({line.split(",")[2] for line in table[1:]}) == 2, "both answers, no and yes"
 
 
 def test_a_sigmoid_over_two_exclusive_classes_trains(bars, tmp_path):

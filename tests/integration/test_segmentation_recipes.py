@@ -5,7 +5,6 @@ import json
 import nibabel
 import numpy as np
 import pytest
-import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
@@ -53,18 +52,8 @@ def test_a_mask_for_each_class_of_volumes_in_their_place(data_root, tmp_path):
     data = instantiate(cfg.data)
     data.setup()
     batch = next(iter(data.test_dataloader()))
-    for image, name in zip(batch["image"], batch["id"], strict=True):
+    for name in batch["id"]:
         written = nibabel.load(tmp_path / "applied" / "predictions" / f"{name}.nii.gz")
-        assert written.shape == (*image.shape[1:], 2), "one map for each class, on the network's grid"
-        check_place(image[0], written.affine, nibabel.load(data_root / "msd_hippocampus" / "images" / f"{name}.nii.gz"))
-
-
-def check_place(image, affine, file):
-    """Every voxel of the file lies where the written affine has the same content of the network's image."""
-    values = file.get_fdata()
-    voxels = np.stack(np.meshgrid(*map(np.arange, values.shape), indexing="ij"), axis=-1).reshape(-1, 3)
-    world = nibabel.affines.apply_affine(file.affine, voxels)
-    places = nibabel.affines.apply_affine(np.linalg.inv(affine), world)
-    assert np.allclose(places, places.round(), atol=1e-3)
-    found = image[tuple(torch.from_numpy(places.round().astype(int)).T)].double().numpy()
-    assert np.allclose(found, ((values - values.mean()) / values.std()).ravel(), atol=1e-3)
+        file = nibabel.load(data_root / "msd_hippocampus" / "images" / f"{name}.nii.gz")
+        assert written.shape == (*file.shape, 2), "one map for each class, on the file's grid"
+        assert np.allclose(written.affine, file.affine, atol=1e-4)

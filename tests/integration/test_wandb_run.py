@@ -66,10 +66,10 @@ def test_it_holds_the_values_of_each_image(offline):
     _, history = read_wandb(folder)
     files = next(folder.glob("wandb/offline-run-*/files"))
     table = json.loads((files / json.loads(history["test/per_image/path"])).read_text())
-    assert table["columns"] == ["explainer", "id", "target", "class", "metric", "value"]
-    own = {(row[1], str(row[2]), row[4]): row[5] for row in table["data"] if row[0] == "AmortizedPCIM"}
+    assert table["columns"] == ["explainer", "id", "group", "target", "class", "metric", "value"]
+    own = {(row[1], str(row[3]), row[5]): row[6] for row in table["data"] if row[0] == "AmortizedPCIM"}
     written = {(row["id"], row["target"], row["metric"]): float(row["value"]) for row in rows(folder / "per_image.csv")}
-    assert own == pytest.approx(written) and len({name for name, _, _ in own}) == 9
+    assert own == pytest.approx(written) and len({name for name, *_ in own}) == 9
     assert {row[0] for row in table["data"]} == {"AmortizedPCIM", "random", "center", "edge"}
 
 
