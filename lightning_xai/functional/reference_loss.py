@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from monai.losses.dice import DiceLoss
 from torch import Tensor
 
-from lightning_xai.functional.segmentation import gather_classes
+from lightning_xai.functional.segmentation import IGNORED, gather_classes
 
 
 def reference_loss(
@@ -20,7 +20,8 @@ def reference_loss(
 
     Args:
         logits: ``(B, K, *S)``.
-        truth: Classes ``(B, *S)``, or multi-hot ``(B, K, *S)`` for a sigmoid.
+        truth: Classes ``(B, *S)``, or multi-hot ``(B, K, *S)`` for a sigmoid. Pixels that a mask ignores count for
+            nothing: the loss is then the mean over the images that have others.
         activation: ``"softmax"``; or ``"sigmoid"``: the mean of the binary cross-entropies of all classes, of which
             the pair that a target makes of one logit has twice the same.
         classes: ``(B,)``, the class that is judged, one against the rest; ``None``: all.
@@ -39,6 +40,8 @@ def reference_loss(
         True
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
+    if truth.ndim < logits.ndim and bool((truth == IGNORED).any()):
+        return _of_labeled_pixels(logits, truth, activation, classes, dice, background)
     if activation == "sigmoid":
         return _binary(logits, multi_hot_like(truth, logits), classes, dice, background)
     if classes is not None:
@@ -51,6 +54,19 @@ def reference_loss(
         return entropy
     lost: Tensor = DiceLoss(softmax=True, to_onehot_y=True, include_background=False)(logits, truth.unsqueeze(1))
     return entropy + lost
+
+
+def _of_labeled_pixels(
+    logits: Tensor, truth: Tensor, activation: str, classes: Tensor | None, dice: bool, background: int | None
+) -> Tensor:
+    """The mean over images of the loss of the pixels that their masks say something about."""
+    losses = []
+    for number, labeled in enumerate(truth != IGNORED):
+        if labeled.any():
+            one = None if classes is None else classes[number, None]
+            part, reference = logits[number][:, labeled].unsqueeze(0), truth[number][labeled].unsqueeze(0)
+            losses.append(reference_loss(part, reference, activation, one, dice, background))
+    return torch.stack(losses).mean() if losses else logits.sum() * 0
 
 
 def _binary(logits: Tensor, truth: Tensor, classes: Tensor | None, dice: bool, background: int | None) -> Tensor:
