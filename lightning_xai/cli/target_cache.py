@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from lightning_xai.cli.run_folder import is_first, make_folder
 from lightning_xai.data import ImageDataModule
 from lightning_xai.functional.files import atomic_write
+from lightning_xai.functional.finite import naming_images
 from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.targets import Target
 from lightning_xai.targets.testing import measure
@@ -69,11 +70,19 @@ def probe(target: Target, data: ImageDataModule) -> None:
     """Show a target the first images of the data, so that what does not fit is said before anything is explained."""
     loader = data.test_dataloader() if "test" in data.split_items else data.predict_dataloader()
     dataset: Any = loader.dataset
-    samples = [dataset[number]["image"] for number in range(min(PROBED, len(dataset)))]
-    alike = [sample for sample in samples if sample.shape == samples[0].shape]
-    images = torch.stack([as_plain_tensor(sample) for sample in (alike if alike[0].ndim == 3 else alike[:1])])
-    same_kind = (data.mask_classes is not None) == target.dense
-    target.check(images, data.data_info()["class_names"] or None if same_kind else None)
+    samples = [dataset[number] for number in range(min(PROBED, len(dataset)))]
+    shape = samples[0]["image"].shape
+    samples = [sample for sample in samples if sample["image"].shape == shape][: None if len(shape) == 3 else 1]
+    images = torch.stack([as_plain_tensor(sample["image"]) for sample in samples])
+    with naming_images({"id": [sample["id"] for sample in samples]}):
+        target.check(images, label_names(target, data) or None)
+
+
+def label_names(target: Target, data: ImageDataModule) -> list[str]:
+    """The classes that the test images are labeled with, if a target of this kind can be judged by them; else none."""
+    labeled = "test" in data.split_items and (data.mask_classes is not None) == target.dense
+    names: list[str] = data.data_info()["class_names"] if labeled else []
+    return names
 
 
 def measured_quality(cfg: DictConfig, target: Target, data: ImageDataModule) -> dict[str, float]:
@@ -87,9 +96,8 @@ def measured_quality(cfg: DictConfig, target: Target, data: ImageDataModule) -> 
     Returns:
         Value by name; none where the data have no labels of the target's classes.
     """
-    names = data.data_info()["class_names"]
-    labeled = "test" in data.split_items and (data.mask_classes is not None) == target.dense
-    if not labeled or len(names) != target.num_classes:
+    names = label_names(target, data)
+    if not names or len(names) != target.num_classes:
         return {}
     quality, fault = measure(target, instantiate(cfg.target_trainer.trainer), data, names)
     log.info("Target: test %s", ", ".join(f"{name} {value:.3f}" for name, value in quality.items()))
