@@ -114,12 +114,18 @@ def probe(target: Target, data: ImageDataModule) -> None:
     loader = data.test_dataloader() if "test" in data.split_items else data.predict_dataloader()
     dataset: Any = loader.dataset
     samples = [dataset[number] for number in range(min(PROBED, len(dataset)))]
-    alike = [sample for sample in samples if sample["image"].shape == samples[0]["image"].shape]
-    alike = alike if alike[0]["image"].ndim == 3 else alike[:1]  # a volume alone
-    images = torch.stack([as_plain_tensor(sample["image"]) for sample in alike])
-    same_kind = (data.mask_classes is not None) == target.dense
-    with naming_images({"id": [sample["id"] for sample in alike]}):
-        target.check(images, data.class_names or None if same_kind else None)
+    shape = samples[0]["image"].shape
+    samples = [sample for sample in samples if sample["image"].shape == shape][: None if len(shape) == 3 else 1]
+    images = torch.stack([as_plain_tensor(sample["image"]) for sample in samples])
+    with naming_images({"id": [sample["id"] for sample in samples]}):
+        target.check(images, label_names(target, data) or None)
+
+
+def label_names(target: Target, data: ImageDataModule) -> list[str]:
+    """The classes that the test images are labeled with, if a target of this kind can be judged by them; else none."""
+    labeled = "test" in data.split_items and (data.mask_classes is not None) == target.dense
+    names: list[str] = data.data_info()["class_names"] if labeled else []
+    return names
 
 
 def measured_quality(cfg: DictConfig, target: Target, data: ImageDataModule) -> dict[str, float]:
@@ -133,9 +139,8 @@ def measured_quality(cfg: DictConfig, target: Target, data: ImageDataModule) -> 
     Returns:
         Value by name; none where the data have no labels of the target's classes.
     """
-    names = data.data_info()["class_names"]
-    labeled = "test" in data.split_items and (data.mask_classes is not None) == target.dense
-    if not labeled or len(names) != target.num_classes:
+    names = label_names(target, data)
+    if not names or len(names) != target.num_classes:
         return {}
     quality, fault = measure(target, instantiate(cfg.target_trainer.trainer), data, names)
     log.info("Target: test %s", ", ".join(f"{name} {value:.3f}" for name, value in quality.items()))

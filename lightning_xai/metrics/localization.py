@@ -77,7 +77,7 @@ class PointingGame(LocalizationMetric):
         if not tolerance >= 0:
             raise ValueError(f"tolerance is {tolerance}; give a distance in pixels, 0 or more.")
         self.tolerance = tolerance
-        self.by_place = tolerance > 0  # type: ignore[misc]
+        self.by_place = tolerance > 0
 
     @override
     def value(self, batch: MapBatch) -> Tensor:
