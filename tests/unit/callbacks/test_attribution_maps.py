@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_xai.callbacks import AttributionMaps, attribution_maps
+from lightning_xai.callbacks.attribution_maps import on_one_canvas
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.targets import ClassifierTarget, SegmenterTarget
 
@@ -162,3 +163,11 @@ def test_other_ranks_draw_nothing(tmp_path, classifier, monkeypatch):
 def test_bad_numbers_are_refused():
     with pytest.raises(ValueError, match="at least 1"):
         AttributionMaps(num_images=0)
+
+
+def test_images_of_different_sizes_share_a_canvas():
+    wide, high = torch.ones(2, 1, 3, 6), torch.ones(1, 1, 4, 2)
+    whole = on_one_canvas([wide, high])
+    assert whole.shape == (3, 1, 4, 6) and whole.sum() == 2 * 18 + 8
+    assert whole[2, 0, :, 2:4].all() and whole[0, 0, :3].all()
+    assert torch.equal(on_one_canvas([wide, wide]), torch.cat([wide, wide]))

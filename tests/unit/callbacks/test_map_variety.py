@@ -105,3 +105,10 @@ def test_few_images_are_no_reason(caplog):
     with caplog.at_level(logging.WARNING, "lightning_xai"):
         run(Bar(ClassifierTarget(cnn())), MapVariety(), count=4)
     assert "hardly differ" not in caplog.text
+
+
+def test_maps_of_different_sizes_are_not_compared():
+    likeness = Likeness()
+    for size in ((6, 8), (8, 6), (6, 8)):
+        likeness.update(torch.arange(48.0).view(1, 1, *size), torch.zeros(1, 1, dtype=torch.long))
+    assert likeness.count == 2 and likeness.compute() == pytest.approx(1)

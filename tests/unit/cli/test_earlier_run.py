@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from lightning_xai.cli.earlier_run import (
     PRIMARY,
@@ -256,6 +256,15 @@ def test_new_images_come_in_the_size_of_the_training_and_all_of_them(words, size
     now = on_top(BEST, "task=predict", "data.limit=7")
     fit_to_target(now, was)
     assert now.data.limit == 7, "the command line's"
+
+
+def test_new_images_come_in_the_unit_of_the_training():
+    was = trained("runs/mine", "data.normalize=dataset")
+    now = on_top(BEST, "task=predict", "data.root=new")
+    with open_dict(now):
+        now.data_info.normalize = {"mean": [0.5], "std": [2.0]}
+    fit_to_target(now, was)
+    assert now.data.normalize == {"mean": [0.5], "std": [2.0]}
 
 
 def test_new_images_have_no_labels_to_ask_about():
