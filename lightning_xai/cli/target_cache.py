@@ -115,7 +115,8 @@ def probe(target: Target, data: ImageDataModule) -> None:
     samples = [dataset[number]["image"] for number in range(min(PROBED, len(dataset)))]
     alike = [sample for sample in samples if sample.shape == samples[0].shape]
     images = torch.stack([as_plain_tensor(sample) for sample in (alike if alike[0].ndim == 3 else alike[:1])])
-    target.check(images, data.data_info()["class_names"] or None)
+    same_kind = (data.mask_classes is not None) == target.dense
+    target.check(images, data.data_info()["class_names"] or None if same_kind else None)
 
 
 def measured_quality(cfg: DictConfig, target: Target, data: ImageDataModule) -> dict[str, float]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_xai.functional.tensors import close
 from lightning_xai.targets import Target
+from lightning_xai.targets.layers.find import check_layers_visible
 from lightning_xai.targets.layers.grid import to_grid
 from lightning_xai.targets.layers.hooks import hookable
 from lightning_xai.targets.layers.layout import channel_axes
@@ -30,6 +31,8 @@ class PooledHead:
     """
 
     def __init__(self, target: Target, name: str | None = None) -> None:
+        if isinstance(target.model, nn.Module):
+            check_layers_visible(target.model)
         self.target = target
         modules = dict(target.model.named_modules()) if isinstance(target.model, nn.Module) else {}
         linear = [key for key, module in modules.items() if isinstance(module, nn.Linear)]
@@ -37,7 +40,8 @@ class PooledHead:
             named = "" if name is None else f" named {name!r}"
             raise ValueError(
                 f"The model has no linear layer{named} that can be seen; its linear layers are {linear or 'none'}. "
-                "Contributions need average pooling and one linear layer at the end."
+                "Contributions need average pooling and one linear layer at the end; use another CAM or PCIM for this "
+                "model."
             )
         self.name = linear[-1] if name is None else name
         self.linear: nn.Linear = modules[self.name]

@@ -7,8 +7,11 @@ from torch import Tensor
 
 #: How far probabilities may be outside of [0, 1], or from 1 in sum, by rounding.
 ROUNDING = {torch.float16: 2e-2, torch.bfloat16: 5e-2}
-#: So many outputs in [0, 1] are hardly a chance.
-FEWEST = 16
+#: So many outputs in [0, 1] are hardly a chance, if they differ so much or are all so large: logits of an untrained
+#: network are small and alike, and may all be positive.
+FEWEST, LEAST_SPREAD, LARGE = 16, 0.2, 0.3
+#: After so many outputs nothing more is looked for.
+MOST = 256
 #: The sigmoid of 1, below which it stays for everything in [0, 1].
 LARGEST_TWICE = 0.7311
 #: Normalized images have about mean 0 and deviation 1; beyond these bounds the statistics belong to other units.
@@ -25,6 +28,7 @@ class OutputWatch:
     def __init__(self, fewest: int = FEWEST) -> None:
         self.fewest = fewest
         self.seen = 0
+        self.low, self.high = float("inf"), float("-inf")
         #: Whether nothing more is to be said.
         self.settled = False
 
@@ -45,6 +49,8 @@ class OutputWatch:
         low, high = torch.stack(torch.aminmax(values)).tolist()
         inside = low >= -slack and high <= 1 + slack
         self.seen += values.numel()
+        self.low, self.high = min(low, self.low), max(high, self.high)
+        several = self.seen >= self.fewest and (self.high - self.low >= LEAST_SPREAD or self.low >= LARGE)
         sentence = None
         if activation == "none":
             if not inside:
@@ -56,11 +62,11 @@ class OutputWatch:
             sentence = TWICE if twice and self.seen >= self.fewest else None
         elif inside and sum_to_one(values, slack):
             sentence = PROBABILITIES.format(", and sum to 1 over the classes", activation)
-        elif inside and self.seen >= self.fewest:
+        elif inside and several:
             sentence = PROBABILITIES.format("", activation)
         elif activation == "sigmoid" and high <= slack and sum_to_one(values.exp(), slack):
             sentence = LOGARITHMS
-        self.settled = sentence is not None or not inside or self.seen >= max(self.fewest, FEWEST)
+        self.settled = sentence is not None or not inside or self.seen >= MOST
         return sentence
 
 

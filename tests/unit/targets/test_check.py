@@ -68,6 +68,11 @@ def test_logits_and_declared_probabilities_are_no_fault(wrap, net, activation, c
     assert not warnings_of(caplog)
 
 
+def test_small_logits_of_an_untrained_network_are_no_probabilities():
+    logits = 0.1 + 0.15 * torch.rand(8, 4, generator=torch.Generator().manual_seed(0))
+    assert OutputWatch()(logits, "sigmoid") is None and OutputWatch(4)(logits, "softmax") is None
+
+
 def test_logits_declared_probabilities_are_refused():
     target = ClassifierTarget(cnn(), activation="none")
     for call in (target.query, target.predict, target.check):

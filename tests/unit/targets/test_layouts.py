@@ -6,7 +6,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightning_xai import ClassifierTarget, SegmenterTarget
-from lightning_xai.explainers import CAM, AblationCAM, EigenCAM, GradCAM, HiResCAM, ScoreCAM
+from lightning_xai.explainers import (
+    CAM,
+    CAPE,
+    PCIM,
+    RISE,
+    AblationCAM,
+    CaptumExplainer,
+    EigenCAM,
+    GradCAM,
+    HiResCAM,
+    ScoreCAM,
+    UNoise,
+)
 from lightning_xai.functional.resize import resize
 from lightning_xai.targets.layers.find import auto_layer
 from lightning_xai.targets.layers.layout import channel_axes, reshaped
@@ -263,13 +275,36 @@ def deep():
 @pytest.mark.parametrize("layer", ["auto", "0"])
 def test_scripts_and_compiled_models_name_the_explainers_that_work(layer):
     script = torch.jit.script(deep())
-    with pytest.raises(ValueError, match="The model is TorchScript .*hides its layers; use .*PCIM.*occlusion"):
-        GradCAM(ClassifierTarget(script), layer)
+    for make in (lambda target: GradCAM(target, layer), CAM, CAPE):
+        with pytest.raises(ValueError, match="The model is TorchScript .*hides its layers; use .*PCIM.*occlusion"):
+            make(ClassifierTarget(script))
     compiled, in_place = torch.compile(deep()), deep()
     in_place.compile()
     for model in (compiled, in_place):
         with pytest.raises(ValueError, match=r"The model is compiled .*model\._orig_mod.*PCIM"):
             GradCAM(ClassifierTarget(model), layer)
+
+
+@pytest.mark.parametrize("model", ["script", "trace", "export"])
+def test_the_explainers_that_are_named_do_work(tmp_path, model):
+    net, images = deep(), torch.rand(2, 1, 8, 8)
+    if model == "export":
+        shapes = ({0: torch.export.Dim("batch")},)
+        torch.export.save(torch.export.export(net, (images,), dynamic_shapes=shapes), tmp_path / "net.pt2")
+        target = ClassifierTarget(weights=tmp_path / "net.pt2", allow_code=True, in_channels=1, num_classes=3)
+    else:
+        hidden = torch.jit.script(net) if model == "script" else torch.jit.trace(net, images)
+        target = ClassifierTarget(hidden, in_channels=1, num_classes=3)
+    occlusion = {"sliding_window_shapes": (1, 4, 4), "strides": (1, 4, 4)}
+    for explainer in (
+        PCIM(target, steps=2),
+        RISE(target, masks=8),
+        UNoise(target),
+        CaptumExplainer(target, "Saliency"),
+        CaptumExplainer(target, "Occlusion", **occlusion),
+    ):
+        maps = explainer.explain(images)
+        assert maps.shape == images.shape and maps.isfinite().all()
 
 
 def test_a_part_that_is_a_script_is_named():
