@@ -38,6 +38,7 @@ from lightning_xai.networks.external import huggingface, monai_bundle, smp, timm
 from lightning_xai.networks.external.common import MissingPackageError  # noqa: E402
 from lightning_xai.networks.mask_net import SmallCNN, UNet  # noqa: E402
 from lightning_xai.targets import Target  # noqa: E402
+from lightning_xai.targets.layers.find import auto_layer  # noqa: E402
 
 CLASSES = 3
 SMALL_VIT = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 96}
@@ -153,7 +154,15 @@ def verdict(target: Target, make: Callable[[Target], Explainer], images: Tensor)
     assert maps.shape == (2, 2, *images.shape[2:])
     if not maps.isfinite().all():
         return "FAILS: values that are not finite"
-    return "works" if all(values.std() > 0 for values in maps.flatten(0, 1)) else "works (a constant map among them)"
+    return "works" if all(values.std() > 0 for values in maps.flatten(0, 1)) else "works, but a map is constant"
+
+
+def layer_of(target: Target, images: Tensor) -> str:
+    """The layer that class activation maps are computed from by default."""
+    try:
+        return f"`{auto_layer(target, images, torch.tensor([[0, 1], [2, 1]]))}`"
+    except ValueError:
+        return "none"
 
 
 def main() -> None:
@@ -179,6 +188,8 @@ def main() -> None:
                 continue
             images = torch.rand(2, target.in_channels or 3, given.side, given.side)
             target.logits(images)
+            table[model] = [layer_of(target, images)]
+            print(f"{model:26s} {'layer of CAMs':16s} {table[model][0]}", flush=True)
             for explainer, method in EXPLAINERS.items():
                 said = verdict(target, method, images)
                 print(f"{model:26s} {explainer:16s} {said}", flush=True)
@@ -186,8 +197,8 @@ def main() -> None:
                     if said not in sentences:
                         sentences.append(said)
                     said = f"({sentences.index(said) + 1})"
-                table.setdefault(model, []).append(said)
-    print("\n| model | " + " | ".join(EXPLAINERS) + " |\n|" + " --- |" * (len(EXPLAINERS) + 1))
+                table[model].append(said)
+    print("\n| " + " | ".join(("model", "layer of CAMs", *EXPLAINERS)) + " |\n|" + " --- |" * (len(EXPLAINERS) + 2))
     for model, row in table.items():
         print(f"| {model} | " + " | ".join(row) + " |")
     for number, said in enumerate(sentences, start=1):
