@@ -101,7 +101,7 @@ def test_a_command_on_own_data_runs_as_it_stands(folder, words):
 
 
 def test_a_segmenter_on_own_scans(folder):
-    line = next(line for line in LINES if "data.root=scans" in line)
+    line = next(line for line in LINES if "data.root=scans" in line and "target=unet_segmenter" in line)
     said = run(line, folder, *SMALL)
     assert "Per image" in said
 
