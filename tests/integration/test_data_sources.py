@@ -44,7 +44,7 @@ def test_without_masks_there_is_no_localization(tmp_path, capsys):
     bars_folder(tmp_path / "photos")
     given = ("data=folder", f"data.root={tmp_path}/photos/images", "data.splits=[0.5,0.25,0.25]")
     result = train.main(configure(tmp_path / "run", *given, *PCIM))
-    assert set(table_of(capsys.readouterr().out)) == {"deletion_auc", "gap", "insertion_auc", "p_blank"}
+    assert set(table_of(capsys.readouterr().out)) == {"deletion_auc", "gap", "gap_blur", "insertion_auc", "p_blank"}
     assert "test/relevance_mass" not in result and "test/gap" in result
 
 

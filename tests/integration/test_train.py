@@ -47,7 +47,7 @@ def digits(shared):
     return folder, result, lines
 
 
-METRICS = {"deletion_auc", "insertion_auc", "gap", "p_blank", "pointing_game", "relevance_mass"}
+METRICS = {"deletion_auc", "insertion_auc", "gap", "gap_blur", "p_blank", "pointing_game", "relevance_mass"}
 
 
 def test_main_returns_the_numbers_of_target_and_explainer(digits):
