@@ -21,6 +21,20 @@ TESTS = Path(__file__).parent
 #: Folders whose tests run train.py, start processes, or train networks until they are good.
 SLOW = ("integration", "distributed", "unit/targets/training")
 
+#: PyTorch's compiler of scripts knows operators by their address: one that is freed must not leave its address to a
+#: list of integers, which could then not be scripted ("builtin cannot be used as a value").
+KEPT: list[object] = []
+register = torch.jit._builtins._register_builtin
+
+
+def register_and_keep(operator: object, name: str) -> None:
+    """Register an operator as PyTorch does, and keep it."""
+    KEPT.append(operator)
+    register(operator, name)
+
+
+torch.jit._builtins._register_builtin = register_and_keep
+
 torch.set_num_threads(1)
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
