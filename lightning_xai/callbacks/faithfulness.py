@@ -112,15 +112,15 @@ class Faithfulness(lightning.Callback):
     def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Log the means, gather the per-image values and write them."""
         self.results = {name: collect(suite) for name, suite in self.suites.items()}
-        log_means(pl_module, "test", self.results[type(pl_module).__name__])
+        name = type(pl_module).__name__
+        own, members = self.results[name], self.suites[name].members()
+        log_means(pl_module, "test", own)
         self.references = {
             name: {metric: suite.members()[metric].reference_means() for metric in self.results[name]}
             for name, suite in self.suites.items()
         }
         # Of a metric that scored every image: those that need masks sit out where there are none.
-        own = self.results[type(pl_module).__name__]
-        widest = max(own, key=lambda name: len(own[name]), default=None)
-        members = self.suites[type(pl_module).__name__].members()
+        widest = max(own, key=lambda metric: len(own[metric]), default=None)
         self.groups = {} if widest is None else members[widest].image_groups()
         curves = visibility_curves(self.suites, self.groups)
         if trainer.is_global_zero:

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_xai.functional.ranking import average_ranks
+from lightning_xai.metrics.state import first_appearance
 
 NORMALIZATIONS = ("mass", "max", "none", "rank")
 SUBSETS = ("label", "true_positive", "all")
@@ -141,11 +142,8 @@ def first_appearances(keys: Tensor) -> Tensor:
         >>> first_appearances(torch.tensor([[3], [1], [3]])).tolist()
         [True, True, False]
     """
-    first = torch.ones(len(keys), dtype=torch.bool, device=keys.device)
-    if len(keys):
-        _, kind = torch.unique(keys, dim=0, return_inverse=True)
-        ordered, where = kind.sort(stable=True)
-        first[where[1:]] = ordered[1:] != ordered[:-1]
+    first = torch.zeros(len(keys), dtype=torch.bool, device=keys.device)
+    first[first_appearance(keys)[0]] = True
     return first
 
 

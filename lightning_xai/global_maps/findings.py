@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_xai.global_maps import GlobalMapsResult, PEPPRResult
 from lightning_xai.global_maps.bias_finder import Bias
 from lightning_xai.global_maps.result import FIRM, SCORES
-from lightning_xai.report.tables import resampling_line
+from lightning_xai.report.tables import number_of, resampling_line
 
 #: Below this AUC a model is too weak for its maps to mean much.
 WEAK = 0.7
@@ -71,11 +71,6 @@ def counted(resampling: Mapping[str, Any]) -> str:
     """
     images = number_of(resampling["images"], "images")
     return images if resampling["unit"] == "images" else f"{images} of {number_of(resampling['units'], 'groups')}"
-
-
-def number_of(count: int, what: str) -> str:
-    """Write a number of things, given in the plural."""
-    return f"{count} {what if count != 1 else what[:-1]}"
 
 
 def uncertain(findings: Findings) -> list[str]:

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from lightning_xai.data import ImageDataModule, MirrorSided
 from lightning_xai.functional.files import atomic_write
-from lightning_xai.global_maps.findings import Findings, counted, number_of, sentences, span
+from lightning_xai.global_maps.findings import Findings, counted, sentences, span
 from lightning_xai.global_maps.result import SCORES
 from lightning_xai.loggers import log_images
 from lightning_xai.report import html as page
+from lightning_xai.report.tables import number_of
 from lightning_xai.visualization.global_maps import matrix_figure
 from lightning_xai.visualization.grid import map_grid, render, save_png
 

@@ -165,6 +165,11 @@ class MapMetric(Metric, ABC):
         """Compute the mean over the defined values, float64; NaN if there is none."""
         return self.unique().values.nanmean()
 
+    def _synced(self) -> State:
+        """The rows of all ranks, each image and query once."""
+        with self.sync_context():
+            return self.unique()
+
     def per_image(self, reference: str | None = None) -> Tensor:
         """Return the value of each query about each image, images in the order of their first appearance.
 
@@ -174,8 +179,7 @@ class MapMetric(Metric, ABC):
         Returns:
             ``(N, T)`` float64, NaN where undefined or without a query.
         """
-        with self.sync_context():
-            state = self.unique()
+        state = self._synced()
         values = state.values if reference is None else state.reference_values[:, self.references.index(reference)]
         if not len(values):
             return values.view(0, 0)
@@ -186,34 +190,31 @@ class MapMetric(Metric, ABC):
 
     def per_class(self) -> dict[int, float]:
         """Compute the mean over the defined values of each class that is the target of a query."""
-        with self.sync_context():
-            state = self.unique()
+        state = self._synced()
         return {int(k): state.values[state.targets == k].nanmean().item() for k in torch.unique(state.targets)}
 
     def rows(self, reference: str | None = None) -> list[tuple[str, int, float]]:
         """List ``(id, class, value)`` of every image and query; see :meth:`per_image`."""
-        with self.sync_context():
-            state = self.unique()
+        state = self._synced()
         values = state.values if reference is None else state.reference_values[:, self.references.index(reference)]
         return list(zip(decode_ids(state.ids), state.targets.tolist(), values.tolist(), strict=True))
 
     def image_groups(self) -> dict[str, str]:
         """Map the id of each image that was given a group to its group."""
-        with self.sync_context():
-            state = self.unique()
+        state = self._synced()
         pairs = zip(decode_ids(state.ids), decode_ids(state.groups), strict=True)
         return {image_id: group for image_id, group in pairs if group}
 
     def reference_means(self) -> dict[str, float]:
         """Compute the mean over the defined values of each of :attr:`references`."""
-        with self.sync_context():
-            means = self.unique().reference_values.nanmean(dim=0)
+        if not self.references:
+            return {}
+        means = self._synced().reference_values.nanmean(dim=0)
         return dict(zip(self.references, means.tolist(), strict=True))
 
     def counts(self) -> tuple[int, int]:
         """Count the values, and those of them that are undefined."""
-        with self.sync_context():
-            values = self.unique().values
+        values = self._synced().values
         return len(values), int(values.isnan().sum())
 
     def metadata(self) -> dict[str, Any]:

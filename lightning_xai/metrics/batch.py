@@ -1,6 +1,5 @@
 """A batch of maps, and what several metrics need of it, computed once."""
 
-from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -125,9 +124,11 @@ class MapBatch:
         """The maps, 0 where the masks say nothing."""
         return self.maps if self.labeled is None else self.maps * self.labeled
 
-    def labeled_images(self) -> "Iterator[MapBatch]":
+    @cached_property
+    def labeled_images(self) -> "list[MapBatch]":
         """Each image by itself with the pixels that its mask says something about, in one axis ``(1, T, n)``."""
         assert self.labeled is not None
+        images = []
         for index, labeled in enumerate(self.labeled[:, 0]):
             one = slice(index, index + 1)
             labeled = labeled if bool(labeled.any()) else torch.ones_like(labeled)  # without evidence: undefined anyway
@@ -137,7 +138,8 @@ class MapBatch:
                 part.evidence = self.evidence[one, :, labeled]
                 parts.append(part)
             parts[0].center = parts[1]
-            yield parts[0]
+            images.append(parts[0])
+        return images
 
     @cached_property
     def reference(self) -> Tensor:

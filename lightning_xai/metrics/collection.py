@@ -53,7 +53,9 @@ class MetricSuite(MetricCollection):
             for key, readout in metric.readouts(target).items()
         }
         forward = sum(passes(readouts, source, queries) for source in ("target", "head"))
-        extra = queries * sum(metric.extra_explanations for metric in self.members().values())
+        # Metrics of one kind share them.
+        kinds = {type(metric): metric.extra_explanations for metric in self.members().values()}
+        extra = queries * sum(kinds.values())
         return {"passes": forward, "explanations": extra + passes(readouts, "maps", queries)}
 
     def update(  # type: ignore[override]

@@ -52,6 +52,8 @@ class CurveMetric(MapMetric):
     references = ("full", "blank")
     #: The direction and order of each curve, by name.
     ways: Mapping[str, tuple[str, str]]
+    #: What shown pixels show; see :meth:`lightning_xai.perturbation.context.PerturbationContext.content`.
+    content = "own"
 
     def __init__(
         self,
@@ -77,7 +79,8 @@ class CurveMetric(MapMetric):
     def readouts(self, target: Any = None) -> dict[str, Readout]:
         """Name the curves, and their ends."""
         fill = input_baseline(self.fill, target)
-        curves = {name: Curve(self.fractions, way, fill, order) for name, (way, order) in self.ways.items()}
+        ways = self.ways.items()
+        curves = {name: Curve(self.fractions, way, fill, order, self.content) for name, (way, order) in ways}
         ends = {"full": Curve((1.0,), "reveal", fill), "baseline": Curve((1.0,), "erase", fill)}
         return {name: Readout(curve, self.output) for name, curve in (curves | ends).items()}
 
@@ -176,11 +179,6 @@ class InsertionLeak(InsertionAUC):
     def __init__(self, content: str = "shifted", **settings: Any) -> None:
         super().__init__(**settings)
         self.content = other_content(content)
-
-    @override
-    def readouts(self, target: Any = None) -> dict[str, Readout]:
-        curve = Curve(self.fractions, "reveal", input_baseline(self.fill, target), content=self.content)
-        return super().readouts(target) | {"reveal": Readout(curve, self.output)}
 
     @override
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

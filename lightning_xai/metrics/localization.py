@@ -34,7 +34,7 @@ class LocalizationMetric(MapMetric):
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         if batch.labeled is None or self.by_place:
             return self._compared(batch)
-        values, references = zip(*map(self._compared, batch.labeled_images()), strict=True)
+        values, references = zip(*map(self._compared, batch.labeled_images), strict=True)
         return torch.cat(values), torch.cat(references)
 
     def _compared(self, batch: MapBatch) -> tuple[Tensor, Tensor]:
@@ -84,12 +84,24 @@ class PointingGame(LocalizationMetric):
         if not self.tolerance:
             return localization.pointing_game(batch.sorted)
         near = grow(batch.evidence, self.tolerance)
-        return localization.pointing_game(sort_evidence(batch.maps, near, batch.order))
+        if batch.labeled is None:
+            return localization.pointing_game(sort_evidence(batch.maps, near, batch.order))
+        # An ignored pixel is the highest of none: it gets the lowest value of the others.
+        others = batch.maps.masked_fill(~batch.labeled, torch.inf).flatten(2).amin(dim=2)
+        lowest = others.view(*others.shape, *(1,) * (batch.maps.ndim - 2))
+        return localization.pointing_game(sort_evidence(torch.where(batch.labeled, batch.maps, lowest), near))
 
     @override
     def expected(self, batch: MapBatch) -> Tensor:
         """The area fraction of the evidence and what is near it."""
-        return chance.random_fraction(grow(batch.evidence, self.tolerance)) if self.tolerance else batch.area_fraction
+        if not self.tolerance:
+            return batch.area_fraction
+        near = grow(batch.evidence, self.tolerance)
+        if batch.labeled is None:
+            return chance.random_fraction(near)
+        kept = (near & batch.labeled).flatten(2).sum(dim=2).double()
+        fraction = kept / batch.labeled.flatten(2).sum(dim=2)
+        return fraction.masked_fill(~near.flatten(2).any(dim=2), torch.nan)
 
 
 class RelevanceMass(LocalizationMetric):

@@ -226,6 +226,9 @@ class TopClassesIoU(MapMetric):
     def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> Tensor:
         """A constant map is undefined."""
         rivals = outputs["rival"][..., 0].long()
-        both = batch.maps, torch.as_tensor(batch.explainer.explain(batch.images, rivals, batch.query.regions))
+        explain = batch.explainer.explain
+        # Once for all metrics of this kind: the rival is the same.
+        maps = batch.context.once("rivals", lambda: torch.as_tensor(explain(batch.images, rivals, batch.query.regions)))
+        both = batch.maps, maps
         first, second = both if self.scaled == "raw" else map(min_max, both)
         return batch.where_defined(masking.top_iou(first, second, self.threshold))

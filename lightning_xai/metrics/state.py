@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,15 +62,16 @@ def first_appearance(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 def encode_ids(ids: Sequence[str]) -> Tensor:
     """Encode ids as rows of ``ID_BYTES`` bytes, a tensor that ranks can exchange; a longer id ends in its hash."""
-    table = torch.zeros(len(ids), ID_BYTES, dtype=torch.uint8)
-    for row, image_id in zip(table, ids, strict=True):
+    rows = []
+    for image_id in ids:
         raw = image_id.encode()
         if len(raw) > ID_BYTES:
             # Cut by bytes: drop a character that the cut leaves incomplete.
             head = raw[: ID_BYTES - 17].decode(errors="ignore").encode()
             raw = head + b"~" + hashlib.blake2b(raw, digest_size=8).hexdigest().encode()
-        row.copy_(torch.frombuffer(bytearray(raw.ljust(ID_BYTES, b"\0")), dtype=torch.uint8))
-    return table
+        rows.append(raw.ljust(ID_BYTES, b"\0"))
+    # Through NumPy, which also takes an empty buffer.
+    return torch.from_numpy(np.frombuffer(bytearray(b"".join(rows)), np.uint8).reshape(-1, ID_BYTES))
 
 
 def decode_ids(table: Tensor) -> list[str]:

@@ -92,7 +92,7 @@ class VisibilityCurve(MapMetric):
         """With one threshold for all, the values follow from all images together."""
         state = super().unique()
         if self.scope == "split":
-            state = state._replace(values=self._dice(state))
+            state = state._replace(values=dice_of_counts(self._counts(state, self.at)))
         return state
 
     def reference_means(self) -> dict[str, float]:
@@ -145,10 +145,6 @@ class VisibilityCurve(MapMetric):
         ids, targets = decode_ids(state.ids), state.targets.tolist()
         dice = {fraction: dice_of_counts(self._counts(state, fraction)).tolist() for fraction in self.fractions}
         return {fraction: list(zip(ids, targets, values, strict=True)) for fraction, values in dice.items()}
-
-    def _dice(self, state: State) -> Tensor:
-        """Dice ``(R,)`` at one threshold for the maps of each class."""
-        return visibility_dice(self._points(state), self.at, state.targets, self.fractions)
 
     def _counts(self, state: State, fraction: float) -> Tensor:
         """Overlap and total ``(R, 2)`` of all rows; a threshold is common to the maps of one class."""

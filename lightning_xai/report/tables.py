@@ -97,12 +97,17 @@ def resampling_line(resampling: Mapping[str, Any]) -> str:
         'Intervals: bootstrap over 12 groups (40 images).'
     """
     unit, units, images = resampling["unit"], resampling["units"], resampling["images"]
-    of = f"{units} {unit if units != 1 else unit[:-1]}" + (f" ({images} images)" if unit != "images" else "")
+    of = number_of(units, unit) + (f" ({images} images)" if unit != "images" else "")
     if units < 2:
         return f"Intervals: none, as there is only {of}; one says nothing about others."
     if units < FEW:
         return f"Intervals: Student's t over {of}, which are too few for a bootstrap."
     return f"Intervals: bootstrap over {of}."
+
+
+def number_of(count: int, what: str) -> str:
+    """Write a number of things, given in the plural."""
+    return f"{count} {what if count != 1 else what[:-1]}"
 
 
 def columns(rows: list[list[str]]) -> list[str]:

@@ -8,7 +8,8 @@ from lightning_xai import SegmenterTarget, metrics
 from lightning_xai.functional.segmentation import IGNORED
 
 LOCALIZATION = [
-    metrics.PointingGame, metrics.RelevanceMass, metrics.RelevanceRank, metrics.PixelAUC, metrics.PixelAveragePrecision,
+    metrics.PointingGame, lambda: metrics.PointingGame(1),
+    metrics.RelevanceMass, metrics.RelevanceRank, metrics.PixelAUC, metrics.PixelAveragePrecision,
     metrics.BestIoU, metrics.FixedIoU, metrics.BoxEnergy, lambda: metrics.TopKIntersection(5),
 ]  # fmt: skip
 

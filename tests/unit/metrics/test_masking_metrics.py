@@ -460,3 +460,13 @@ def test_the_set_of_a_segmenter_is_that_of_the_whole_image(kind):
     given = scored(kind(), **case, pixels=pixels)
     assert not given.isnan().all()
     assert torch.allclose(scored(kind(), **case), given, atol=1e-6, equal_nan=True)
+
+
+def test_two_metrics_of_one_rival_explain_it_once():
+    case = with_explainer(linear_case())
+    suite = MetricSuite({"raw": TopClassesIoU(), "scaled": TopClassesIoU(scaled="min_max")})
+    suite.update(**case)
+    assert len(case["explainer"].calls) == 1, "the rival's maps were made for each metric"
+    assert suite.passes(queries=2)["explanations"] == 2
+    for name, metric in (("raw", TopClassesIoU()), ("scaled", TopClassesIoU(scaled="min_max"))):
+        assert torch.equal(suite[name].per_image(), scored(metric, **case)), name
