@@ -207,10 +207,8 @@ class MapMetric(Metric, ABC):
 
     def reference_means(self) -> dict[str, float]:
         """Compute the mean over the defined values of each of :attr:`references`."""
-        if not self.references:
-            return {}
-        means = self._synced().reference_values.nanmean(dim=0)
-        return dict(zip(self.references, means.tolist(), strict=True))
+        means = self._synced().reference_values.nanmean(dim=0).tolist() if self.references else []
+        return dict(zip(self.references, means, strict=True))
 
     def counts(self) -> tuple[int, int]:
         """Count the values, and those of them that are undefined."""
