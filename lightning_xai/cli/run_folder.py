@@ -27,6 +27,7 @@ RESULTS = (
     "controls.csv",
     "visibility.csv",
     "summary.json",
+    "target_quality.json",
     "sanity.json",
     "global.json",
     "global.html",

@@ -18,6 +18,7 @@ from torch import nn
 from torchmetrics import Metric
 
 from lightning_xai.functional.files import atomic_write
+from lightning_xai.functional.text import first_line, strings
 
 NAME = "config.yaml"
 # Values that only Hydra can give, while it runs the job.
@@ -108,9 +109,9 @@ def read_config(path: Path, trusted: set[str]) -> DictConfig:
         missing = [name for name in ("data", "target", "explainer", "data_info") if name not in config]
         assert isinstance(config, DictConfig) and not missing, f"it lacks {', '.join(missing)}"
     except Exception as error:  # of YAML, of OmegaConf and of reading
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise ValueError(f"{path} is no config of a run ({reason}); give another ckpt_path.") from error
-    for key, value in _strings(OmegaConf.to_container(config)):
+    for key, value in strings(OmegaConf.to_container(config)):
         if key == "_target_" and value not in trusted and not _is_part(value):
             raise ValueError(
                 f"{path} names {value}, which is no part of this project; if you trust it, repeat the word of the "
@@ -124,18 +125,6 @@ def read_config(path: Path, trusted: set[str]) -> DictConfig:
 def targets_in(*texts: str) -> set[str]:
     """Collect everything that texts name as ``_target_``, in YAML or as words of a command line."""
     return {name for text in texts for name in re.findall(r"_target_\s*[:=]\s*[\"']?([\w.]+)", text)}
-
-
-def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in a config, with its key."""
-    if isinstance(value, dict):
-        for name, each in value.items():
-            yield from _strings(each, str(name))
-    elif isinstance(value, list):
-        for each in value:
-            yield from _strings(each, key)
-    elif isinstance(value, str):
-        yield key, value
 
 
 def _is_part(name: str) -> bool:

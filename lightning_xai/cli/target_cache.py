@@ -11,13 +11,13 @@ import lightning
 import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import MissingMandatoryValue
 
 from lightning_xai.cli.run_folder import is_first, make_folder
 from lightning_xai.data import ImageDataModule
 from lightning_xai.functional.files import atomic_write
 from lightning_xai.functional.finite import naming_images
 from lightning_xai.functional.tensors import as_plain_tensor
+from lightning_xai.networks.external.common import AS_PUBLISHED
 from lightning_xai.targets import Target
 from lightning_xai.targets.testing import measure
 from lightning_xai.targets.training.classifier import ClassifierTask, fit_target, warn_if_weak
@@ -55,18 +55,16 @@ def build_target(cfg: DictConfig, data: ImageDataModule) -> tuple[Target, dict[s
         FileNotFoundError: If the weights that a checkpoint was trained with are gone.
         MissingMandatoryValue: If its YAML asks for weights and none are given.
     """
-    if OmegaConf.is_missing(cfg.target, "weights"):
-        raise MissingMandatoryValue("Missing mandatory value: target.weights")
-    weights, quality = cfg.target.get("weights"), {}
-    if weights is None:
+    given = OmegaConf.select(cfg, "target.weights", throw_on_missing=True)
+    weights, quality = given, {}
+    if given is None:
         weights = trained_weights(cfg, data)
         quality = target_quality(cfg)
         log.info("Target %s: test %s", weights, ", ".join(f"{name} {value:.3f}" for name, value in quality.items()))
         warn_if_weak(quality, cfg.target_trainer.min_accuracy)
-    given = cfg.target.get("weights") is not None
-    target = make_target(cfg, None if weights == "builtin" else weights)
+    target = make_target(cfg, None if weights == AS_PUBLISHED else weights)
     probe(target, data)
-    if given and is_first():
+    if given is not None and is_first():
         quality = measured_quality(cfg, target, data)
     # Whether the target was trained just now or long ago must not change the explainer's start.
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -124,8 +122,8 @@ def probe(target: Target, data: ImageDataModule) -> None:
 def label_names(target: Target, data: ImageDataModule) -> list[str]:
     """The classes that the test images are labeled with, if a target of this kind can be judged by them; else none."""
     labeled = "test" in data.split_items and (data.mask_classes is not None) == target.dense
-    names: list[str] = data.data_info()["class_names"] if labeled else []
-    return names
+    names = data.class_names if data.mask_classes is None else data.mask_classes
+    return list(names) if labeled else []
 
 
 def measured_quality(cfg: DictConfig, target: Target, data: ImageDataModule) -> dict[str, float]:

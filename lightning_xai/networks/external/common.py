@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from lightning_xai.functional.text import first_line
+
 #: The ``weights`` of a target that has its network as its library publishes it.
 AS_PUBLISHED = "builtin"
 #: Options that would name weights, or code, where a network is all that is built.
@@ -114,7 +116,7 @@ def published_weights(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of the network, of files and of the library
-        reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+        reason = first_line(error).rstrip(".")
         raise ValueError(
             f"The published weights of {name!r} cannot be loaded ({reason}); give a file of weights with "
             "target.weights=<file>, or train the network on the data (target.weights=null target.pretrained=false)."

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from lightning_xai.functional.text import first_line
 from lightning_xai.networks.external.common import (
     AS_PUBLISHED,
     check_color,
@@ -130,7 +131,7 @@ def configuration(name: str, published: bool, options: dict[str, Any]) -> Any:
     except OSError as error:
         raise ValueError(
             f"{name!r} is no folder with a config.json that save_pretrained wrote, and no checkpoint that can be "
-            f"fetched from the hub ({str(error).strip().partition(chr(10))[0].rstrip('.')})."
+            f"fetched from the hub ({first_line(error).rstrip('.')})."
         ) from error
 
 

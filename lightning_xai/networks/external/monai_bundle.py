@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from hydra.utils import get_class
 from monai.bundle.config_parser import ConfigParser
 from monai.networks import nets
 from torch import nn
+
+from lightning_xai.functional.text import first_line, strings
 
 #: Configurations of a bundle that define its network, and the names it has there.
 FILES = ("inference", "evaluate", "train")
@@ -33,7 +34,9 @@ def monai_bundle(folder: str | Path, allow_code: bool = False) -> nn.Module:
     try:
         parser.read_config(str(path))
     except Exception as error:  # of JSON, of YAML and of reading
-        raise ValueError(f"{path} cannot be read ({_first_line(error)}); give a whole bundle.") from error
+        raise ValueError(
+            f"{path} cannot be read ({first_line(error.__cause__ or error).rstrip('.')}); give a whole bundle."
+        ) from error
     name = next((name for name in NETWORKS if name in parser), None)
     if name is None:
         raise ValueError(f"{path} defines no network ({', '.join(NETWORKS)}); is it the configuration of a bundle?")
@@ -46,7 +49,9 @@ def monai_bundle(folder: str | Path, allow_code: bool = False) -> nn.Module:
     try:
         model = parser.get_parsed_content(name)
     except Exception as error:  # of the network, and of whatever its definition names
-        raise ValueError(f"The network that {path} defines cannot be built: {_first_line(error)}.") from error
+        raise ValueError(
+            f"The network that {path} defines cannot be built: {first_line(error.__cause__ or error).rstrip('.')}."
+        ) from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{path} defines {name} as a {type(model).__name__}, not as a network.")
     return model
@@ -91,20 +96,3 @@ def is_network(name: str) -> bool:
         return issubclass(found, nn.Module) and found.__module__.startswith(SAFE)
     except Exception:  # whatever an import or a look-up may raise
         return False
-
-
-def strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in a definition, with its key."""
-    if isinstance(value, dict):
-        for name, each in value.items():
-            yield from strings(each, str(name))
-    elif isinstance(value, list):
-        for each in value:
-            yield from strings(each, key)
-    elif isinstance(value, str):
-        yield key, value
-
-
-def _first_line(error: Exception) -> str:
-    cause = error.__cause__ or error
-    return str(cause).strip().partition("\n")[0].rstrip(".") or type(cause).__name__

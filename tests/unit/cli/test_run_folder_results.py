@@ -8,6 +8,7 @@ import pytest
 
 from lightning_xai.cli import run_folder
 from lightning_xai.cli.run_folder import prepare_folder, start_checkpoint
+from lightning_xai.cli.target_cache import MEASURED
 from tests.running import cfg_of
 
 
@@ -15,7 +16,15 @@ from tests.running import cfg_of
 def used(tmp_path):
     """A run folder with results, and things that are not results."""
     folder = tmp_path / "run"
-    for name in ("metrics.csv", "summary.json", "maps/test.png", "checkpoints/last.ckpt", "notes.txt", ".hydra/config"):
+    for name in (
+        "metrics.csv",
+        "summary.json",
+        "maps/test.png",
+        "checkpoints/last.ckpt",
+        MEASURED,
+        "notes.txt",
+        ".hydra/config",
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"old {name}")
     return folder
@@ -37,7 +46,7 @@ def test_results_are_moved_aside_and_nothing_else(used, caplog):
         prepare_folder(cfg_of(used))
     (aside,) = (used / "earlier").iterdir()
     assert aside.name == time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(1_700_000_000))
-    assert files_of(aside) == {"metrics.csv", "summary.json", "maps/test.png", "checkpoints/last.ckpt"}
+    assert files_of(aside) == {"metrics.csv", "summary.json", "maps/test.png", "checkpoints/last.ckpt", MEASURED}
     assert (aside / "maps" / "test.png").read_text() == "old maps/test.png"
     assert files_of(used) - {f"earlier/{aside.name}/{name}" for name in files_of(aside)} == {
         "notes.txt",

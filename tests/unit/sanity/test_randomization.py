@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lightning_xai import ClassifierTarget, SegmenterTarget
+from lightning_xai.functional.segmentation import IGNORED
 from lightning_xai.networks.mask_net import SmallCNN
 from lightning_xai.sanity.randomization import (
     cascade,
@@ -207,6 +208,15 @@ def test_the_loss_is_least_at_the_labels(activation, classes, labels):
     hot = labels if labels.ndim == 2 else torch.eye(classes)[labels] if classes > 1 else labels[:, None]
     right, wrong = (20.0 * sign * (2 * hot - 1).view(2, classes, 1, 1) for sign in (1, -1))
     assert label_loss(target, right, labels) < 1e-3 < 5 < label_loss(target, wrong, labels)
+
+
+def test_pixels_that_a_mask_ignores_are_not_learned():
+    target, masks = SegmenterTarget(segmenter()), torch.randint(0, 3, (2, 1, 8, 8))
+    images = torch.rand(2, 1, 8, 8)
+    whole = label_loss(target, images, masks)
+    masks[:, :, :4] = IGNORED
+    partly = label_loss(target, images, masks)
+    assert partly.isfinite() and partly != whole
 
 
 def test_labels_that_the_model_does_not_have_are_refused():

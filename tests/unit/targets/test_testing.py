@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_xai import ClassifierTarget, SegmenterTarget
+from lightning_xai.functional.segmentation import IGNORED
 from lightning_xai.targets.testing import auc_fault, measure
 from lightning_xai.targets.training.classifier import ClassifierTask
 from lightning_xai.targets.training.segmenter import SegmenterTask
@@ -77,14 +78,15 @@ def test_probabilities_and_script_files_are_measured_too(tmp_path):
         assert found == pytest.approx(plain, abs=1e-5)
 
 
-def test_pixels_to_ignore_do_not_count(tmp_path):
+@pytest.mark.parametrize("ignored", [255, IGNORED])
+def test_pixels_to_ignore_do_not_count(tmp_path, ignored):
     def perfect(images):
         return nn.functional.one_hot((images[:, 0] > 0.5).long(), 2).movedim(-1, 1) * 10.0
 
     data = Images()
     for row in data.rows:
         row["mask"] = (row["image"] > 0.5).long()
-        row["mask"][:, :4] = 255
+        row["mask"][:, :4] = ignored
     found, fault = measure(SegmenterTarget(perfect), trainer(tmp_path), data, ["no", "yes"])
     assert found["dice"] == pytest.approx(1.0) and fault is None
 

@@ -1,0 +1,31 @@
+"""Text in configurations and errors."""
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Find every text in mappings and lists that lie inside each other, with its key.
+
+    Example:
+        >>> list(strings({"a": ["x", 1], "b": {"c": "y"}}))
+        [('a', 'x'), ('c', 'y')]
+    """
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield from strings(each, str(name))
+    elif isinstance(value, list):
+        for each in value:
+            yield from strings(each, key)
+    elif isinstance(value, str):
+        yield key, value
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none.
+
+    Example:
+        >>> first_line(ValueError("wrong size" + chr(10) + "at layer 3")), first_line(KeyError())
+        ('wrong size', 'KeyError')
+    """
+    return str(error).strip().partition("\n")[0] or type(error).__name__
