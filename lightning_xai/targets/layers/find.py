@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_xai.functional.segmentation import image_pixels
 from lightning_xai.functional.tensors import close
 from lightning_xai.targets import Target
+from lightning_xai.targets.layers.attention import attention_modules
 from lightning_xai.targets.layers.grid import to_grid
 from lightning_xai.targets.layers.hooks import hookable
 from lightning_xai.targets.layers.layout import channel_axes
@@ -61,12 +62,14 @@ class Observed:
     Attributes:
         outputs: Output by module, in the order of their last calls.
         axes: On which axis the channels lie, where an operation says it.
+        attention: Modules in which positions attend to each other.
         logits: Of the target, ``(1, K, *S)``.
         without_gradient: Modules that gave positions without a gradient, although the image has one.
     """
 
     outputs: dict[nn.Module, Tensor] = field(default_factory=dict)
     axes: Mapping[nn.Module, int] = field(default_factory=dict)
+    attention: set[nn.Module] = field(default_factory=set)
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
     without_gradient: list[nn.Module] = field(default_factory=list)
 
@@ -75,7 +78,8 @@ def auto_layer(target: Target, images: Tensor, targets: Tensor) -> str:
     """Choose the layer that class activation maps are usually computed from.
 
     Of the modules whose output has positions, and whose gradient does not vanish at all but one of them: the last for a
-    classifier; the coarsest, the bottleneck, for a segmenter. Modules that hand on what they get are no layers.
+    classifier; the coarsest, the bottleneck, for a segmenter. Modules that hand on what they get are no layers, nor are
+    the projections inside of attention: of a network that reads a class token it is the last block's norm.
 
     Args:
         target: The target.
@@ -103,6 +107,9 @@ def auto_layer(target: Target, images: Tensor, targets: Tensor) -> str:
             positions[names[module]] = grid[0, 0].numel()
     if not positions:
         raise ValueError(no_layer(observed, gradients, names))
+    attention = tuple(f"{names[module]}." for module in observed.attention)
+    # A model that computes attention all by itself has nothing but its projections.
+    positions = {name: count for name, count in positions.items() if not name.startswith(attention)} or positions
     if not target.dense:
         return list(positions)[-1]
     smallest = min(positions.values())
@@ -133,6 +140,7 @@ def observe_all(target: Target, modules: list[nn.Module], image: Tensor, targets
             hooks.enter_context(module.register_forward_pre_hook(note_inputs))
             hooks.enter_context(module.register_forward_hook(note))
         observed.axes = hooks.enter_context(channel_axes(modules))
+        observed.attention = hooks.enter_context(attention_modules(modules))
         # Every pixel of a segmenter: there may be none of the class.
         everywhere = image_pixels(image) if target.dense else None
         observed.logits = target.logits(image)
@@ -177,7 +185,7 @@ def no_layer(observed: Observed, gradients: Sequence[Tensor | None], names: Mapp
     scripted = [names[module] for module in names if isinstance(module, torch.jit.ScriptModule)]
     if scripted:
         return f"The part {scripted[0]!r} of the model is TorchScript, which hides its layers; use {OTHERS}."
-    return "No layer of the model has positions that the output depends on; name one with layer=."
+    return f"No layer of the model has positions that the output depends on; name one with layer=, or use {OTHERS}."
 
 
 def has_positions(output: Tensor) -> bool:

@@ -22,7 +22,9 @@ FIRST = (*CONVOLUTIONS, "batch_norm", "instance_norm", "group_norm")
 RESIZING = ("pool", "interpolate", "upsample", "pixel_shuffle", "pixel_unshuffle", "grid_sample")
 #: Operations over the last axis, which holds the channels unless they are known to lie elsewhere, as in MLP-Mixers.
 LAST = ("linear", "layer_norm", "rms_norm", "embedding", "matmul", "__matmul__", "addmm")
-MOVING = ("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis")
+MOVING = (
+    "permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "mT", "T", "mH", "H", "t", "adjoint"
+)  # fmt: skip
 RESHAPING = ("reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze", "_unsafe_view", "view_as", "reshape_as")
 MIXING = (
     "bmm",
@@ -74,7 +76,7 @@ class AxisTracker(TorchFunctionMode):
         parts = result if isinstance(result, tuple | list) else (result,)
         if not any(isinstance(part, Tensor) for part in parts):
             return result
-        name = getattr(func, "__name__", "").partition(".")[0]
+        name = name_of(func)
         inputs = list(tensors_of([*args, *kwargs.values()]))
         if inputs and axis_of(inputs[0]) is None and (wanted := wanted_axis(name, inputs[0], args, kwargs)) is not None:
             setattr(inputs[0], AXIS, wanted)
@@ -82,6 +84,19 @@ class AxisTracker(TorchFunctionMode):
             if isinstance(part, Tensor) and not any(part is given for given in inputs):
                 setattr(part, AXIS, result_axis(name, func, part, inputs, args, kwargs))
         return result
+
+
+def name_of(function: Any) -> str:
+    """The name of an operation, without its overload; of a property such as ``mT`` its own.
+
+    Example:
+        >>> name_of(torch.Tensor.permute), name_of(torch.Tensor.mT.__get__), name_of(torch.ops.aten.linear.default)
+        ('permute', 'mT', 'linear')
+    """
+    name: str = getattr(function, "__name__", "")
+    if name == "__get__":
+        return str(getattr(function.__self__, "__name__", ""))
+    return name.partition(".")[0]
 
 
 def tensors_of(arguments: Sequence[Any]) -> Iterator[Tensor]:

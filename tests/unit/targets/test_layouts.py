@@ -133,6 +133,22 @@ def test_what_follows_says_where_the_channels_of_a_custom_layer_lie():
     assert axes_of(net, torch.rand(1, 1, 8, 8))["0"] == 3
 
 
+@pytest.mark.parametrize(
+    "turn",
+    [
+        lambda x: x.mT, lambda x: x.mH, torch.adjoint, lambda x: x.transpose(1, 2), lambda x: x.swapaxes(-1, -2),
+        lambda x: torch.movedim(x, 1, 2), lambda x: x.permute(0, 2, 1),
+    ],
+)  # fmt: skip
+def test_every_way_to_turn_axes_moves_the_channels(turn):
+    class Turned(nn.Module):
+        def forward(self, values):
+            return turn(values.flatten(2))
+
+    net = nn.Sequential(nn.Conv2d(1, 4, 2, 2), Turned(), nn.Dropout())
+    assert [axes_of(net, torch.rand(1, 1, 8, 8))[name] for name in "012"] == [1, 2, 2]
+
+
 def test_an_axis_through_shapes():
     assert reshaped((2, 8, 8), (2, 8, 4, 2), 1) == 1 and reshaped((2, 8, 8), (2, 4, 2, 8), 2) == 3
     assert reshaped((2, 8, 4), (2, 2, 4, 4), 1) is None

@@ -41,16 +41,34 @@ class SwinLike(nn.Module):
 class ClassTokenViT(nn.Module):
     """Patch tokens behind a class token, one attention layer, and a head on the class token."""
 
-    def __init__(self):
+    def __init__(self, late=False):
         super().__init__()
         self.patches, self.token = nn.Conv2d(1, 8, 4, 4), nn.Parameter(torch.ones(1, 1, 8))
         self.layer, self.norm = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.LayerNorm(8)
-        self.head = nn.Linear(8, 3)
+        self.head, self.late = nn.Linear(8, 3), late
 
     def forward(self, images):
         tokens = self.patches(images).flatten(2).mT
-        tokens = torch.cat([self.token.expand(len(images), -1, -1), tokens], dim=1)
-        return self.head(self.norm(self.layer(tokens))[:, 0])
+        tokens = self.layer(torch.cat([self.token.expand(len(images), -1, -1), tokens], dim=1))
+        return self.head(self.norm(tokens[:, 0]) if self.late else self.norm(tokens)[:, 0])
+
+
+class Squared(nn.Module):
+    """Its pooled features are squared by no module."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(1, 6, 3), nn.Linear(6, 3)
+
+    def forward(self, images):
+        return self.head(self.body(images).mean(dim=(2, 3)).square())
+
+
+class CosineHead(nn.Linear):
+    """A linear layer whose weight is scaled on the way."""
+
+    def forward(self, values):
+        return F.linear(values, F.normalize(self.weight), self.bias)
 
 
 class Auxiliary(nn.Module):
@@ -137,13 +155,23 @@ REFUSED = {
     ),
     "two linear layers": (
         nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(2), Mean(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)),
-        "something else lies between",
+        r"between them lie '3' \(Linear\), '4' \(Tanh\)",
     ),
     "norm after the pooling": (
         nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(2), Mean(), nn.LayerNorm(4), nn.Linear(4, 3)),
-        "something else lies between",
+        r"between them lies '3' \(LayerNorm\)",
     ),
-    "multilayer perceptron": (mlp(256), "something else lies between"),
+    "norm after the pooling of a single region": (
+        nn.Sequential(nn.Conv2d(1, 4, 16), nn.AdaptiveAvgPool2d(1), nn.GroupNorm(1, 4), nn.Flatten(), nn.Linear(4, 3)),
+        r"between them lies '2' \(GroupNorm\)",
+    ),
+    "norm of a class token": (ClassTokenViT(late=True), "reads a class token"),
+    "a function after the pooling": (Squared(), "something else lies between"),
+    "a layer that is more than linear": (
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(2), Mean(), CosineHead(4, 3)),
+        r"'3' \(CosineHead\) does more than a linear layer",
+    ),
+    "multilayer perceptron": (mlp(256), r"between them lie '1' \(Linear\), '2' \(Tanh\)"),
     "one region": (
         nn.Sequential(nn.Conv2d(1, 4, 16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)),
         "leave a single region",
@@ -162,6 +190,23 @@ def test_what_cannot_be_explained_is_refused_with_the_reason(name):
     with pytest.raises(ValueError, match=reason):
         PooledHead(ClassifierTarget(net))(images_for((16, 16)))
     assert not any(module._forward_hooks for module in net.modules()), "hooks are left behind"
+
+
+@pytest.mark.parametrize("decomposed", [False, True])
+@pytest.mark.parametrize("name", ["small CNN", "CIFAR ResNet", "functional ReLU", "tokens", "one logit"])
+def test_an_exported_graph_has_the_head_of_the_network(name, decomposed):
+    torch.manual_seed(0)
+    net, size = FOUND[name]
+    images = images_for(size)
+    program = torch.export.export(net.eval(), (images,))
+    module = torch.export.unflatten(program.run_decompositions() if decomposed else program)
+    activation = "sigmoid" if name == "one logit" else "softmax"
+    with torch.no_grad():
+        (features, logits), (expected, whole) = (
+            PooledHead(ClassifierTarget(each, activation, freeze=False))(images) for each in (module, net)
+        )
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits, whole, rtol=1e-4, atol=1e-5)
 
 
 def test_models_without_layers_are_refused_at_once():
