@@ -71,6 +71,7 @@ def attends(name: str, arguments: Sequence[Any]) -> bool:
         arguments: Of the call.
 
     Example:
+        >>> import torch
         >>> tokens, weight = torch.ones(1, 4, 2, requires_grad=True), torch.ones(2, 2)
         >>> attends("matmul", [tokens, tokens.mT]), attends("matmul", [tokens, weight])
         (True, False)

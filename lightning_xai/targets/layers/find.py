@@ -19,6 +19,8 @@ from lightning_xai.targets.layers.layout import channel_axes
 from lightning_xai.targets.outputs import Logit
 from lightning_xai.targets.padding import cropped
 
+#: Norms of tokens.
+NORMS = (nn.LayerNorm, nn.RMSNorm)
 OTHERS = "an explainer that needs no layers, such as PCIM, RISE, UNoise or Captum's saliency and occlusion"
 
 
@@ -119,15 +121,13 @@ def auto_layer(target: Target, images: Tensor, targets: Tensor) -> str:
 def observe_all(target: Target, modules: list[nn.Module], image: Tensor, targets: Tensor) -> tuple[Observed, Tensor]:
     """Run a model once on an image ``(1, C, *S)`` that needs a gradient: what its modules gave, and the score."""
     observed = Observed()
-    # Without a transformer's norm, three axes are positions that were flattened, not tokens.
-    fewest = 3 if any(isinstance(module, nn.LayerNorm) for module in modules) else image.ndim
     given: dict[nn.Module, list[tuple[Any, ...]]] = {}
 
     def note_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         given[module] = [state_of(value) for value in inputs if isinstance(value, Tensor)]
 
     def note(module: nn.Module, _: Any, output: Any) -> None:
-        if not isinstance(output, Tensor) or output.ndim < fewest:
+        if not isinstance(output, Tensor) or output.ndim < 3:
             return
         if not output.requires_grad and has_positions(output):
             observed.without_gradient.append(module)
@@ -147,6 +147,9 @@ def observe_all(target: Target, modules: list[nn.Module], image: Tensor, targets
         scores = Logit()(target, observed.logits, target.query(image, targets[:1], everywhere, observed.logits))[0]
         # Weighted, for the scores of "no" and "yes" of a single logit cancel out.
         score = (scores * torch.arange(1, len(scores) + 1).to(scores)).sum()
+    if not observed.attention and not any(isinstance(module, NORMS) for module in modules):
+        # Without attention or a transformer's norm, three axes are positions that were flattened, not tokens.
+        observed.outputs = {module: one for module, one in observed.outputs.items() if one.ndim >= image.ndim}
     return observed, score
 
 
