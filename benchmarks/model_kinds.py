@@ -131,7 +131,9 @@ def lived_in(model: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for value in model.parameters():
-            value.add_(0.02 * torch.randn(value.shape, generator=generator))
+            spread = float(value.std()) if value.numel() > 1 else 0.0
+            # In proportion, or the logits of deep networks reach hundreds, where no probability has a gradient.
+            value.add_((0.1 * spread or 0.02) * torch.randn(value.shape, generator=generator))
     return model
 
 

@@ -49,7 +49,8 @@ class ScoreCAM(ChannelCAM, ObservedMap):
     """Feature maps weighted by the score of the image masked with them, no gradients (Wang et al. 2020, eq. 5-7).
 
     arXiv 1910.01279. One forward pass a channel serves all queries. Masked is what the network receives: where the
-    target subtracts a mean, hidden pixels have it.
+    target subtracts a mean, hidden pixels have it. Channels without any contrast have no say, as in the released code:
+    a dead one would hide the whole image, and a blank image may well score highest.
     """
 
     needs_gradients = False
@@ -73,7 +74,10 @@ class ScoreCAM(ChannelCAM, ObservedMap):
         context = PerturbationContext.of_queries(images, query.shape[1])
         masks = FixedMasks(masks_of, features.shape[1], self.target.input_zero(images))
         scores = evaluator(context, {"masks": masks})["masks"]
-        weights = (-scores if self.negative else scores).softmax(dim=2)
+        flat = features.flatten(2)
+        constant = (flat.amax(dim=2) == flat.amin(dim=2)).unsqueeze(1)
+        weights = (-scores if self.negative else scores).masked_fill(constant, -torch.inf).softmax(dim=2)
+        weights = weights.masked_fill(constant, 0)  # NaN where all of them are
         return torch.einsum("btd,bd...->bt...", weights.to(features.dtype), features)
 
 

@@ -497,11 +497,14 @@ def brute_scores(net, index, images, asked, pixels, negative):
             values = []
             for mask in masks:
                 low, high = mask.min(), mask.max()
-                mask = (mask - low) / (high - low) if high > low else torch.zeros_like(mask)
+                if low == high:  # it has no say
+                    values.append(torch.tensor(torch.nan))
+                    continue
+                mask = (mask - low) / (high - low)
                 sets = None if pixels is None else pixels[b : b + 1, t : t + 1]
                 values.append(scores(net, images[b : b + 1] * mask, asked[b : b + 1, t : t + 1], sets)[0, 0])
             signed = torch.stack(values) * (-1 if negative else 1)
-            weights = signed.exp() / signed.exp().sum()
+            weights = (signed.exp() / signed.exp().nansum()).nan_to_num(0)
             maps[b, t] = sum(weight * feature for weight, feature in zip(weights, features[b], strict=True))
     return maps
 
@@ -515,7 +518,7 @@ def test_score_cam_by_brute_force(chunk_size, negative):
         (segmenter(), SegmenterTarget, noise(2, 2, 6, 7) < 0.1),
     ):
         with torch.no_grad():
-            net[0].weight[0] = 0  # a constant channel masks everything
+            net[0].weight[0] = 0  # a constant channel would hide everything
         target, images = exact(net, kind), noise(2, 1, 6, 7)
         maps = ScoreCAM(target, "1", negative=negative, chunk_size=chunk_size).explain(images, ASKED, pixels)
         expected = resize(brute_scores(net, 1, images, ASKED, pixels, negative), (6, 7))
