@@ -22,7 +22,6 @@ from lightning_xai.structures import Query
 from lightning_xai.targets import Target
 from lightning_xai.targets.checks import required_size
 from lightning_xai.targets.freezing import evaluating
-from lightning_xai.targets.outputs import log_probabilities
 from lightning_xai.targets.padding import cropped, padded
 from lightning_xai.targets.sliding_window import by_window
 from lightning_xai.targets.weights import load_model, read_state
@@ -220,7 +219,7 @@ class UNoise(Explainer):
             raise ValueError(f"The data have no {name} of one class; use reference=prediction.")
         values = torch.as_tensor(batch[name])
         multi_hot = values.ndim > 1 and values.shape[1] > 1
-        if multi_hot and not several:
+        if multi_hot and self.target.activation == "softmax":
             raise ValueError(
                 f"The data's {name} holds several classes at once, and the target's softmax allows one; use a target "
                 "with activation=sigmoid, or reference=prediction."
@@ -239,10 +238,8 @@ class UNoise(Explainer):
             A scalar.
         """
         dice = self.objective == "visibility" and self.target.dense
-        background, activation = getattr(self.target, "background", None), self.target.activation
-        if activation == "none":
-            logits, activation = log_probabilities(logits, "none"), "softmax"
-        return reference_loss(logits, truth, activation, classes, dice, background)
+        background = getattr(self.target, "background", None)
+        return reference_loss(logits, truth, self.target.activation, classes, dice, background)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam with a constant rate, as the paper trains."""

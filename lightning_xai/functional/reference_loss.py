@@ -22,8 +22,9 @@ def reference_loss(
         logits: ``(B, K, *S)``.
         truth: Classes ``(B, *S)``, or multi-hot ``(B, K, *S)`` for a sigmoid. Pixels that a mask ignores count for
             nothing: the loss is then the mean over the images that have others.
-        activation: ``"softmax"``; or ``"sigmoid"``: the mean of the binary cross-entropies of all classes, of which
-            the pair that a target makes of one logit has twice the same.
+        activation: ``"softmax"``; ``"sigmoid"``: the mean of the binary cross-entropies of all classes, of which
+            the pair that a target makes of one logit has twice the same; or ``"none"``: the logits are probabilities,
+            of classes that exclude each other unless the reference is multi-hot.
         classes: ``(B,)``, the class that is judged, one against the rest; ``None``: all.
         dice: Whether the Dice loss of the foreground is added.
         background: The class of a sigmoid that is not in the Dice; a softmax's is 0.
@@ -40,6 +41,9 @@ def reference_loss(
         True
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
+    if activation == "none":
+        activation = "softmax" if truth.ndim < logits.ndim else "sigmoid"
+        logits = log_of(logits) if activation == "softmax" else log_of(logits) - log_of(1 - logits)
     if truth.ndim < logits.ndim and bool((truth == IGNORED).any()):
         return _of_labeled_pixels(logits, truth, activation, classes, dice, background)
     if activation == "sigmoid":
@@ -54,6 +58,11 @@ def reference_loss(
         return entropy
     lost: Tensor = DiceLoss(softmax=True, to_onehot_y=True, include_background=False)(logits, truth.unsqueeze(1))
     return entropy + lost
+
+
+def log_of(probabilities: Tensor) -> Tensor:
+    """Logarithms of probabilities, finite also where one is 0, or by rounding below."""
+    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
 
 def _of_labeled_pixels(

@@ -233,6 +233,8 @@ def judge(
         truth = present_labels(statistics.truth, whole.shape[1])
         defined = truth.any(dim=0) & ~truth.all(dim=0)
         judged = list(range(len(defined)))
+    if not defined.any() and target.dense:
+        raise ValueError("No image shows a class that is judged, so no Dice is defined; give images of some.")
     if not defined.any():
         raise ValueError("No label has both positive and negative images, so no AUC is defined; give a mixed split.")
     return PEPPRResult(

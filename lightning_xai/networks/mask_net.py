@@ -143,12 +143,7 @@ class UNet(nn.Module):
         Raises:
             ValueError: If a side cannot be halved as often as the network does.
         """
-        factor = 2 ** len(self.join)
-        if any(side % factor for side in images.shape[2:]):
-            raise ValueError(
-                f"Images of {tuple(images.shape[2:])} cannot be halved {len(self.join)} times; "
-                f"pad or resize their sides to multiples of {factor}."
-            )
+        check_halved(images.shape[2:], len(self.join))
         skips: list[Tensor] = []
         for level, block in enumerate(self.down):
             images = block(self.pool(images) if level else images)
@@ -159,6 +154,23 @@ class UNet(nn.Module):
             values = join(torch.cat([rise(F.interpolate(values, size=skip.shape[2:], mode="nearest")), skip], dim=1))
         logits: Tensor = self.head(values)
         return logits
+
+
+def check_halved(size: Sequence[int], times: int) -> None:
+    """Raise an error for images that a network cannot halve as often as it does.
+
+    Args:
+        size: ``*S``.
+        times: How often it does.
+
+    Raises:
+        ValueError: If a side is no multiple of ``2 ** times``.
+    """
+    if any(side % 2**times for side in size):
+        raise ValueError(
+            f"Images of {tuple(size)} cannot be halved {times} times; pad or resize their sides to multiples of "
+            f"{2**times}."
+        )
 
 
 def _blocks(dims: int, before: int, after: int, count: int) -> nn.Sequential:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_xai.networks.mask_net import check_halved
+
 WIDTHS = (8, 16, 32)
 
 
@@ -37,12 +39,7 @@ class LittleWNet(nn.Module):
         Raises:
             ValueError: If a side cannot be halved twice.
         """
-        factor = 2 ** (len(WIDTHS) - 1)
-        if any(side % factor for side in images.shape[2:]):
-            raise ValueError(
-                f"Images of {tuple(images.shape[2:])} cannot be halved {len(WIDTHS) - 1} times; "
-                f"resize their sides to multiples of {factor}."
-            )
+        check_halved(images.shape[2:], len(WIDTHS) - 1)
         logits: Tensor = self.unet2(torch.cat([images, self.unet1(images)], dim=1))
         return logits
 

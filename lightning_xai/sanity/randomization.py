@@ -20,7 +20,6 @@ from lightning_xai.functional.segmentation import IGNORED
 from lightning_xai.targets import Target
 from lightning_xai.targets.checks import check_range
 from lightning_xai.targets.freezing import freeze
-from lightning_xai.targets.outputs import log_probabilities
 
 log = logging.getLogger(__name__)
 
@@ -189,11 +188,9 @@ def random_labels(target: Target, images: Tensor, labels: Tensor, steps: int, ba
 
 def label_loss(target: Target, images: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of the target's logits, binary for a sigmoid; see :func:`random_labels`."""
-    logits, activation = target.logits(images), target.activation
-    if activation == "none":
-        logits, activation = log_probabilities(logits, "none"), "softmax"
+    logits = target.logits(images)
     if labels.shape == logits.shape:
-        return reference_loss(logits, labels, "sigmoid")
+        return reference_loss(logits, labels, "none" if target.activation == "none" else "sigmoid")
     labels = labels.flatten(0, 1).long() if labels.ndim > 2 else labels.long()
     check_range(labels[labels != IGNORED], logits.shape[1])
-    return reference_loss(logits, labels, activation)
+    return reference_loss(logits, labels, target.activation)

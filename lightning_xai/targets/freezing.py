@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -33,22 +33,28 @@ class ModelState:
     """
 
     def __init__(self, model: Any) -> None:
-        is_module = isinstance(model, nn.Module)
-        self.modes = {module: module.training for module in model.modules()} if is_module else {}
-        self.flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()] if is_module else []
+        self.modes = modes_of(model)
+        parameters = model.parameters() if isinstance(model, nn.Module) else ()
+        self.flags = [(parameter, parameter.requires_grad) for parameter in parameters]
 
     def restore(self) -> None:
         """Restore the mode of every module and the gradient flag of every parameter."""
-        self.restore_modes()
+        restore_modes(self.modes)
         for parameter, flag in self.flags:
             parameter.requires_grad_(flag)
 
-    def restore_modes(self) -> None:
-        """Restore the mode of every module."""
-        if self.modes:
-            set_mode(*next(iter(self.modes.items())))
-        for module, mode in self.modes.items():
-            module.training = mode
+
+def modes_of(model: Any) -> dict[nn.Module, bool]:
+    """Whether each module of a model is in training mode, the model itself first; none of what is no module."""
+    return {module: module.training for module in model.modules()} if isinstance(model, nn.Module) else {}
+
+
+def restore_modes(modes: Mapping[nn.Module, bool]) -> None:
+    """Put every module back into the mode that :func:`modes_of` found."""
+    if modes:
+        set_mode(*next(iter(modes.items())))
+    for module, mode in modes.items():
+        module.training = mode
 
 
 def set_mode(model: nn.Module, training: bool) -> None:
@@ -62,15 +68,15 @@ def set_mode(model: nn.Module, training: bool) -> None:
 @contextlib.contextmanager
 def evaluating(model: Any) -> Iterator[None]:
     """Keep a model in eval mode inside a ``with`` block; then restore the mode of every module."""
-    state = ModelState(model)
-    if not any(state.modes.values()):
+    modes = modes_of(model)
+    if not any(modes.values()):
         yield
         return
     set_mode(model, False)
     try:
         yield
     finally:
-        state.restore_modes()
+        restore_modes(modes)
 
 
 def fingerprint(model: Any) -> str:

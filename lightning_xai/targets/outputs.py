@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_xai.functional.reference_loss import log_of
 from lightning_xai.functional.segmentation import gather_classes, over_region, overlap_and_total, predicted_pixels
 from lightning_xai.structures import Query
 
@@ -39,7 +40,7 @@ def log_probabilities(logits: Tensor, activation: str) -> Tensor:
     """
     logits = logits.float()
     if activation == "none":
-        return logits.clamp_min(torch.finfo(logits.dtype).tiny).log()
+        return log_of(logits)
     return F.logsigmoid(logits) if activation == "sigmoid" else logits.log_softmax(dim=1)
 
 

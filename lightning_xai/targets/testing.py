@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import MetricCollection
@@ -11,7 +10,6 @@ from torchmetrics import MetricCollection
 from lightning_xai.functional.reference_loss import reference_loss
 from lightning_xai.targets.base import Target
 from lightning_xai.targets.confusion import confusion_fault, confusion_of
-from lightning_xai.targets.outputs import log_probabilities
 from lightning_xai.targets.training.class_metrics import classifier_metrics
 from lightning_xai.targets.training.segmenter import segmenter_metrics
 
@@ -56,18 +54,9 @@ class TargetTest(LightningModule):
             self.metrics.update(predicted * labeled, truth * labeled)
         else:
             self.metrics.update(self.target.activate(logits), truth.long())
-            loss = label_loss(logits, truth, self.target.activation)
+            loss = reference_loss(logits, truth.long(), "sigmoid" if truth.ndim > 1 else self.target.activation)
             self.log("target/test_loss", loss, batch_size=len(logits), sync_dist=True)
         self.log_dict(self.metrics, batch_size=len(logits))
-
-
-def label_loss(logits: Tensor, labels: Tensor, activation: str) -> Tensor:
-    """Cross-entropy of a classifier's logits ``(B, K)``: binary where classes do not exclude each other."""
-    if activation != "none":
-        return reference_loss(logits, labels.long(), "sigmoid" if labels.ndim > 1 else activation)
-    if labels.ndim == 1:
-        return F.nll_loss(log_probabilities(logits, "none"), labels.long())
-    return F.binary_cross_entropy(logits.float().clamp(0, 1), labels.float())
 
 
 def measure(

@@ -83,21 +83,45 @@ class SegmenterTask(ClassifierTask):
 
 
 class ForegroundDice(DiceScore):
-    """Dice of a foreground class, or the mean of all, over the images where the class is there or predicted.
+    """Mean Dice of the foreground classes that occur, over the images where a class is there or predicted.
 
     Args:
         num_classes: Classes, background included.
-        number: Which class; ``None``: the mean of the classes that occur.
     """
 
-    def __init__(self, num_classes: int, number: int | None = None) -> None:
+    #: Of each foreground class, computed with the mean; NaN for a class that never occurs.
+    each: Tensor
+
+    def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes, include_background=False, average="none", input_format="index")
-        self.number = number
+
+    def compute(self) -> Tensor:
+        """Compute the mean, a scalar; NaN if no class occurs."""
+        self.each = super().compute().view(-1)
+        return self.each.nanmean()
+
+
+class ClassDice(Metric):
+    """Dice of one foreground class, read from the counts that the metric of all classes keeps.
+
+    Args:
+        whole: The metric of all classes, which is updated with the same images.
+        number: Which class.
+    """
+
+    full_state_update = False
+
+    def __init__(self, whole: ForegroundDice, number: int) -> None:
+        super().__init__()
+        self.whole, self.number = whole, number
+
+    def update(self, predicted: Tensor, truth: Tensor) -> None:
+        """Count nothing: the metric of all classes has done it."""
 
     def compute(self) -> Tensor:
         """Compute the Dice, a scalar; NaN if the class never occurs."""
-        each = super().compute().view(-1)
-        return each.nanmean() if self.number is None else each[self.number - 1]
+        self.whole.compute()  # once: it keeps what it computed until it gets more images
+        return self.whole.each[self.number - 1]
 
 
 def segmenter_metrics(names: Sequence[str]) -> MetricCollection:
@@ -106,9 +130,9 @@ def segmenter_metrics(names: Sequence[str]) -> MetricCollection:
     Args:
         names: Of all classes, background first; see :func:`metric_names` for what they are called in a log.
     """
-    count = len(names)
-    each = {f"dice_{name}": ForegroundDice(count, n) for n, name in enumerate(metric_names(names)) if n}
-    metrics: dict[str, Metric | MetricCollection] = {"dice": ForegroundDice(count), **each}
+    whole = ForegroundDice(len(names))
+    each = {f"dice_{name}": ClassDice(whole, n) for n, name in enumerate(metric_names(names)) if n}
+    metrics: dict[str, Metric | MetricCollection] = {"dice": whole, **each}
     return MetricCollection(metrics, compute_groups=False)
 
 

@@ -9,6 +9,7 @@ from monai.losses import DiceCELoss
 from monai.networks.nets import DynUNet, SegResNet
 from torch import nn
 from torch.utils.data import DataLoader
+from torchmetrics.segmentation import DiceScore
 
 from lightning_xai import SegmenterTarget
 from lightning_xai.functional.segmentation import IGNORED
@@ -67,6 +68,20 @@ def test_dice_of_each_class_is_counted_image_by_image():
     metrics = segmenter_metrics(["background", "square"])
     metrics.update(torch.zeros(1, 2, 2, dtype=torch.long), torch.zeros(1, 2, 2, dtype=torch.long))
     assert metrics.compute()["dice"].isnan(), "nothing to find is no success"
+
+
+def test_the_images_of_a_batch_are_compared_once_whatever_the_number_of_classes(monkeypatch):
+    seen = []
+    update = DiceScore.update
+    monkeypatch.setattr(DiceScore, "update", lambda self, *values: (seen.append(1), update(self, *values))[1])
+    metrics = segmenter_metrics([str(number) for number in range(9)]).clone(prefix="target/test_")
+    for _ in range(2):
+        metrics.update(torch.zeros(1, 4, 4, dtype=torch.long), torch.ones(1, 4, 4, dtype=torch.long))
+    assert len(seen) == 2 and metrics.compute()["target/test_dice_1"] == 0
+    metrics.reset()
+    metrics.update(torch.ones(1, 4, 4, dtype=torch.long), torch.ones(1, 4, 4, dtype=torch.long))
+    values = metrics.compute()
+    assert values["target/test_dice_1"] == 1 and values["target/test_dice_2"].isnan()
 
 
 @pytest.mark.parametrize("kind", ["three classes", "one logit", "volumes"])
