@@ -8,6 +8,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from lightning_xai.functional.reference_loss import reference_loss
+from lightning_xai.functional.repeats import ImageMeans, Repeats
 from lightning_xai.targets.base import Target
 from lightning_xai.targets.confusion import confusion_fault, confusion_of
 from lightning_xai.targets.training.class_metrics import classifier_metrics
@@ -32,16 +33,20 @@ class TargetTest(LightningModule):
         self.target = target
         self.class_names = class_names
         self.metrics: MetricCollection | None = None
+        self.repeats, self.means = Repeats(), ImageMeans()
         self.register_buffer("confusion", torch.zeros(len(class_names), len(class_names), dtype=torch.long))
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Collect a batch for the metrics."""
+        """Collect a batch for the metrics; an image that a sampler repeats to even out the ranks counts once."""
+        if batch_idx == 0:
+            self.repeats.start(self, "test")
+        batch, count = self.repeats.counted(batch)
         logits = self.target.logits(batch["image"])
         truth = batch["mask" if self.target.dense else "label"]
         truth = truth[:, 0].long() if self.target.dense else truth
         predicted, exclusive = self.target.predicted_classes(logits), truth.ndim == 1 or self.target.dense
         if exclusive:
-            self.confusion += confusion_of(truth, predicted, len(self.class_names))
+            self.confusion += confusion_of(truth[:count], predicted[:count], len(self.class_names))
         if self.metrics is None:
             with torch.inference_mode(False):
                 if self.target.dense:
@@ -51,12 +56,16 @@ class TargetTest(LightningModule):
                 self.metrics = metrics.clone(prefix="target/test_").to(self.device)
         if self.target.dense:
             labeled = (truth >= 0) & (truth < len(self.class_names))  # a mask ignores the others
-            self.metrics.update(predicted * labeled, truth * labeled)
+            self.metrics.update((predicted * labeled)[:count], (truth * labeled)[:count])
         else:
-            self.metrics.update(self.target.activate(logits), truth.long())
+            self.metrics.update(self.target.activate(logits)[:count], truth[:count].long())
             loss = reference_loss(logits, truth.long(), "sigmoid" if truth.ndim > 1 else self.target.activation)
-            self.log("target/test_loss", loss, batch_size=len(logits), sync_dist=True)
+            self.means.log(self, {"target/test_loss": loss}, count)
         self.log_dict(self.metrics, batch_size=len(logits))
+
+    def on_test_epoch_end(self) -> None:
+        """Add up the counts of all ranks."""
+        self.confusion = self.trainer.strategy.reduce(self.confusion, reduce_op="sum")
 
 
 def measure(
