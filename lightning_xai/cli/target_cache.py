@@ -29,7 +29,7 @@ WAIT_FOR_TARGET = 3600.0
 PROBED = 8
 #: Where a run keeps the test numbers of a target whose weights came from elsewhere.
 MEASURED = "target_quality.json"
-#: The lowest Dice of a segmenter without a warning, where the configured trainer is one of classifiers.
+#: The lowest Dice of a given segmenter without a warning, where ``target_trainer`` is the default one of classifiers.
 MIN_DICE = 0.7
 #: Keys of a target's YAML that its network is chosen by, which the target itself does not take.
 NETWORK_KEYS = ("name", "encoder", "pretrained", "folder")
@@ -136,14 +136,23 @@ def measured_quality(cfg: DictConfig, target: Target, data: ImageDataModule) -> 
 
     Returns:
         Value by name; none where the data have no labels of the target's classes.
+
+    Raises:
+        ValueError: If the target is a classifier, and ``target_trainer`` one of segmenters.
     """
     names = label_names(target, data)
     if not names or len(names) != target.num_classes:
         return {}
+    trains: Any = get_class(cfg.target_trainer.module._target_)
+    if trains.dense and not target.dense:
+        raise ValueError(
+            f"target_trainer is one of segmenters ({trains.__name__}), but the target is a {type(target).__name__}; "
+            "leave it out: the target has weights, and its trainer only says how good it should be."
+        )
     quality, fault = measure(target, instantiate(cfg.target_trainer.trainer), data, names)
     log.info("Target: test %s", ", ".join(f"{name} {value:.3f}" for name, value in quality.items()))
-    own: Any = get_class(cfg.target_trainer.module._target_)
-    warn_if_weak(quality, cfg.target_trainer.min_accuracy if own.dense == target.dense else MIN_DICE)
+    # The trainer that nobody chose is one of classifiers.
+    warn_if_weak(quality, cfg.target_trainer.min_accuracy if trains.dense == target.dense else MIN_DICE)
     if fault is not None:
         log.warning(fault)
     with atomic_write(make_folder(cfg.run_dir, "run_dir") / MEASURED) as file:

@@ -64,6 +64,12 @@ def test_a_weak_one_is_warned_about_and_the_likely_cause_is_said(tmp_path, caplo
         assert any(part in text for text in warnings_of(caplog)), part
 
 
+def test_a_classifier_is_not_judged_by_the_bound_of_segmenters(tmp_path, caplog, trained):
+    words, weights, _ = trained
+    with pytest.raises(ValueError, match=r"target_trainer is one of segmenters .*, but the target is a Classifier"):
+        run(tmp_path, caplog, *words, f"target.weights={weights}", "target_trainer=segmenter")
+
+
 def test_exchanged_classes_are_named(tmp_path, caplog, trained):
     words, weights, expected = trained
     content = torch.load(weights, weights_only=True)
