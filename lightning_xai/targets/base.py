@@ -14,6 +14,7 @@ from lightning_xai.targets.confusion import confusion_fault, confusion_of
 from lightning_xai.targets.frozen_model import FrozenModel
 from lightning_xai.targets.outputs import Logit, LogProbability, Probability, TargetOutput
 from lightning_xai.targets.probing import OutputWatch, classes_fault, constant_fault, statistics_fault
+from lightning_xai.targets.sizes import names_of
 from lightning_xai.typing import Scorer
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,8 @@ class Target(FrozenModel, ABC):
         check_outputs(logits)
         found = [
             OutputWatch(fewest=4)(self.given(logits), self.activation),
-            classes_fault(self.num_classes, self.class_names, classes),
+            classes_fault(self.num_classes, self.class_names, classes)
+            or classes_fault(self.num_classes, names_of(self.model), classes or self.class_names),
             statistics_fault(self.normalize(images), self.mean is not None),
             constant_fault(images, logits),
         ]

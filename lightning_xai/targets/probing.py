@@ -137,10 +137,15 @@ def classes_fault(own: int | None, own_names: Sequence[str] | None, classes: int
             f"The model has {own} classes, but the data have {count}: labels of the data are not the model's classes; "
             "query classes of the model, and do not judge it by these labels."
         )
-    if names and own_names and names != list(own_names) and sorted(names) == sorted(map(str, own_names)):
+    if names and own_names and plain(names) != plain(own_names) and sorted(plain(names)) == sorted(plain(own_names)):
         return (
             f"The target's classes are those of the data in another order ({', '.join(map(str, own_names[:5]))}; the "
             f"data: {', '.join(names[:5])}), so that every label means another class; bring them into the model's "
             "order."
         )
     return None
+
+
+def plain(names: Sequence[str]) -> list[str]:
+    """Names without what does not tell them apart: case, and spaces around them."""
+    return [str(name).strip().casefold() for name in names]

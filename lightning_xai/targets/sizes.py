@@ -1,6 +1,7 @@
-"""Read from a model's layers how many channels it takes and how many outputs it gives."""
+"""Read from a model how many channels it takes, how many outputs it gives, and what it calls its classes."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -49,6 +50,19 @@ def likely_outputs(model: Any, classes: int | None = None) -> int | None:
     if classes is None:
         log.info("The model gives %d logits, as its last layer %r does.", outputs, name)
     return outputs if classes in (None, outputs, max(outputs, 2)) else None
+
+
+def names_of(model: Any) -> list[str] | None:
+    """The names that a model brings for its classes, in the order of its logits; ``None`` if it brings none.
+
+    Our builders of other libraries' networks note them as ``published_names``; Hugging Face's networks have them in
+    their configuration.
+    """
+    names = getattr(model, "published_names", None)
+    labels = getattr(getattr(model, "config", None), "id2label", None)
+    if names is None and isinstance(labels, Mapping):
+        names = [labels[number] for number in sorted(labels)]
+    return None if names is None else [str(name) for name in names]
 
 
 def _layers(model: Any) -> list[tuple[str, Any]]:

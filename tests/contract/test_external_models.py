@@ -18,6 +18,7 @@ import train
 from lightning_xai.cli.target_cache import make_target, target_module
 from lightning_xai.explainers import CAPE, PCIM, RISE, CaptumExplainer, GradCAM
 from lightning_xai.targets import Target
+from lightning_xai.targets.sizes import names_of
 from tests.helpers import assert_untouched, state_of
 from tests.running import CONFIGS, bars_npz, tiny
 
@@ -230,6 +231,7 @@ def test_torchvision_keeps_all_published_layers_but_the_last(monkeypatch):
     assert tuned.num_classes == 3 and tuned.mean.tolist() == pytest.approx([0.485, 0.456, 0.406])
     whole = made(*words, "target.weights=builtin", "target.class_names=null", channels=3)
     assert torch.equal(whole.model.fc.weight, published["fc.weight"])
+    assert names_of(whole.model)[0] == "tench" and names_of(tuned.model) is None
     for word in ("target.pretrained=true", "target.weights=builtin"):
         assert "take images of 3 channels, but the data have 1; data.channels=3" in sentence(*words, word)
 
@@ -245,6 +247,7 @@ def test_torchxrayvision_gives_logits_not_scaled_probabilities(monkeypatch, tmp_
     with torch.no_grad():
         assert torch.allclose(whole.logits(images), network(2048 * images - 1024), atol=1e-4)
     assert whole.num_classes == 18 and whole.activation == "sigmoid"
+    assert names_of(whole.model)[0] == "Atelectasis"
     tuned = made("target=torchxrayvision", "target.pretrained=true")
     assert tuned.num_classes == 3
     assert torch.equal(tuned.model.features.conv0.weight, network.features.conv0.weight)
@@ -265,6 +268,18 @@ def test_a_folder_of_hugging_face_is_taken_as_it_is(tmp_path):
     assert "take images of 3 channels, but the data have 1" in sentence(*named, channels=1)
     other = sentence("target=huggingface_segmenter", f"target.name={tmp_path}", channels=3)
     assert "ViT" in other, other
+
+
+def test_classes_of_hugging_face_in_another_order_are_noticed(tmp_path):
+    network = made(*words_of("hf vit"), channels=3)
+    network.model.config.id2label = {0: "B", 1: "a", 2: "c"}
+    network.model.save_pretrained(tmp_path)
+    named = ["target=huggingface", f"target.name={tmp_path}"]
+    assert any(
+        "another order (B, a, c; the data: a, b, c)" in said for said in made(*named, channels=3).check(images_of(3))
+    )
+    tuned = made(*named, "target.weights=null", "target.pretrained=true", channels=3)
+    assert not any("order" in said for said in tuned.check(images_of(3))), "its classes are learned from the data"
 
 
 def test_a_checkpoint_without_a_head_is_not_explained(tmp_path):

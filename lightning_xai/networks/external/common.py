@@ -139,3 +139,14 @@ def with_statistics(
             values = [sum(values) / len(values)] * channels
         setattr(model, name, None if values is None else [float(value) for value in values])
     return model
+
+
+def with_names(model: nn.Module, names: Iterable[str] | None) -> nn.Module:
+    """Note in a network what its published classes are called, so that data with another order are noticed.
+
+    Args:
+        model: Gets the attribute ``published_names``.
+        names: Of all classes, in the order of the logits; ``None``: unknown.
+    """
+    setattr(model, "published_names", None if names is None else [str(name) for name in names])  # noqa: B010
+    return model

@@ -14,6 +14,7 @@ from lightning_xai.networks.external.common import (
     check_planar,
     library,
     published_weights,
+    with_names,
     with_statistics,
 )
 
@@ -71,6 +72,10 @@ def huggingface_network(
         if size is not None and hasattr(config, "image_size") and "image_size" not in options:
             config.image_size = size[0] if len(set(size)) == 1 else tuple(size)
         model = kind.from_config(config, trust_remote_code=False)
+    if weights == AS_PUBLISHED:
+        with_names(model, [config.id2label[number] for number in sorted(config.id2label)])
+    else:  # its classes are the data's now, whatever the published ones are called
+        model.config.id2label = {number: f"LABEL_{number}" for number in range(num_classes)}  # type: ignore[union-attr]
     if published or (weights and Path(name).is_dir()):
         return with_statistics(model, *statistics(name), in_channels)
     return model

@@ -1,5 +1,6 @@
 """The network of a MONAI bundle."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from monai.networks import nets
 from torch import nn
 
 from lightning_xai.functional.text import first_line, strings
+from lightning_xai.networks.external.common import with_names
 
 #: Configurations of a bundle that define its network, and the names it has there.
 FILES = ("inference", "evaluate", "train")
@@ -54,7 +56,16 @@ def monai_bundle(folder: str | Path, allow_code: bool = False) -> nn.Module:
         ) from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{path} defines {name} as a {type(model).__name__}, not as a network.")
-    return model
+    return with_names(model, channel_names(path.with_name("metadata.json")))
+
+
+def channel_names(path: Path) -> list[str] | None:
+    """What a bundle's metadata call the channels of its output; ``None`` where they do not."""
+    try:
+        channels = json.loads(path.read_text())["network_data_format"]["outputs"]["pred"]["channel_def"]
+        return [str(channels[number]) for number in sorted(channels, key=int)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # they are not needed for anything else
 
 
 def configuration_of(folder: Path) -> Path:

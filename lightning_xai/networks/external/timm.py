@@ -13,6 +13,7 @@ from lightning_xai.networks.external.common import (
     check_planar,
     library,
     published_weights,
+    with_names,
     with_statistics,
 )
 
@@ -64,4 +65,6 @@ def timm_classifier(
     if not (pretrained or weights):
         return model
     settings: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    if weights == AS_PUBLISHED:
+        with_names(model, settings.get("label_names"))
     return with_statistics(model, settings.get("mean"), settings.get("std"), in_channels)

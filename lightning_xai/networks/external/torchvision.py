@@ -13,6 +13,7 @@ from lightning_xai.networks.external.common import (
     check_planar,
     library,
     published_weights,
+    with_names,
     with_statistics,
 )
 
@@ -79,6 +80,7 @@ def torchvision_network(
         check_color(in_channels, 3, name)
         with published_weights(name):
             model: nn.Module = models.get_model(name, **options | {"weights": published})
+        with_names(model, published.meta.get("categories"))
     else:
         if name.startswith("vit_") and size is not None and not pretrained:
             options.setdefault("image_size", size[0])

@@ -13,6 +13,7 @@ from lightning_xai.networks.external.common import (
     check_planar,
     library,
     published_weights,
+    with_names,
     with_statistics,
 )
 
@@ -59,6 +60,8 @@ def torchxrayvision_classifier(
     with published_weights(name):
         model = models.DenseNet(weights=name)
     setattr(model, "op_threshs", None)  # noqa: B010  # with it, scaled probabilities are returned
-    if weights != AS_PUBLISHED:
+    if weights == AS_PUBLISHED:
+        with_names(model, getattr(model, "pathologies", None))
+    else:
         model.classifier = nn.Linear(int(model.classifier.in_features), num_classes)  # type: ignore[arg-type,union-attr]
     return with_statistics(model, MEAN, STD, in_channels)

@@ -1,6 +1,7 @@
 """What a target says of itself at a few images: output scale, classes, statistics, class order."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -108,6 +109,36 @@ def test_names_in_another_order_are_noticed():
     target = ClassifierTarget(cnn(), class_names=["cat", "dog", "fox"])
     assert "another order (cat, dog, fox; the data: dog, cat, fox)" in target.check(IMAGES, ["dog", "cat", "fox"])[0]
     assert not target.check(IMAGES, ["cat", "dog", "fox"]) and not target.check(IMAGES, ["x", "y", "z"])
+
+
+class Brings(nn.Module):
+    """A network that brings names for its classes, as Hugging Face's configuration or our builders of others do."""
+
+    def __init__(self, names, how):
+        super().__init__()
+        self.net = cnn()
+        if how == "config":
+            self.config = SimpleNamespace(id2label={number: names[number] for number in (2, 0, 1)})
+        else:
+            self.published_names = names
+
+    def forward(self, images):
+        return self.net(images)
+
+
+@pytest.mark.parametrize("how", ["config", "builder"])
+def test_names_that_the_model_brings_are_compared(how, caplog):
+    model, wanted = Brings(["Cat", "dog", "fox "], how), "another order (Cat, dog, fox ; the data: dog, cat, fox)"
+    for target, classes in (
+        (ClassifierTarget(model), ["dog", "cat", "fox"]),
+        (ClassifierTarget(model, class_names=["dog", "cat", "fox"]), None),  # data without labels
+        (ClassifierTarget(model, class_names=["dog", "cat", "fox"]), ["dog", "cat", "fox"]),
+    ):
+        (sentence,) = target.check(IMAGES, classes)
+        assert wanted in sentence and sentence in caplog.text
+    for names in (["cat", "dog", "fox"], ["x", "y", "z"], None):
+        assert not ClassifierTarget(model, class_names=names).check(IMAGES)
+    assert not ClassifierTarget(Brings(["LABEL_0", "LABEL_1", "LABEL_2"], how)).check(IMAGES, ["dog", "cat", "fox"])
 
 
 def test_statistics_of_other_units_are_noticed():

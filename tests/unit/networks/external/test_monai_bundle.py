@@ -89,3 +89,20 @@ def test_what_is_no_bundle_is_a_sentence(tmp_path, config, words):
 def test_a_folder_without_configuration_is_a_sentence(tmp_path):
     with pytest.raises(ValueError, match=r"is no MONAI bundle: it has no configs/inference\.json"):
         monai_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "names"),
+    [
+        ({"network_data_format": {"outputs": {"pred": {"channel_def": {"1": "spleen", "0": "background"}}}}},
+         ["background", "spleen"]),
+        ({"network_data_format": {"outputs": {"pred": {"channel_def": "image"}}}}, None),
+        ({"version": "1"}, None), ("no json", None), (None, None),
+    ],
+)  # fmt: skip
+def test_the_names_of_its_channels_are_noted(tmp_path, metadata, names):
+    bundle(tmp_path, {"net": PLAIN})
+    if metadata is not None:
+        bundle_file = tmp_path / "configs" / "metadata.json"
+        bundle_file.write_text(metadata if isinstance(metadata, str) else json.dumps(metadata))
+    assert monai_bundle(tmp_path).published_names == names
