@@ -60,21 +60,22 @@ def columns_at_once(model: nn.Module, scores: Tensor) -> int:
     if any(module._backward_hooks or module._backward_pre_hooks for module in model.modules()):
         return 1
     largest = 1
-    for node in _nodes(scores):
+    for node in nodes_of(scores):
         if isinstance(node, BackwardCFunction):
             return 1
         largest = max([largest, *(torch.Size(value.shape).numel() for value in node._input_metadata)])
     return max(1, LARGEST // largest)
 
 
-def _nodes(scores: Tensor) -> Iterator[Node]:
-    """Every node of the graph of a tensor."""
+def nodes_of(scores: Tensor) -> Iterator[Node]:
+    """Every node of the graph of a tensor that its gradient reaches."""
     visited, ahead = set(), [scores.grad_fn]
     while ahead:
         node = ahead.pop()
         if node is not None and node not in visited:
             visited.add(node)
-            ahead.extend(parent for parent, _ in node.next_functions)
+            if not node.name().endswith("NotImplemented"):  # no derivative is known, and PyTorch goes on with none
+                ahead.extend(parent for parent, _ in node.next_functions)
             yield node
 
 

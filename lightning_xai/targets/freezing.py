@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lightning_xai.functional.tensors import without_metadata
 
@@ -14,6 +15,8 @@ from lightning_xai.functional.tensors import without_metadata
 def freeze(model: Any) -> Any:
     """Put a model into eval mode and stop its parameters from requiring gradients; a plain callable is left alone."""
     if isinstance(model, nn.Module):
+        if any(map(is_lazy, model.parameters())):
+            raise ValueError("The model has lazy layers without weights yet; run it once on images before it is given.")
         # One by one: a TorchScript module has no requires_grad_().
         for parameter in model.parameters():
             parameter.requires_grad_(False)

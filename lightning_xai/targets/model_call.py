@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
+from lightning_xai.functional.gradients import nodes_of
 from lightning_xai.functional.resize import resize
 from lightning_xai.functional.text import first_line
 from lightning_xai.targets.model_output import EXACT, SQUEEZED, Output, OutputReader, per_image, per_pixel
@@ -21,12 +23,21 @@ class ImageShapeError(ValueError, RuntimeError):
     """The error for images that a model does not take; also a ``RuntimeError``, as PyTorch raises for them."""
 
 
+class NoGradientError(ValueError):
+    """The error for a model that gives no gradient by its images, where one is asked for."""
+
+
 #: What a network raises when it does not take images of some shape.
 FAILURES = (RuntimeError, ValueError, AssertionError, IndexError, TypeError)
 #: Of these, what another size would not mend.
-PASSED_ON = (torch.OutOfMemoryError, RecursionError, ImageShapeError)
+PASSED_ON = (torch.OutOfMemoryError, RecursionError, ImageShapeError, NoGradientError)
 AXES = re.compile(r"input to conv(\d)d")
 CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
+ARGUMENTS = re.compile(r"missing \d+ required .*argument")
+NO_GRADIENT = (
+    "The model gives no gradient by its images ({}); use an explainer that needs none: RISE, PCIM(gradient='spsa'), "
+    "Captum's Occlusion, or EigenCAM, ScoreCAM and AblationCAM of a named layer."
+)
 
 
 class ModelCall:
@@ -53,6 +64,8 @@ class ModelCall:
         #: Sides with which images reach the model, for every kind and shape ``(C, *S)`` that went through it.
         self.sizes: dict[tuple[Any, ...], tuple[int, ...]] = {}
         self.enlarges = False
+        #: Whether the logits are known to depend on the images by a graph.
+        self.differentiated = False
 
     def __call__(self, model: Any, images: Tensor, normalize: Callable[[Tensor], Tensor]) -> Tensor:
         """Run the model once.
@@ -66,7 +79,8 @@ class ModelCall:
             ``(B, K)``, or ``(B, K, *S)`` of a segmenter; one logit stays one.
 
         Raises:
-            ValueError: If the model does not take such images (:class:`ImageShapeError`), or returns no logits.
+            ValueError: If the model does not take such images (:class:`ImageShapeError`), returns no logits, or gives
+                no gradient for images that need one (:class:`NoGradientError`).
         """
         check_images(images)
         key = key_of(images.shape[1:], images.dtype)
@@ -94,9 +108,29 @@ class ModelCall:
 
     def _run(self, model: Any, images: Tensor, normalize: Callable[[Tensor], Tensor], size: Sequence[int]) -> Tensor:
         values = padded(normalize(images), size)
-        shape = values.shape
-        logits = self.shape_of(self.read(model(values), lambda values: self._fit(values, shape)), shape)
+        shape, start = values.shape, values.grad_fn if torch.is_grad_enabled() else None
+        try:
+            returned = model(values)
+        except RuntimeError as error:
+            if "Inference tensors" not in str(error):
+                raise
+            raise NoGradientError(NO_GRADIENT.format("its weights were made under torch.inference_mode")) from error
+        logits = self.shape_of(self.read(returned, lambda values: self._fit(values, shape)), shape)
+        if start is not None:
+            self._check_gradient(logits, start)
         return cropped(self._enlarged(logits, shape[2:]), images.shape[2:]) if self.dense else logits
+
+    def _check_gradient(self, logits: Tensor, start: Node) -> None:
+        """Raise an error for logits that do not depend on the images, which have a node in the graph.
+
+        Raises:
+            NoGradientError: See :meth:`__call__`.
+        """
+        if self.differentiated and logits.requires_grad:
+            return
+        if not any(node is start for node in nodes_of(logits)):
+            raise NoGradientError(NO_GRADIENT.format("it runs under torch.no_grad, detaches them, or is quantized"))
+        self.differentiated = True
 
     def _enlarged(self, logits: Tensor, size: torch.Size) -> Tensor:
         """A segmenter's logits at the size of the images, said once where they are not."""
@@ -116,6 +150,8 @@ class ModelCall:
             return 0.0
         if self.dense and shaped.shape[2:] != shape[2:]:
             return shaped.shape[2:].numel() / (1 + shape[2:].numel())
+        if logits.ndim == 0:  # of a batch of one image; a loss has this shape for any batch
+            return SQUEEZED / 2
         return EXACT if shaped.shape == logits.shape else SQUEEZED
 
     @torch.no_grad()
@@ -194,7 +230,25 @@ def misfit(model: Any, images: Tensor, error: Exception) -> str | None:
     autocast = images.is_floating_point() and torch.is_autocast_enabled(images.device.type)
     if kinds and images.dtype not in kinds and not autocast:
         kind = next(iter(kinds))
-        return f"The images are {images.dtype}, but the model's weights are {kind}; give images.to({kind})."
+        other = f", or model.to({images.dtype})" if images.is_floating_point() else ""
+        return f"The images are {images.dtype}, but the model's weights are {kind}; give images.to({kind}){other}."
+    if len(kinds) > 1 and "type" in str(error):
+        listed = " and ".join(sorted(map(str, kinds)))
+        return f"The model's weights are {listed}, which its layers do not convert; give it as model.float()."
+    devices = {value.device for value in parameters}
+    if devices and images.device not in devices:
+        device = next(iter(devices))
+        lost = "the model's weights have no values (device meta); load them first"
+        return (
+            f"The images are on {images.device}, but "
+            + (lost if device.type == "meta" else f"the model's weights on {device}; move the target: .to(device)")
+            + "."
+        )
+    if ARGUMENTS.search(str(error)):
+        return (
+            f"The model needs more than the images ({first_line(error).rstrip('.')}); wrap it in a module whose "
+            "forward takes the images alone and passes on the rest."
+        )
     axes = AXES.search(str(error))
     if axes and int(axes[1]) != images.ndim - 2:
         return few_axes(images, int(axes[1]))

@@ -128,7 +128,7 @@ def find_logits(returned: Any, fit: Callable[[Tensor], float], path: str = "", d
     candidates = [find_logits(part, fit, f"{path}[{key!r}]", depth - 1) for key, part in parts.items()]
     hits = [hit for hit in candidates if hit is not None]
     best = max(hits, key=lambda hit: fit(hit.values), default=None)
-    if best is None or fit(best.values) in (0, SQUEEZED):
+    if best is None or not fit(best.values):
         return best
     equal = [hit.path for hit in hits if hit.values.shape == best.values.shape]
     if len(equal) > 1:
@@ -168,7 +168,8 @@ def per_image(logits: Tensor, shape: Size) -> Tensor:
     """Logits of a classifier as ``(B, K)``; an axis that was squeezed away is restored.
 
     Args:
-        logits: ``(B, K)``, ``(B, K, 1, 1)``, ``(B,)`` of one logit, or for a batch of one image ``(K,)`` or a scalar.
+        logits: ``(B, K)``, also with axes of one more such as ``(B, K, 1, 1)``, ``(B,)`` of one logit, or for a batch
+            of one image ``(K,)`` or a scalar.
         shape: ``(B, C, *S)`` of the images.
 
     Raises:
@@ -177,7 +178,7 @@ def per_image(logits: Tensor, shape: Size) -> Tensor:
     count = shape[0]
     if logits.ndim < 2 and (logits.numel() == count or count == 1):
         return logits.reshape(count, -1)
-    if logits.ndim > 2 and logits.shape[2:].numel() == 1:
+    if logits.ndim > 2 and len(logits) == count and sum(side > 1 for side in logits.shape[1:]) < 2:
         logits = logits.flatten(1)
     if logits.ndim != 2 or len(logits) != count:
         raise ValueError(

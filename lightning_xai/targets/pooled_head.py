@@ -121,7 +121,7 @@ class PooledHead:
                 hooks.enter_context(module.register_forward_hook(note))
             axes = hooks.enter_context(channel_axes(list(names)))
             logits = self.target.raw_logits(images)
-        if self.linear not in inputs or not close(outputs[self.linear], logits):
+        if self.linear not in inputs or not close(outputs[self.linear].to(logits.dtype), logits):
             raise ValueError(
                 f"The linear layer {self.name!r} does not give the model's logits; name the one that does with head=."
             )

@@ -138,7 +138,7 @@ class AblationCAM(ChannelCAM):
             context = PerturbationContext.of_queries(output, query.shape[1])
             (scores,) = evaluator(context, {"channels": ablated})["channels"]
         whole = whole.unsqueeze(1)
-        weights = torch.where(whole != 0, (whole - scores) / whole.abs(), whole - scores)
+        weights = torch.where(whole != 0, (whole - scores) / whole.abs(), whole - scores).to(grid.dtype)
         return torch.einsum("td,d...->t...", -weights if self.negative else weights, grid[0]).unsqueeze(0)
 
     def _rest(self, replay: Replay, value: Tensor, image: Tensor, query: Query) -> Tensor:

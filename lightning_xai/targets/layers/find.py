@@ -16,6 +16,7 @@ from lightning_xai.targets.layers.attention import attention_modules
 from lightning_xai.targets.layers.grid import to_grid
 from lightning_xai.targets.layers.hooks import hookable
 from lightning_xai.targets.layers.layout import channel_axes
+from lightning_xai.targets.model_call import NoGradientError
 from lightning_xai.targets.outputs import Logit
 from lightning_xai.targets.padding import cropped
 
@@ -127,7 +128,7 @@ def observe_all(target: Target, modules: list[nn.Module], image: Tensor, targets
         given[module] = [state_of(value) for value in inputs if isinstance(value, Tensor)]
 
     def note(module: nn.Module, _: Any, output: Any) -> None:
-        if not isinstance(output, Tensor) or output.ndim < 3:
+        if not isinstance(output, Tensor) or output.ndim < 3 or not output.is_floating_point():
             return
         if not output.requires_grad and has_positions(output):
             observed.without_gradient.append(module)
@@ -143,7 +144,13 @@ def observe_all(target: Target, modules: list[nn.Module], image: Tensor, targets
         observed.attention = hooks.enter_context(attention_modules(modules))
         # Every pixel of a segmenter: there may be none of the class.
         everywhere = image_pixels(image) if target.dense else None
-        observed.logits = target.logits(image)
+        try:
+            observed.logits = target.logits(image)
+        except NoGradientError as error:
+            if not (observed.outputs or observed.without_gradient):
+                raise
+            names = {module: name for name, module in target.model.named_modules()}
+            raise ValueError(no_layer(observed, [None] * len(observed.outputs), names)) from error
         scores = Logit()(target, observed.logits, target.query(image, targets[:1], everywhere, observed.logits))[0]
         # Weighted, for the scores of "no" and "yes" of a single logit cancel out.
         score = (scores * torch.arange(1, len(scores) + 1).to(scores)).sum()
@@ -181,9 +188,9 @@ def no_layer(observed: Observed, gradients: Sequence[Tensor | None], names: Mapp
     if cut_off and not any(has_positions(output) for output in connected):
         last = names[cut_off[-1]]
         return (
-            f"The model computes its layers up to {last!r} without a gradient (torch.no_grad, inference mode or "
-            "detach), so that class activation maps that need one have no layer; remove that, or use EigenCAM, "
-            f"ScoreCAM or AblationCAM with layer={last!r}, or {OTHERS}."
+            f"The model computes its layers up to {last!r} without a gradient (torch.no_grad, inference mode, detach "
+            "or quantized layers), so that class activation maps that need one have no layer; remove that, or use "
+            f"EigenCAM, ScoreCAM or AblationCAM with layer={last!r}, or RISE or Captum's Occlusion, which need none."
         )
     scripted = [names[module] for module in names if isinstance(module, torch.jit.ScriptModule)]
     if scripted:

@@ -18,6 +18,16 @@ def hookable(modules: Iterable[nn.Module]) -> list[nn.Module]:
     return [module for module in modules if not isinstance(module, torch.jit.ScriptModule)]
 
 
+def check_floating(layer: nn.Module, output: Tensor) -> None:
+    """Raise an error for a layer whose output has no floating numbers.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if not output.is_floating_point():
+        raise ValueError(f"The layer {type(layer).__name__} gives {output.dtype}; choose one of floating numbers.")
+
+
 @contextmanager
 def capture_outputs(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
     """Collect the outputs of modules while the model runs, so that gradients by them can be taken.
@@ -36,6 +46,7 @@ def capture_outputs(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Te
     def keep(module: nn.Module, _: Any, output: Any) -> Tensor:
         if not isinstance(output, Tensor):
             raise ValueError(NO_TENSOR.format(type(module).__name__, type(output).__name__))
+        check_floating(module, output)
         frozen = output.requires_grad or output.is_inference()  # an inference tensor cannot get a gradient
         outputs[module] = output if frozen else output.detach().requires_grad_(True)
         # What comes next may work in place, and must not change what was captured.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_xai.targets.layers.hooks import NO_TENSOR, UNCALLED, hookable
+from lightning_xai.targets.layers.hooks import NO_TENSOR, UNCALLED, check_floating, hookable
 
 
 @contextmanager
@@ -54,12 +54,13 @@ class Replay:
         """The output of the layer.
 
         Raises:
-            ValueError: If it is no tensor.
+            ValueError: If it is no tensor of floating numbers.
         """
         output = self.outputs.get(self.layer, [None])[0]
         if not isinstance(output, Tensor):
             name, what = type(self.layer).__name__, type(output).__name__
             raise ValueError(UNCALLED.format(name) if output is None else NO_TENSOR.format(name, what))
+        check_floating(self.layer, output)
         return output
 
     def _note(self, module: nn.Module, _: Any, output: Any) -> None:
