@@ -87,7 +87,8 @@ def over_region(values: Tensor, regions: Tensor | None, mean: bool) -> Tensor:
     """
     if regions is None:
         return values
-    total = (values * regions).flatten(2).sum(dim=2)
+    # Sums of many pixels are beyond the range of 16 bits.
+    total = (values * regions).flatten(2).sum(dim=2, dtype=torch.promote_types(values.dtype, torch.float32))
     return total / regions.flatten(2).sum(dim=2).clamp(min=1) if mean else total
 
 

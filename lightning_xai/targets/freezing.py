@@ -17,6 +17,8 @@ def freeze(model: Any) -> Any:
     if isinstance(model, nn.Module):
         if any(map(is_lazy, model.parameters())):
             raise ValueError("The model has lazy layers without weights yet; run it once on images before it is given.")
+        if any(parameter.is_meta for parameter in model.parameters()):
+            raise ValueError("The model's weights have no values (device meta); load them before it is given.")
         # One by one: a TorchScript module has no requires_grad_().
         for parameter in model.parameters():
             parameter.requires_grad_(False)

@@ -34,6 +34,9 @@ PASSED_ON = (torch.OutOfMemoryError, RecursionError, ImageShapeError, NoGradient
 AXES = re.compile(r"input to conv(\d)d")
 CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
 ARGUMENTS = re.compile(r"missing \d+ required .*argument")
+#: What PyTorch says where weights, or values that a hook waits for the gradient of, have none.
+UNDIFFERENTIABLE = re.compile(r"Inference tensors cannot be saved|hook on a tensor that doesn't require gradient")
+NONE_ARRIVES = "it runs under torch.no_grad, detaches them, or is quantized"
 NO_GRADIENT = (
     "The model gives no gradient by its images ({}); use an explainer that needs none: RISE, PCIM(gradient='spsa'), "
     "Captum's Occlusion, or EigenCAM, ScoreCAM and AblationCAM of a named layer."
@@ -112,9 +115,10 @@ class ModelCall:
         try:
             returned = model(values)
         except RuntimeError as error:
-            if "Inference tensors" not in str(error):
+            if not UNDIFFERENTIABLE.search(str(error)):
                 raise
-            raise NoGradientError(NO_GRADIENT.format("its weights were made under torch.inference_mode")) from error
+            reason = "its weights were made under torch.inference_mode" if "Inference" in str(error) else NONE_ARRIVES
+            raise NoGradientError(NO_GRADIENT.format(reason)) from error
         logits = self.shape_of(self.read(returned, lambda values: self._fit(values, shape)), shape)
         if start is not None:
             self._check_gradient(logits, start)
@@ -129,7 +133,7 @@ class ModelCall:
         if self.differentiated and logits.requires_grad:
             return
         if not any(node is start for node in nodes_of(logits)):
-            raise NoGradientError(NO_GRADIENT.format("it runs under torch.no_grad, detaches them, or is quantized"))
+            raise NoGradientError(NO_GRADIENT.format(NONE_ARRIVES))
         self.differentiated = True
 
     def _enlarged(self, logits: Tensor, size: torch.Size) -> Tensor:
@@ -238,12 +242,7 @@ def misfit(model: Any, images: Tensor, error: Exception) -> str | None:
     devices = {value.device for value in parameters}
     if devices and images.device not in devices:
         device = next(iter(devices))
-        lost = "the model's weights have no values (device meta); load them first"
-        return (
-            f"The images are on {images.device}, but "
-            + (lost if device.type == "meta" else f"the model's weights on {device}; move the target: .to(device)")
-            + "."
-        )
+        return f"The images are on {images.device}, but the model's weights on {device}; move the target: .to(device)."
     if ARGUMENTS.search(str(error)):
         return (
             f"The model needs more than the images ({first_line(error).rstrip('.')}); wrap it in a module whose "

@@ -166,10 +166,10 @@ def are_logits(output: Tensor, logits: Tensor) -> bool:
         return False
     whole = logits[:, -output.shape[1] :]
     if min(after - before for after, before in zip(output.shape[2:], whole.shape[2:], strict=True)) >= 0:
-        return close(cropped(output, whole.shape[2:]), whole)
+        return close(cropped(output, whole.shape[2:]).to(whole.dtype), whole)
     mode = "bilinear" if output.ndim == 4 else "trilinear"
     enlarged = [F.interpolate(output, whole.shape[2:], mode=mode, align_corners=corners) for corners in (False, True)]
-    return any(close(values, whole) for values in enlarged)
+    return any(close(values.to(whole.dtype), whole) for values in enlarged)
 
 
 def state_of(values: Tensor) -> tuple[Any, ...]:
