@@ -16,8 +16,9 @@ from torch import nn
 
 import train
 from lightning_xai.cli.target_cache import make_target, target_module
-from lightning_xai.explainers import CAPE, PCIM, RISE, CaptumExplainer, GradCAM
+from lightning_xai.explainers import CAM, CAPE, PCIM, RISE, CaptumExplainer, GradCAM
 from lightning_xai.targets import Target
+from lightning_xai.targets.layers.find import auto_layer
 from lightning_xai.targets.sizes import names_of
 from tests.helpers import assert_untouched, state_of
 from tests.running import CONFIGS, bars_npz, tiny
@@ -172,6 +173,16 @@ def test_its_weights_are_loaded_from_a_file(case, tmp_path):
         ("segmentation_models_pytorch", "target=smp target.encoder=resnet35", "encoder 'resnet35'; did you mean"),
         ("torchxrayvision", "target=torchxrayvision target.name=densenet121", "'densenet121'; did you mean 'densenet"),
         ("transformers", "target=huggingface target.name=vit", "'vit' is a type of network, which has no weights"),
+        (
+            "transformers",
+            "target=huggingface target.name=bert target.weights=null",
+            "no AutoModelForImageClassification",
+        ),
+        (
+            "transformers",
+            "target=huggingface_segmenter target.name=vit target.weights=null",
+            "no AutoModelForSemanticSegmentation of the type 'vit'; choose one that is made for this task",
+        ),
         ("transformers", "target=huggingface target.name=./nowhere", "'./nowhere' is no folder with a config.json"),
     ],
 )
@@ -268,6 +279,30 @@ def test_a_folder_of_hugging_face_is_taken_as_it_is(tmp_path):
     assert "take images of 3 channels, but the data have 1" in sentence(*named, channels=1)
     other = sentence("target=huggingface_segmenter", f"target.name={tmp_path}", channels=3)
     assert "ViT" in other, other
+
+
+def test_a_type_of_hugging_face_with_several_networks_is_built():
+    words = f"target=huggingface target.name=deit target.weights=null {SMALL_VIT}".split()
+    needed("transformers")
+    words = [word if word.startswith("target") else f"+target.model.{word}" for word in words]
+    assert made(*words, channels=3).logits(images_of(3)).shape == (2, 3)
+
+
+CLASS_TOKENS = {"timm vit": "blocks.1.norm1", "hf vit": "vit.layers.1.layernorm_before"}
+
+
+@pytest.mark.parametrize("case", CLASS_TOKENS)
+def test_the_layer_of_a_class_token_is_the_last_blocks_norm(case):
+    target, asked = lived_in(made(*words_of(case))), torch.tensor([[1], [2]])
+    assert auto_layer(target, images_of(1), asked) == CLASS_TOKENS[case]
+    with pytest.raises(ValueError, match="it reads a class token"):
+        CAM(target).explain(images_of(1), asked)
+
+
+def test_the_norm_behind_the_pooling_of_a_convnext_is_named():
+    target = lived_in(made(*words_of("timm convnext")))
+    with pytest.raises(ValueError, match=r"between them lies 'head\.norm' \(LayerNorm"):
+        CAM(target).explain(images_of(1), torch.tensor([[1], [2]]))
 
 
 def test_classes_of_hugging_face_in_another_order_are_noticed(tmp_path):

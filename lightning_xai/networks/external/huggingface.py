@@ -71,7 +71,15 @@ def huggingface_network(
         config.num_channels = in_channels
         if size is not None and hasattr(config, "image_size") and "image_size" not in options:
             config.image_size = size[0] if len(set(size)) == 1 else tuple(size)
-        model = kind.from_config(config, trust_remote_code=False)
+        config.architectures = config.architectures or []  # None ends in a traceback where a type has several networks
+        try:
+            model = kind.from_config(config, trust_remote_code=False)
+        except ValueError as error:
+            if "Unrecognized configuration class" not in str(error):
+                raise
+            raise ValueError(
+                f"transformers has no {kind.__name__} of the type {name!r}; choose one that is made for this task."
+            ) from error
     if weights == AS_PUBLISHED:
         with_names(model, [config.id2label[number] for number in sorted(config.id2label)])
     else:  # its classes are the data's now, whatever the published ones are called
