@@ -225,11 +225,14 @@ def per_pixel(logits: Tensor, shape: Size) -> Tensor:
 def is_fraction(sides: Sequence[int], size: Sequence[int]) -> bool:
     """Whether sides ``*s`` are those of images ``*S`` divided by a whole number on each axis, up to rounding.
 
-    A single position is none: it is a classifier's output.
+    A single position is none: it is a classifier's output. Nor is another divisor for rows than for columns: the last
+    axis is that of the classes then.
 
     Example:
         >>> is_fraction((9, 12), (33, 48)), is_fraction((388, 388), (572, 572)), is_fraction((1, 1), (32, 32))
         (True, False, False)
+        >>> is_fraction((32, 3), (32, 32))
+        False
     """
     if len(sides) != len(size) or prod(sides) < 2:
         return False
@@ -238,4 +241,4 @@ def is_fraction(sides: Sequence[int], size: Sequence[int]) -> bool:
         side == full if stride == 1 else abs(full / stride - side) < 1
         for side, full, stride in zip(sides, size, strides, strict=True)
     ]
-    return all(fit) and max(strides) > 1
+    return all(fit) and max(strides) > 1 and strides[-2] == strides[-1]

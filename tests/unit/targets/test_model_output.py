@@ -177,6 +177,26 @@ def test_shapes_that_no_segmenter_has(shape_of_logits):
         per_pixel(torch.rand(shape_of_logits), torch.Size((2, 1, 8, 6)))
 
 
+@pytest.mark.parametrize("size", [(17, 17), (16, 20), (9, 10, 11)])
+@pytest.mark.parametrize("after", [lambda y: y.movedim(1, -1), lambda y: y.unsqueeze(-1), lambda y: y.flatten(2)])
+def test_no_padding_makes_classes_of_columns(size, after):
+    """Channels last, padded to 32 x 32 pixels, are not 32 classes at a fraction of the size."""
+    target = SegmenterTarget(Answering(segmenter(len(size)), after))
+    with pytest.raises(ValueError, match="a segmenter needs one per pixel"):
+        target.logits(torch.rand(2, 1, *size))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_of_equal_squeezed_parts_none_is_guessed(count):
+    """Columns or rows of logits are not one logit; a loss beside one logit is not it, whatever the size of the batch."""
+    images = torch.rand(count, 1, 16, 16)
+    for parts in (lambda y: tuple(y.unbind(1)), lambda y: list(y) if count > 1 else [y[0], y[0]]):
+        with pytest.raises(ValueError, match="all have the shape of logits|a classifier needs"):
+            ClassifierTarget(Answering(cnn(), parts), "sigmoid").logits(images)
+    one = ClassifierTarget(Answering(cnn(classes=1), lambda y: (y.mean(), y[:, 0])), "sigmoid")
+    assert torch.equal(one.logits(images), ClassifierTarget(cnn(classes=1), "sigmoid").logits(images))
+
+
 def test_a_reader_takes_metadata_off():
     from monai.data.meta_tensor import MetaTensor
 
