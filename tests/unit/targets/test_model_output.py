@@ -188,7 +188,7 @@ def test_no_padding_makes_classes_of_columns(size, after):
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_of_equal_squeezed_parts_none_is_guessed(count):
-    """Columns or rows of logits are not one logit; a loss beside one logit is not it, whatever the size of the batch."""
+    """Columns or rows of logits are not one logit; a loss beside one logit never is."""
     images = torch.rand(count, 1, 16, 16)
     for parts in (lambda y: tuple(y.unbind(1)), lambda y: list(y) if count > 1 else [y[0], y[0]]):
         with pytest.raises(ValueError, match="all have the shape of logits|a classifier needs"):
