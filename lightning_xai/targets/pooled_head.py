@@ -145,9 +145,7 @@ class PooledHead:
         reason = cause(outputs, axes, before, size)
         if reason is None and between:
             steps = ", ".join(f"{names[module]!r} ({type(module).__name__})" for module in between[:3])
-            reason = (
-                f"between them {'lies' if len(between) == 1 else 'lie'} {steps}, which mixes or bends their channels"
-            )
+            reason = f"between them {'lies' if len(between) == 1 else 'lie'} {steps}, which is more than a mean"
         raise ValueError(
             f"The linear layer {self.name!r} does not read the mean of regions: "
             f"{reason or single_region(outputs, pooled, size) or 'something else lies between them'}. {NEEDED}"
