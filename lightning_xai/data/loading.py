@@ -1,7 +1,6 @@
 """The first transform of every pipeline: it reads an `Item` into a sample of tensors."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +17,7 @@ from lightning_xai.data.items import Item
 from lightning_xai.data.mask_rules import CLASS_INDICES, MaskRule
 from lightning_xai.data.masks import read_mask
 from lightning_xai.data.notes import Notes
-from lightning_xai.data.reading import BadImageError, ChannelAxis, read_affine, read_image, stated_affine
+from lightning_xai.data.reading import BadImageError, ChannelAxis, LocatedImage, read_located
 from lightning_xai.functional.segmentation import IGNORED
 
 
@@ -47,7 +46,7 @@ class LoadItem(Transform):
 
     Args:
         size: Side or spatial size in pixels; None keeps the size of the image.
-        channel_axis: As in `read_image`.
+        channel_axis: As in `read_located`.
         with_mask: Whether samples carry a mask; an item without one gets an empty mask.
         mask_classes: Names of the values of masks, as in `ImageDataModule`.
         prepare: Transforms before resizing, as in `ImageDataModule`; they may read the item's label and laterality.
@@ -132,12 +131,12 @@ class LoadItem(Transform):
 
     def _read(self, item: Item) -> tuple[torch.Tensor, torch.Tensor | None, np.ndarray, Grid]:
         """Image, mask and affine of an item, prepared but not resized, and how they are to be resized."""
-        image = torch.from_numpy(self._image(item))
-        affine, mask = read_affine(item.image), None
-        stored, undo = tuple(image.shape[1:]), None
+        located = self._image(item)
+        image, mask, undo = torch.from_numpy(located.pixels), None, None
+        stored, affine = tuple(image.shape[1:]), np.eye(4) if located.affine is None else located.affine
         placed = affine
         if self.with_mask:
-            mask = torch.from_numpy(self._mask(item, stored, affine))
+            mask = torch.from_numpy(self._mask(item, stored, located.affine))
         if self.window is not None:
             image = torch.as_tensor(self.window(image))
         if self.orientation is not None and len(stored) != 3:
@@ -159,29 +158,22 @@ class LoadItem(Transform):
         scaled = scaled_size(old, size, self.resize)
         return image, mask, placed, Grid(stored, affine, old, scaled, size, undo)
 
-    def _image(self, item: Item) -> np.ndarray:
-        image = read_image(item.image, self.channel_axis, item.id, self.channels, self.notes)
-        if self.usual is not None and len(image) != self.usual[0]:
+    def _image(self, item: Item) -> LocatedImage:
+        image = read_located(item.image, self.channel_axis, item.id, self.channels, self.notes)
+        found = len(image.pixels)
+        if self.usual is not None and found != self.usual[0]:
             channels, images = self.usual
-            convert = "set data.channels=1 or 3 to convert all, or " if {len(image), channels} == {1, 3} else "set "
+            convert = "set data.channels=1 or 3 to convert all, or " if {found, channels} == {1, 3} else "set "
             raise BadImageError(
-                f"The image {item.name} has {len(image)} channels where {images} have {channels}; {convert}"
+                f"The image {item.name} has {found} channels where {images} have {channels}; {convert}"
                 "data.on_bad_image=skip."
             )
         return image
 
-    def _mask(self, item: Item, size: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
+    def _mask(self, item: Item, size: tuple[int, ...], affine: np.ndarray | None) -> np.ndarray:
         if item.mask is None:
             return draw_boxes(item.boxes, size, item.name) if item.boxes else np.zeros((1, *size), np.int64)
-        mask = read_mask(item.mask, size, f"of {item.id}", self.rule.ignored)
-        for part in item.mask if isinstance(item.mask, tuple) else (item.mask,):
-            placed = stated_affine(part) if isinstance(part, Path) else None
-            elsewhere = placed is not None and not np.allclose(placed, affine, atol=1e-2)
-            if elsewhere and stated_affine(item.image) is not None:
-                raise BadImageError(
-                    f"The mask {part} lies elsewhere in the world than its image {item.name} (their affines differ); "
-                    "resample it to the image or set data.on_bad_image=skip."
-                )
+        mask = read_mask(item.mask, size, f"of {item.id}", self.rule.ignored, affine, self.rule.soft)
         mask = self.rule(mask)
         if (mask == IGNORED).any():
             self.notes.add(f"pixels of the value {self.rule.ignored} in the mask, which are ignored", item.name)

@@ -54,7 +54,7 @@ class ImageDataModule(SplitLoaders, ABC):
         augment: MONAI dictionary transforms (keys image and mask) for training images, after the cache; those that give
             several patches an image enlarge the batch.
         limit: Largest number of images a split, with the classes in proportion; None keeps all.
-        channel_axis: As in `read_image`.
+        channel_axis: As in `read_located`.
         mask_classes: Names of the values of the masks, background first: the data are for segmentation. Of two classes
             the second is the larger one of two values, such as 0 and 255, or all above 0 (see `mask_rule`). None: masks
             only outline the evidence for a class of the image.
