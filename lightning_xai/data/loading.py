@@ -1,6 +1,7 @@
 """The first transform of every pipeline: it reads an `Item` into a sample of tensors."""
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.compose import Compose
 from monai.transforms.intensity.array import NormalizeIntensity, ScaleIntensityRange
-from monai.transforms.spatial.dictionary import Orientationd
+from monai.transforms.spatial.dictionary import Orientationd, Spacingd
 from monai.transforms.transform import Transform
 
 from lightning_xai.data.boxes import draw_boxes
@@ -19,6 +20,10 @@ from lightning_xai.data.masks import read_mask
 from lightning_xai.data.notes import Notes
 from lightning_xai.data.reading import BadImageError, ChannelAxis, LocatedImage, read_located
 from lightning_xai.functional.segmentation import IGNORED
+
+BOTH = ("image", "mask")
+#: Size of a voxel in mm; "any": as stored, also where it differs from volume to volume.
+Spacing = Sequence[float] | Literal["any"] | None
 
 
 def standardize(image: torch.Tensor) -> torch.Tensor:
@@ -56,6 +61,7 @@ class LoadItem(Transform):
         rule: What the values of masks mean; by default they are class indices.
         resize: How images get the size, as in `scaled_size`.
         orientation: Axes that volumes are turned to before `prepare`, such as "RAS"; None leaves them as stored.
+        spacing: Size of a voxel in mm that volumes are resampled to, next; None, or "any", leaves it.
         window: Lowest and highest value, which become 0 and 1 before `prepare`; None leaves the values.
 
     Attributes:
@@ -75,15 +81,21 @@ class LoadItem(Transform):
         rule: MaskRule = CLASS_INDICES,
         resize: Resize = "stretch",
         orientation: str | None = None,
+        spacing: Spacing = None,
         window: Sequence[float] | None = None,
     ) -> None:
         self.size = size
         self.channel_axis = channel_axis
         self.with_mask = with_mask
         self.mask_classes = mask_classes
-        self.orientation = orientation
-        turned = [] if orientation is None else [Orientationd(("image", "mask"), axcodes=orientation, labels=None)]
-        self.prepare = Compose([*turned, *prepare]) if turned or prepare else None
+        self.spacing = spacing
+        self.of_volumes: dict[str, list[Callable[..., Any]]] = {"orientation": [], "spacing": []}
+        if orientation is not None:
+            self.of_volumes["orientation"] = [Orientationd(BOTH, axcodes=orientation, labels=None)]
+        if spacing is not None and spacing != "any":
+            self.of_volumes["spacing"] = [Spacingd(BOTH, tuple(spacing), mode=("bilinear", "nearest"))]
+        steps = [*chain(*self.of_volumes.values()), *prepare]
+        self.prepare = Compose(steps) if steps else None
         self.normalize = normalize
         self.rule = rule
         self.channels: int | None = None
@@ -139,8 +151,9 @@ class LoadItem(Transform):
             mask = torch.from_numpy(self._mask(item, stored, located.affine))
         if self.window is not None:
             image = torch.as_tensor(self.window(image))
-        if self.orientation is not None and len(stored) != 3:
-            raise ValueError(f"data.orientation turns volumes, but {item.name} is a plane; set it to null.")
+        for option, steps in self.of_volumes.items():
+            if steps and len(stored) != 3:
+                raise ValueError(f"data.{option} is of volumes, but {item.name} is a plane; set it to null.")
         if self.prepare is not None:
             sample: dict[str, Any] = {"image": MetaTensor(image, affine=torch.from_numpy(affine))}
             sample |= {"label": item.label, "laterality": item.laterality}

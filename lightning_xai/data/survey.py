@@ -116,8 +116,8 @@ def survey_intensities(items: Sequence[Item], load: LoadItem, normalize: Normali
                 statistics.update(sample["image"])
         if not statistics.pixels:
             raise ValueError(
-                f"data.normalize=dataset needs training images, and {where} is read to predict; start from a run, or "
-                "give data.normalize={mean: [...], std: [...]}."
+                f"data.normalize=dataset needs training images, and {where} has none or is read to predict; "
+                "start from a run, or give data.normalize={mean: [...], std: [...]}."
             )
         normalize = {"mean": statistics.mean, "std": statistics.std}
     if isinstance(normalize, Mapping):
