@@ -30,7 +30,8 @@ class Item:
     Args:
         id: Name of the image, unique in the data set.
         image: Path of the file, or the array itself.
-        label: Class index, a tuple of 0/1 for several labels, or None for an unlabeled image.
+        label: Class index, a tuple of 0/1 for several labels (`IGNORED`, -1: no loss or metric counts it), or None for
+            an unlabeled image.
         mask: Path or array of the reference mask, several paths that are united, or None.
         split: "train", "val" or "test" where the source states it, else None.
         group: What must stay on one side of a split (patient, plate well), or None.

@@ -42,12 +42,12 @@ def label_counts(items: Sequence[Item], num_classes: int) -> np.ndarray:
         num_classes: K.
 
     Returns:
-        (N, K) of 0 and 1; zeros for unlabeled items.
+        (N, K) of 0 and 1; zeros for unlabeled items and ignored labels.
     """
     counts = np.zeros((len(items), num_classes), np.int64)
     for row, item in zip(counts, items, strict=True):
         if isinstance(item.label, tuple):
-            row[:] = item.label
+            row[:] = np.equal(item.label, 1)
         elif item.label is not None:
             row[item.label] = 1
     return counts

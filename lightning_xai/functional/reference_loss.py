@@ -21,7 +21,8 @@ def reference_loss(
     Args:
         logits: ``(B, K, *S)``.
         truth: Classes ``(B, *S)``, or multi-hot ``(B, K, *S)`` for a sigmoid. Pixels that a mask ignores count for
-            nothing: the loss is then the mean over the images that have others.
+            nothing: the loss is then the mean over the images that have others. Nor do multi-hot labels count that are
+            ignored.
         activation: ``"softmax"``; or ``"sigmoid"``: the mean of the binary cross-entropies of all classes, of which
             the pair that a target makes of one logit has twice the same.
         classes: ``(B,)``, the class that is judged, one against the rest; ``None``: all.
@@ -73,7 +74,7 @@ def _binary(logits: Tensor, truth: Tensor, classes: Tensor | None, dice: bool, b
     """Every class by itself; logits and truth are ``(B, K, *S)``."""
     if classes is not None:
         logits, truth = (gather_classes(values, classes.unsqueeze(1)) for values in (logits, truth))
-    entropy = F.binary_cross_entropy_with_logits(logits, truth)
+    entropy = binary_entropy(logits, truth)
     if not dice:
         return entropy
     if classes is None:
@@ -81,6 +82,23 @@ def _binary(logits: Tensor, truth: Tensor, classes: Tensor | None, dice: bool, b
         logits, truth = logits[:, shown], truth[:, shown]
     lost: Tensor = DiceLoss(sigmoid=True)(logits, truth)
     return entropy + lost
+
+
+def binary_entropy(values: Tensor, truth: Tensor, probabilities: bool = False) -> Tensor:
+    """Compute the mean binary cross-entropy of the labels that are not ignored; 0 if all are.
+
+    Args:
+        values: Logits or probabilities of any shape.
+        truth: 0, 1 or `IGNORED`, of the same shape and type.
+        probabilities: Whether the values are probabilities.
+
+    Returns:
+        A scalar.
+    """
+    ignored = truth == IGNORED
+    entropy = F.binary_cross_entropy if probabilities else F.binary_cross_entropy_with_logits
+    entropies = entropy(values, truth.masked_fill(ignored, 0), reduction="none").masked_fill(ignored, 0)
+    return entropies.sum() / (~ignored).sum().clamp_min(1)
 
 
 def multi_hot_like(truth: Tensor, logits: Tensor) -> Tensor:

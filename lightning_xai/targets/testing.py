@@ -8,7 +8,7 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from lightning_xai.functional.reference_loss import reference_loss
+from lightning_xai.functional.reference_loss import binary_entropy, reference_loss
 from lightning_xai.targets.base import Target
 from lightning_xai.targets.confusion import confusion_fault, confusion_of
 from lightning_xai.targets.outputs import log_probabilities
@@ -67,7 +67,7 @@ def label_loss(logits: Tensor, labels: Tensor, activation: str) -> Tensor:
         return reference_loss(logits, labels.long(), "sigmoid" if labels.ndim > 1 else activation)
     if labels.ndim == 1:
         return F.nll_loss(log_probabilities(logits, "none"), labels.long())
-    return F.binary_cross_entropy(logits.float().clamp(0, 1), labels.float())
+    return binary_entropy(logits.float().clamp(0, 1), labels.float(), probabilities=True)
 
 
 def measure(

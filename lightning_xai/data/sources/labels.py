@@ -9,9 +9,11 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from lightning_xai.functional.segmentation import IGNORED
+
 log = logging.getLogger(__name__)
 
-#: What an uncertain or missing finding counts as; "ignore" leaves the image out.
+#: What an uncertain finding counts as; "ignore" leaves it out of losses and metrics.
 Uncertain = Literal["ignore", "zero", "one"]
 _TRUTH = {"0": 0, "0.0": 0, "false": 0, "no": 0, "1": 1, "1.0": 1, "true": 1, "yes": 1}
 _UNCERTAIN = ("-1", "-1.0")
@@ -37,7 +39,7 @@ def finding(cell: str, uncertain: str | None) -> int | None:
         uncertain: What -1 counts as; blank counts as 0 then. Without it both are no finding.
 
     Returns:
-        0 or 1, -1 for a finding to ignore, or None for any other text.
+        0 or 1, `IGNORED` (-1) for a finding to ignore, or None for any other text.
 
     Example:
         >>> [finding(cell, "ignore") for cell in ("1.0", "-1.0", "", "x")]
@@ -45,7 +47,7 @@ def finding(cell: str, uncertain: str | None) -> int | None:
     """
     if uncertain is not None:
         if cell in _UNCERTAIN:
-            return {"ignore": -1, "zero": 0, "one": 1}[uncertain]
+            return {"ignore": IGNORED, "zero": 0, "one": 1}[uncertain]
         cell = cell or "0"
     return _TRUTH.get(cell.lower())
 

@@ -120,6 +120,8 @@ class NpzData(ImageDataModule):
             self.class_names = names or sorted_classes(labels.astype(str).tolist())
             warn_of_alike(self.class_names, f"the labels of {self.path}")
         elif self.multilabel:
+            if labels.min(initial=0) < 0:
+                raise ValueError(f"labels of {self.path} holds {labels.min()}, which has no meaning; give 0 or 1.")
             self.class_names = names or [str(index) for index in range(labels.shape[1])]
         else:
             shifted, self.class_names = from_zero(labels, names, f"labels of {self.path}")

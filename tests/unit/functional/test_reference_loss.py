@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_xai.functional.reference_loss import reference_loss
+from lightning_xai.functional.reference_loss import binary_entropy, reference_loss
 from lightning_xai.functional.segmentation import IGNORED
 
 
@@ -35,3 +35,23 @@ def test_an_image_without_labeled_pixels_is_left_out_and_none_is_zero():
         reference_loss(logits, truth, "softmax"), reference_loss(logits[:1], truth[:1], "softmax")
     )
     assert reference_loss(logits, torch.full_like(truth, IGNORED), "softmax") == 0
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_ignored_labels_count_for_nothing(probabilities):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(5, 4, generator=generator).requires_grad_(True)
+    truth = (torch.rand(5, 4, generator=generator) < 0.5).float()
+    plain = (
+        torch.nn.functional.binary_cross_entropy
+        if probabilities
+        else torch.nn.functional.binary_cross_entropy_with_logits
+    )
+    assert torch.equal(binary_entropy(values, truth, probabilities), plain(values, truth)), "to the last bit"
+    truth[1], truth[:, 2] = IGNORED, IGNORED
+    known = truth != IGNORED
+    loss = binary_entropy(values, truth, probabilities)
+    torch.testing.assert_close(loss, plain(values[known], truth[known]))
+    (gradient,) = torch.autograd.grad(loss, values)
+    assert not gradient[~known].any() and gradient[known].all()
+    assert binary_entropy(values, torch.full_like(truth, IGNORED), probabilities) == 0

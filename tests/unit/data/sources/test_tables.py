@@ -134,18 +134,29 @@ FINDINGS = "image,Edema,Mass\n" + "".join(
     [
         ("zero", [(1, 0), (0, 0), (0, 1), (0, 0)] * 3),
         ("one", [(1, 0), (0, 1), (0, 1), (1, 0)] * 3),
-        ("ignore", [(1, 0), None, (0, 1), None] * 3),
+        ("ignore", [(1, 0), (0, -1), (0, 1), (-1, 0)] * 3),
     ],
 )
 def test_uncertain_findings(
-    write: Write, uncertain: str, expected: list[tuple[int, int] | None], caplog: pytest.LogCaptureFixture
+    write: Write, uncertain: str, expected: list[tuple[int, int]], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     table = write(FINDINGS, *(f"{i}.png" for i in range(12)))
     data = ManifestData(table, label_column=["Edema", "Mass"], uncertain=uncertain)
     data.setup()
     labels = {int(item.id): item.label for items in data.split_items.values() for item in items}
-    assert labels == {number: label for number, label in enumerate(expected) if label is not None}
-    assert ("Left out 6 images" in caplog.text) == (uncertain == "ignore")
+    assert labels == dict(enumerate(expected))
+    assert ("6 are uncertain and count in no loss and no metric" in caplog.text) == (uncertain == "ignore")
+    assert sum(count["Edema"] for count in data.split_counts.values()) == sum(label[0] == 1 for label in expected)
+
+
+def test_an_uncertain_finding_of_a_single_column_leaves_the_image_out(
+    write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = ManifestData(write(FINDINGS, *(f"{i}.png" for i in range(12))), label_column="Edema", uncertain="ignore")
+    data.setup()
+    assert data.class_names == ["0", "1"] and "Left out 3 images" in caplog.text
+    assert sum(map(len, data.split_items.values())) == 9
 
 
 def test_uncertain_findings_need_a_word(write: Write, caplog: pytest.LogCaptureFixture) -> None:
