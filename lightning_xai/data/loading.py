@@ -1,6 +1,6 @@
 """The first transform of every pipeline: it reads an `Item` into a sample of tensors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal
 
@@ -22,6 +22,8 @@ from lightning_xai.data.reading import BadImageError, ChannelAxis, LocatedImage,
 from lightning_xai.functional.segmentation import IGNORED
 
 BOTH = ("image", "mask")
+#: What happens to intensities; a mapping holds mean and std of each channel.
+Normalize = Literal["image", "dataset", "none"] | Mapping[str, Sequence[float]] | None
 #: Size of a voxel in mm; "any": as stored, also where it differs from volume to volume.
 Spacing = Sequence[float] | Literal["any"] | None
 
@@ -44,6 +46,13 @@ def standardize(image: torch.Tensor) -> torch.Tensor:
     # What rounding leaves of a constant channel must not be blown up.
     scaled = torch.where(std > 1e-7 * mean.abs(), (values - mean) / std.clamp_min(torch.finfo(std.dtype).tiny), 0.0)
     return scaled.view(image.shape).float()
+
+
+def as_transform(normalize: Normalize) -> Literal["image"] | NormalizeIntensity | None:
+    """Return what `LoadItem` does to intensities, for an option of `ImageDataModule` other than "dataset"."""
+    if isinstance(normalize, Mapping):
+        return NormalizeIntensity(np.array(normalize["mean"]), np.array(normalize["std"]), channel_wise=True)
+    return "image" if normalize == "image" else None
 
 
 class LoadItem(Transform):

@@ -9,15 +9,15 @@ from typing import Any, Literal
 
 from monai.data.dataset import Dataset
 
-from lightning_xai.data.batches import batched, random_patches, unified
+from lightning_xai.data.batches import augmented_sizes, batched, random_patches
 from lightning_xai.data.boxes import with_boxes
 from lightning_xai.data.checks import check_ids, check_items, fingerprint
 from lightning_xai.data.geometry import Geometry
 from lightning_xai.data.grids import Resize
 from lightning_xai.data.items import Item
 from lightning_xai.data.loaders import make_dataset
-from lightning_xai.data.loading import LoadItem, Spacing
-from lightning_xai.data.options import Normalize, Options, Size, check_options
+from lightning_xai.data.loading import LoadItem, Normalize, Spacing, as_transform
+from lightning_xai.data.options import Options, Size, check_options
 from lightning_xai.data.reading import ChannelAxis
 from lightning_xai.data.split_loaders import SplitLoaders
 from lightning_xai.data.splits import (
@@ -29,7 +29,7 @@ from lightning_xai.data.splits import (
     mixed_order,
 )
 from lightning_xai.data.statistics import ChannelStatistics, IntensityRange
-from lightning_xai.data.survey import survey_channels, survey_intensities, survey_masks, survey_sizes
+from lightning_xai.data.survey import chosen_size, survey_masks, usual_channels, with_statistics
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class ImageDataModule(SplitLoaders, ABC):
         self.mask_classes = None if mask_classes is None else [str(name) for name in mask_classes]
         self.prepare = list(prepare or [])
         self.normalize: Normalize = None if normalize == "none" else normalize
-        self.converted, self.ignore_index = channels, ignore_index
+        self.wanted_channels, self.ignore_index = channels, ignore_index
         self.resize, self.window_hu = resize, window_hu
         self.orientation, self.spacing = orientation, spacing
         self.patch, self.boxes = patch, boxes
@@ -267,7 +267,7 @@ class ImageDataModule(SplitLoaders, ABC):
             augment = [*random_patches(self.patch, sizes, self.mask_classes is not None), *self.augment]
             if split == "train" and rows and augment:
                 train = make_dataset(kept[split], load, samples, augment)
-                self._datasets[split] = batched(train, unified(augment, plain, sizes), self.batch_size)
+                self._datasets[split] = batched(train, augmented_sizes(augment, plain, sizes), self.batch_size)
         self.split_items = kept
 
     def _transform(self, items: Sequence[Item]) -> LoadItem:
@@ -277,10 +277,12 @@ class ImageDataModule(SplitLoaders, ABC):
         size = None if self.size == "auto" else self.size
         kept = (self.channel_axis, self.has_masks, self.mask_classes, self.prepare)
         load = LoadItem(size, *kept, None, rule, self.resize, self.orientation, self.spacing, self.window_hu)
-        survey_channels(items, load, self.converted)
+        load.channels = self.wanted_channels
+        load.usual = usual_channels(items, load)
         if self.size == "auto":
-            survey_sizes(items, load)
-        self.normalize = survey_intensities(items, load, self.normalize, self.where)
+            load.size = chosen_size(items, load)
+        self.normalize = with_statistics(items, load, self.normalize, self.where)
+        load.normalize = as_transform(self.normalize)
         return load
 
     def _usable(self, load: LoadItem, items: Sequence[Item]) -> Iterator[tuple[Item, dict[str, Any]]]:

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
 from lightning_xai.data.grids import Resize
-from lightning_xai.data.loading import Spacing
+from lightning_xai.data.loading import Normalize, Spacing
 from lightning_xai.data.reading import ChannelAxis
 
-Normalize = Literal["image", "dataset", "none"] | Mapping[str, Sequence[float]] | None
 Size = int | Sequence[int] | Literal["auto"] | None
 #: Opposite directions in the body.
 AXES = ("LR", "PA", "IS")

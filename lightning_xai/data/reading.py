@@ -230,11 +230,6 @@ def read_shape(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name
     return (1, *shape) if axis == "none" else (shape[axis], *np.delete(shape, axis).tolist())
 
 
-def read_size(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name: str | None = None) -> tuple[int, ...]:
-    """Read the spatial size *S of an image, in pixels, as `read_shape` does."""
-    return read_shape(source, channel_axis, name)[1:]
-
-
 def _read_head(path: Path) -> tuple[tuple[int, ...], ChannelAxis, ImageReader]:
     """Return the shape of a stored array, the channel axis it declares, and what reads it."""
     reader = next(reader for reader in _IMAGE_READERS if reader.verify_suffix(str(path)))
