@@ -49,8 +49,9 @@ class TiffReader(PaletteReader):
                 return self._with_pillow(data, series)
             try:
                 array = series.asarray()
-            except (ValueError, NotImplementedError):
-                # LZW, four bits and others need the package imagecodecs; Pillow decodes plain pages of them by itself.
+            except (ValueError, NotImplementedError, ImportError):
+                # LZW, four bits, Zstandard and others need the package imagecodecs, or Python 3.14; Pillow decodes plain
+                # pages of them by itself.
                 return self._with_pillow(data, series)
             array, axes, alpha = _resolve(array, series.axes, series.keyframe, self.indices)
             return TiffImage(_turned(array, axes, series.keyframe), axes, alpha)

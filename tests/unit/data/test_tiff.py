@@ -50,6 +50,7 @@ KINDS: dict[str, tuple[Save, np.ndarray]] = {
     "palette": (by_pillow(INDEXED), np.asarray(INDEXED.convert("RGB"))),
     "palette, lzw": (by_pillow(INDEXED, compression="tiff_lzw"), np.asarray(INDEXED.convert("RGB"))),
     "inks": (by_pillow(Image.fromarray(INKS, "CMYK")), np.asarray(Image.fromarray(INKS, "CMYK").convert("RGB"))),
+    "zstd": (by_pillow(Image.fromarray(RGB), compression="zstd"), RGB),
     "inks, lzw": (
         by_pillow(Image.fromarray(INKS, "CMYK"), compression="tiff_lzw"),
         np.asarray(Image.fromarray(INKS, "CMYK").convert("RGB")),
