@@ -50,8 +50,8 @@ class TiffReader(PaletteReader):
             try:
                 array = series.asarray()
             except (ValueError, NotImplementedError, ImportError):
-                # LZW, four bits, Zstandard and others need the package imagecodecs, or Python 3.14; Pillow decodes plain
-                # pages of them by itself.
+                # LZW, four bits, Zstandard and others need imagecodecs, or Python 3.14; Pillow decodes plain pages
+                # of them by itself.
                 return self._with_pillow(data, series)
             array, axes, alpha = _resolve(array, series.axes, series.keyframe, self.indices)
             return TiffImage(_turned(array, axes, series.keyframe), axes, alpha)
