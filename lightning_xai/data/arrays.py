@@ -51,21 +51,33 @@ def guess_channel_axis(shape: tuple[int, ...], name: str) -> int:
     return candidates[0]
 
 
+def check_numbers(array: np.ndarray, name: str) -> None:
+    """Raise an error for an array of anything but real numbers.
+
+    Args:
+        array: The array.
+        name: What messages call it.
+
+    Raises:
+        BadImageError: It holds text, complex numbers, records or objects.
+    """
+    if array.dtype.kind not in "biuf":
+        raise BadImageError(f"The image {name} holds {array.dtype} instead of numbers; save it as integers or floats.")
+
+
 def to_float(array: np.ndarray, name: str) -> np.ndarray:
     """Return float32 in natural units: unsigned 8 and 16 bits divided by their largest value, the rest as it is.
 
     Args:
-        array: Numbers of any type and shape.
+        array: Real numbers of any type and shape.
         name: What messages call it.
 
     Returns:
         The values.
 
     Raises:
-        BadImageError: They are no numbers, or not finite.
+        BadImageError: They are not finite.
     """
-    if array.dtype.kind not in "biuf":
-        raise BadImageError(f"The image {name} holds {array.dtype} instead of numbers; save it as integers or floats.")
     if array.dtype.kind == "u" and array.dtype.itemsize <= 2:
         return array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
     with np.errstate(over="ignore"):  # what overflows becomes infinite and is reported below

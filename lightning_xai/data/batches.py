@@ -73,7 +73,7 @@ def random_patches(patch: int | Sequence[int] | None, sizes: Sequence[Size], lab
     return [padded, RandSpatialCropd(keys, sides, random_size=False, allow_missing_keys=True)]
 
 
-def unified(augment: Sequence[Callable[..., Any]], dataset: Dataset, sizes: Sequence[Size]) -> Sequence[Size]:
+def augmented_sizes(augment: Sequence[Callable[..., Any]], dataset: Dataset, sizes: Sequence[Size]) -> Sequence[Size]:
     """Find the sizes of augmented images: random crops, for one, bring images of different sizes to one.
 
     Args:

@@ -143,7 +143,7 @@ def _find(item: Item, full: Mapping[str, Named], short: Mapping[str, list[Named]
 def _of_class(item: Item, named: Named, class_names: Sequence[str]) -> tuple[Box, ...]:
     """Return the boxes of an image's classes, or all where they are not named like classes."""
     labels = item.label if isinstance(item.label, tuple) else [index == item.label for index in range(len(class_names))]
-    own = {name for name, has in zip(class_names, labels, strict=False) if has}
+    own = {name for name, has in zip(class_names, labels, strict=False) if has == 1}
     return tuple(box for label, box in named if not class_names or not own or label in own)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from lightning_xai.data.items import Item
 from lightning_xai.data.splits import label_counts
+from lightning_xai.functional.segmentation import IGNORED
 
 
 def check_items(items: Sequence[Item], class_names: Sequence[str], where: str) -> None:
@@ -51,7 +52,7 @@ def check_ids(items: Sequence[Item], where: str) -> None:
 def _check_label(item: Item, classes: int, where: str) -> None:
     label = item.label
     if isinstance(label, tuple):
-        valid = len(label) == classes and set(label) <= {0, 1}
+        valid = len(label) == classes and set(label) <= {0, 1, IGNORED}
         expected = f"{classes} values of 0 or 1"
     elif label is None:
         valid = classes == 0

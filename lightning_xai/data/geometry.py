@@ -76,6 +76,7 @@ class Geometry:
             log.warning("Skipped %d of %d images; the first: %s", len(skipped), len(items), skipped[0])
         if not self.grids:
             raise ValueError(f"No image of {where} can be used; the first one: {skipped[0]}")
+        self._check_spacing(load, where)
         self._report(load.resize)
 
     def sizes_of(self, items: Sequence[Item]) -> list[tuple[int, ...]]:
@@ -131,6 +132,15 @@ class Geometry:
                 return f"voxels are {low:.3g} mm long in {small} and {high:.3g} mm in {large} (axis {axis})"
         return None
 
+    def _check_spacing(self, load: LoadItem, where: str) -> None:
+        """Raise an error for volumes of mixed spacing, unless it was asked for or comes from stretching them."""
+        mixed = self.mixed_spacing()
+        if mixed is not None and load.spacing != "any" and load.resize != "stretch":
+            raise ValueError(
+                f"The volumes of {where} have mixed spacing, and a network sees sizes in voxels: {mixed}; resample all "
+                "with data.spacing=[1,1,1] (mm), or keep them with data.spacing=any."
+            )
+
     def _report(self, resize: str) -> None:
         """Log what a user should know: sizes that differ, volumes that were cut, spacing that is mixed."""
         if self.mixed:
@@ -143,9 +153,4 @@ class Geometry:
             log.warning(
                 "Of %d volumes larger than data.size the middle is used: their spacing is kept. data.size=null with "
                 "target.window takes them whole, data.resize=stretch resamples them.", cut,
-            )  # fmt: skip
-        if (mixed := self.mixed_spacing()) is not None:
-            log.warning(
-                "Volumes have mixed spacing: %s. A network sees sizes in voxels; resample them with MONAI's Spacingd "
-                "in data.prepare.", mixed,
             )  # fmt: skip

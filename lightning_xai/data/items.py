@@ -1,33 +1,20 @@
 """Images of a data set that are not read yet: one `Item` an image, and the files below a folder."""
 
+import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from lightning_xai.data.scans import is_dicom, series_of
+from lightning_xai.data.pictures import PICTURE_SUFFIXES
+from lightning_xai.data.scans import DICOM_SUFFIXES, ITK_SUFFIXES, is_dicom, series_of
 
 IMAGE_SUFFIXES = (
-    *(
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".bmp",
-        ".gif",
-        ".webp",
-        ".jp2",
-        ".avif",
-        ".pgm",
-        ".ppm",
-        ".pbm",
-        ".pnm",
-    ),
+    *PICTURE_SUFFIXES,
     *(".tif", ".tiff", ".ome.tif", ".ome.tiff", ".npy", ".nii", ".nii.gz"),
-    *(".dcm", ".dicom", ".ima", ".mha", ".mhd", ".nrrd", ".nhdr"),
+    *(*DICOM_SUFFIXES, *ITK_SUFFIXES),
 )
 #: Hold the pixels of an image whose head is in another file.
 _OF_TWO_FILES = (".raw", ".zraw")
@@ -43,7 +30,8 @@ class Item:
     Args:
         id: Name of the image, unique in the data set.
         image: Path of the file, or the array itself.
-        label: Class index, a tuple of 0/1 for several labels, or None for an unlabeled image.
+        label: Class index, a tuple of 0/1 for several labels (`IGNORED`, -1: no loss or metric counts it), or None for
+            an unlabeled image.
         mask: Path or array of the reference mask, several paths that are united, or None.
         split: "train", "val" or "test" where the source states it, else None.
         group: What must stay on one side of a split (patient, plate well), or None.
@@ -100,10 +88,11 @@ def list_images(folder: Path) -> list[Path]:
 
     Raises:
         NotADirectoryError: The folder does not exist.
+        ValueError: A folder cannot be read.
     """
     if not folder.is_dir():
         raise NotADirectoryError(f"The folder {folder} does not exist; check the path given in the data options.")
-    files = [path for path in _visible(folder) if is_image(path)]
+    files = [path for path in _files_below(folder) if is_image(path)]
     series = series_of(files)
     slices = {part for parts in series.values() for part in parts}
     return sorted([*(path for path in files if path not in slices), *series])
@@ -123,14 +112,27 @@ def count_unread(folder: Path) -> Counter[str]:
     Returns:
         Suffix in small letters, or "" -> files; without hidden ones, and the pixels of an image in two files.
     """
-    suffixes = (path.suffix.lower() for path in _visible(folder) if not path.is_dir() and not is_image(path))
+    suffixes = (path.suffix.lower() for path in _files_below(folder) if not is_image(path))
     return Counter(suffix for suffix in suffixes if suffix not in _OF_TWO_FILES)
 
 
-def _visible(folder: Path) -> Iterable[Path]:
-    for path in folder.rglob("*"):
-        if not any(is_hidden(part) for part in path.relative_to(folder).parts):
-            yield path
+def _files_below(folder: Path) -> Iterator[Path]:
+    """The files at any depth, without hidden ones; folders that are linked are entered too, but no loops."""
+
+    def refuse(error: OSError) -> None:
+        raise ValueError(f"The folder {error.filename} cannot be read ({error.strerror}); make it readable or move it.")
+
+    entered = set()
+    for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        here = os.path.realpath(parent)
+        inside = [os.path.join(parent, name) for name in folders if not is_hidden(name)]
+        folders.clear()
+        for path in sorted(inside, key=lambda path: (os.path.islink(path), path)):
+            real = os.path.realpath(path)
+            if real not in entered and os.path.commonpath([real, here]) != real:
+                entered.add(real)
+                folders.append(os.path.basename(path))
+        yield from (Path(parent, name) for name in files if not is_hidden(name))
 
 
 def is_hidden(name: str) -> bool:

@@ -1,7 +1,7 @@
 """The first transform of every pipeline: it reads an `Item` into a sample of tensors."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.compose import Compose
 from monai.transforms.intensity.array import NormalizeIntensity, ScaleIntensityRange
-from monai.transforms.spatial.dictionary import Orientationd
+from monai.transforms.spatial.dictionary import Orientationd, Spacingd
 from monai.transforms.transform import Transform
 
 from lightning_xai.data.boxes import draw_boxes
@@ -18,8 +18,14 @@ from lightning_xai.data.items import Item
 from lightning_xai.data.mask_rules import CLASS_INDICES, MaskRule
 from lightning_xai.data.masks import read_mask
 from lightning_xai.data.notes import Notes
-from lightning_xai.data.reading import BadImageError, ChannelAxis, read_affine, read_image, stated_affine
+from lightning_xai.data.reading import BadImageError, ChannelAxis, LocatedImage, read_located
 from lightning_xai.functional.segmentation import IGNORED
+
+BOTH = ("image", "mask")
+#: What happens to intensities; a mapping holds mean and std of each channel.
+Normalize = Literal["image", "dataset", "none"] | Mapping[str, Sequence[float]] | None
+#: Size of a voxel in mm; "any": as stored, also where it differs from volume to volume.
+Spacing = Sequence[float] | Literal["any"] | None
 
 
 def standardize(image: torch.Tensor) -> torch.Tensor:
@@ -42,12 +48,19 @@ def standardize(image: torch.Tensor) -> torch.Tensor:
     return scaled.view(image.shape).float()
 
 
+def as_transform(normalize: Normalize) -> Literal["image"] | NormalizeIntensity | None:
+    """Return what `LoadItem` does to intensities, for an option of `ImageDataModule` other than "dataset"."""
+    if isinstance(normalize, Mapping):
+        return NormalizeIntensity(np.array(normalize["mean"]), np.array(normalize["std"]), channel_wise=True)
+    return "image" if normalize == "image" else None
+
+
 class LoadItem(Transform):
     """Reads, checks and resizes one item.
 
     Args:
         size: Side or spatial size in pixels; None keeps the size of the image.
-        channel_axis: As in `read_image`.
+        channel_axis: As in `read_located`.
         with_mask: Whether samples carry a mask; an item without one gets an empty mask.
         mask_classes: Names of the values of masks, as in `ImageDataModule`.
         prepare: Transforms before resizing, as in `ImageDataModule`; they may read the item's label and laterality.
@@ -57,6 +70,7 @@ class LoadItem(Transform):
         rule: What the values of masks mean; by default they are class indices.
         resize: How images get the size, as in `scaled_size`.
         orientation: Axes that volumes are turned to before `prepare`, such as "RAS"; None leaves them as stored.
+        spacing: Size of a voxel in mm that volumes are resampled to, next; None, or "any", leaves it.
         window: Lowest and highest value, which become 0 and 1 before `prepare`; None leaves the values.
 
     Attributes:
@@ -76,15 +90,21 @@ class LoadItem(Transform):
         rule: MaskRule = CLASS_INDICES,
         resize: Resize = "stretch",
         orientation: str | None = None,
+        spacing: Spacing = None,
         window: Sequence[float] | None = None,
     ) -> None:
         self.size = size
         self.channel_axis = channel_axis
         self.with_mask = with_mask
         self.mask_classes = mask_classes
-        self.orientation = orientation
-        turned = [] if orientation is None else [Orientationd(("image", "mask"), axcodes=orientation, labels=None)]
-        self.prepare = Compose([*turned, *prepare]) if turned or prepare else None
+        self.spacing = spacing
+        self.of_volumes: dict[str, list[Callable[..., Any]]] = {"orientation": [], "spacing": []}
+        if orientation is not None:
+            self.of_volumes["orientation"] = [Orientationd(BOTH, axcodes=orientation, labels=None)]
+        if spacing is not None and spacing != "any":
+            self.of_volumes["spacing"] = [Spacingd(BOTH, tuple(spacing), mode=("bilinear", "nearest"))]
+        steps = [*chain(*self.of_volumes.values()), *prepare]
+        self.prepare = Compose(steps) if steps else None
         self.normalize = normalize
         self.rule = rule
         self.channels: int | None = None
@@ -132,16 +152,17 @@ class LoadItem(Transform):
 
     def _read(self, item: Item) -> tuple[torch.Tensor, torch.Tensor | None, np.ndarray, Grid]:
         """Image, mask and affine of an item, prepared but not resized, and how they are to be resized."""
-        image = torch.from_numpy(self._image(item))
-        affine, mask = read_affine(item.image), None
-        stored, undo = tuple(image.shape[1:]), None
+        located = self._image(item)
+        image, mask, undo = torch.from_numpy(located.pixels), None, None
+        stored, affine = tuple(image.shape[1:]), np.eye(4) if located.affine is None else located.affine
         placed = affine
         if self.with_mask:
-            mask = torch.from_numpy(self._mask(item, stored, affine))
+            mask = torch.from_numpy(self._mask(item, stored, located.affine))
         if self.window is not None:
             image = torch.as_tensor(self.window(image))
-        if self.orientation is not None and len(stored) != 3:
-            raise ValueError(f"data.orientation turns volumes, but {item.name} is a plane; set it to null.")
+        for option, steps in self.of_volumes.items():
+            if steps and len(stored) != 3:
+                raise ValueError(f"data.{option} is of volumes, but {item.name} is a plane; set it to null.")
         if self.prepare is not None:
             sample: dict[str, Any] = {"image": MetaTensor(image, affine=torch.from_numpy(affine))}
             sample |= {"label": item.label, "laterality": item.laterality}
@@ -159,29 +180,22 @@ class LoadItem(Transform):
         scaled = scaled_size(old, size, self.resize)
         return image, mask, placed, Grid(stored, affine, old, scaled, size, undo)
 
-    def _image(self, item: Item) -> np.ndarray:
-        image = read_image(item.image, self.channel_axis, item.id, self.channels, self.notes)
-        if self.usual is not None and len(image) != self.usual[0]:
+    def _image(self, item: Item) -> LocatedImage:
+        image = read_located(item.image, self.channel_axis, item.id, self.channels, self.notes)
+        found = len(image.pixels)
+        if self.usual is not None and found != self.usual[0]:
             channels, images = self.usual
-            convert = "set data.channels=1 or 3 to convert all, or " if {len(image), channels} == {1, 3} else "set "
+            convert = "set data.channels=1 or 3 to convert all, or " if {found, channels} == {1, 3} else "set "
             raise BadImageError(
-                f"The image {item.name} has {len(image)} channels where {images} have {channels}; {convert}"
+                f"The image {item.name} has {found} channels where {images} have {channels}; {convert}"
                 "data.on_bad_image=skip."
             )
         return image
 
-    def _mask(self, item: Item, size: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
+    def _mask(self, item: Item, size: tuple[int, ...], affine: np.ndarray | None) -> np.ndarray:
         if item.mask is None:
             return draw_boxes(item.boxes, size, item.name) if item.boxes else np.zeros((1, *size), np.int64)
-        mask = read_mask(item.mask, size, f"of {item.id}", self.rule.ignored)
-        for part in item.mask if isinstance(item.mask, tuple) else (item.mask,):
-            placed = stated_affine(part) if isinstance(part, Path) else None
-            elsewhere = placed is not None and not np.allclose(placed, affine, atol=1e-2)
-            if elsewhere and stated_affine(item.image) is not None:
-                raise BadImageError(
-                    f"The mask {part} lies elsewhere in the world than its image {item.name} (their affines differ); "
-                    "resample it to the image or set data.on_bad_image=skip."
-                )
+        mask = read_mask(item.mask, size, f"of {item.id}", self.rule.ignored, affine, self.rule.soft)
         mask = self.rule(mask)
         if (mask == IGNORED).any():
             self.notes.add(f"pixels of the value {self.rule.ignored} in the mask, which are ignored", item.name)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lightning_xai.data.masks import LARGEST_LABEL, WHITE, MaskValues
+from lightning_xai.data.masks import HALF, LARGEST_LABEL, WHITE, MaskValues
 from lightning_xai.functional.segmentation import IGNORED
 
 
@@ -22,6 +22,7 @@ class MaskRule:
     threshold: float | None = None
     note: str | None = None
     ignored: int | None = None
+    soft: bool = False
 
     def __call__(self, mask: np.ndarray) -> np.ndarray:
         """Apply the rule to a mask of any shape."""
@@ -41,6 +42,7 @@ def mask_rule(mask_values: MaskValues, classes: Sequence[str] | None, where: str
     * Small values (up to 31): class indices, or numbers of objects. Of two classes the second is every one above 0.
     * 255 next to small values: pixels that a mask says nothing about, as in the public sets that draw such borders.
     * Many values up to a brightest one (soft edges after resizing, noise of JPEG): the class begins halfway.
+    * Fractions from 0 to 1 (soft edges of floats): the class begins at 0.5.
     * Many values that few pixels have each: numbers of objects; all above 0 are the second class.
 
     Masks that only outline evidence (no classes) keep their values where 0 is the background, unless they have soft
@@ -62,7 +64,20 @@ def mask_rule(mask_values: MaskValues, classes: Sequence[str] | None, where: str
     if classes is not None and len(classes) > 2:
         # Of class indices 255 is none unless so many are named.
         return MaskRule(ignored=255 if ignored is None and len(classes) <= 255 else ignored)
-    values = sorted(mask_values.counts)
+    rule = _rule_of_counts(mask_values, classes, where)
+    if mask_values.fractions is None:
+        return rule
+    thing = "evidence" if classes is None else repr(classes[1])
+    note = (
+        f"The masks of {where} hold fractions from 0 to 1 (such as {mask_values.fractions}), as soft edges do: all "
+        f"above {HALF} are {thing}."
+    )
+    return replace(rule, soft=True, note=" ".join(filter(None, (note, rule.note))))
+
+
+def _rule_of_counts(mask_values: MaskValues, classes: Sequence[str] | None, where: str) -> MaskRule:
+    """The rule for the whole numbers in masks, of at most two classes."""
+    ignored, values = mask_values.ignored, sorted(mask_values.counts)
     if ignored is None and (white := _ignored_label(mask_values, values)) is not None:
         values.remove(white)
         rule = _meaning(mask_values, values, classes, where)

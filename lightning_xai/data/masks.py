@@ -15,12 +15,19 @@ Source = Path | np.ndarray
 LARGEST_LABEL = 31
 #: Brightest values of whole numbers of 8 and 16 bits.
 WHITE = (255, 65535)
+#: Above it a fraction from 0 to 1 counts as the class.
+HALF = 0.5
 #: How far from a whole number the scale of a NIfTI header may leave a label.
 _ROUNDING = 1e-3
 
 
 def read_mask(
-    source: Source | tuple[Source, ...], size: tuple[int, ...], name: str | None = None, ignored: int | None = None
+    source: Source | tuple[Source, ...],
+    size: tuple[int, ...],
+    name: str | None = None,
+    ignored: int | None = None,
+    affine: np.ndarray | None = None,
+    soft: bool = False,
 ) -> np.ndarray:
     """Read a mask as whole numbers, as they are stored.
 
@@ -30,27 +37,34 @@ def read_mask(
         size: Spatial size *S that the mask must have, in pixels.
         name: What error messages call the mask; None takes the path.
         ignored: The value of pixels that the mask says nothing about; such a pixel of one of several masks is one.
+        affine: The voxel-to-world matrix (4, 4) of the image, or None where nothing states it.
+        soft: Whether fractions from 0 to 1 are soft edges: all above 0.5 become 1, and all others 0.
 
     Returns:
         Array (1, *S) of int64, 0 for background; as stored, also where it is ignored.
 
     Raises:
-        BadImageError: The mask is missing, unreadable, of another size, drawn in the alpha channel alone, or holds
-            anything but whole numbers.
+        BadImageError: The mask is missing, unreadable, of another size or place than the image, drawn in the alpha
+            channel alone, or holds anything but whole numbers.
     """
     if isinstance(source, tuple):
-        parts = [read_mask(part, size, name, ignored) for part in source]
+        parts = [read_mask(part, size, name, ignored, affine, soft) for part in source]
         united: np.ndarray = np.maximum.reduce(parts)
         if ignored is not None:
             united[np.logical_or.reduce([part == ignored for part in parts])] = ignored
         return united
+    placed = None
     if isinstance(source, Path):
         name = str(source)
-        array = read_file(source, MASK_READERS, "mask").array
+        stored = read_file(source, MASK_READERS, "mask")
+        array, placed = stored.array, stored.affine
     else:
         name = name or "the array"
         array = source
     plane = _rounded(_one_plane(array, size, name), source)
+    _check_place(placed, affine, name)
+    if soft and _is_fraction(plane):
+        plane = plane > HALF
     if not _is_whole(plane):
         raise BadImageError(f"The mask {name} holds values that are not whole numbers; save class indices.")
     if plane.min(where=plane != ignored, initial=0) < 0:
@@ -61,6 +75,15 @@ def read_mask(
             "everywhere; save it as a gray image with 0 for background."
         )
     return plane.astype(np.int64)[None]
+
+
+def _check_place(affine: np.ndarray | None, of_image: np.ndarray | None, name: str) -> None:
+    """Raise an error for a mask that lies elsewhere than its image, where both state their place."""
+    if affine is not None and of_image is not None and not np.allclose(affine, of_image, atol=1e-2):
+        raise BadImageError(
+            f"The mask {name} lies elsewhere in the world than its image (their affines differ); resample it to the "
+            "image or set data.on_bad_image=skip."
+        )
 
 
 def _one_plane(array: np.ndarray, size: tuple[int, ...], name: str) -> np.ndarray:
@@ -82,6 +105,11 @@ def _is_whole(array: np.ndarray) -> bool:
     if array.dtype.kind == "f":
         return bool(np.array_equal(array, np.rint(array)))
     return array.dtype.kind in "biu"
+
+
+def _is_fraction(array: np.ndarray) -> bool:
+    """Tell whether values are fractions from 0 to 1, not all of them whole."""
+    return array.dtype.kind == "f" and bool(((array >= 0) & (array <= 1)).all()) and not _is_whole(array)
 
 
 def _rounded(array: np.ndarray, source: Source | tuple[Source, ...]) -> np.ndarray:
@@ -124,17 +152,23 @@ class MaskValues:
     #: Brightest values that a mask holds next to small labels.
     white: set[int] = field(default_factory=set)
     lossy: bool = False
+    #: The first mask of fractions from 0 to 1.
+    fractions: str | None = None
 
     def add(self, mask: np.ndarray, name: str, lossy: bool = False) -> None:
         """Count the values of a mask.
 
         Args:
-            mask: Values of any shape; those that are no whole numbers or negative are left to `read_mask`.
+            mask: Values of any shape. Fractions from 0 to 1 are soft edges, and count as 0 or 1; other values that are
+                no whole numbers, or negative, are left to `read_mask`.
             name: What messages call it.
             lossy: Whether it comes from a JPEG, which does not keep values.
         """
         self.lossy = self.lossy or lossy
         mask = mask.ravel(order="K") if self.ignored is None else mask[mask != self.ignored]
+        if _is_fraction(mask):
+            self.fractions = self.fractions or name
+            mask = (mask > HALF).astype(np.uint8)
         if not mask.size or not _is_whole(mask) or mask.min() < 0:
             return
         counts = _value_counts(mask)
@@ -147,6 +181,7 @@ class MaskValues:
     def merge(self, other: "MaskValues") -> None:
         """Add the counts of other masks."""
         self.lossy = self.lossy or other.lossy
+        self.fractions = self.fractions or other.fractions
         self.counts.update(other.counts)
         self.first = other.first | self.first
         self.white |= other.white

@@ -4,34 +4,32 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from monai.data.dataset import Dataset
 
-from lightning_xai.data.batches import batched, random_patches, unified
+from lightning_xai.data.batches import augmented_sizes, batched, random_patches
 from lightning_xai.data.boxes import with_boxes
 from lightning_xai.data.checks import check_ids, check_items, fingerprint
 from lightning_xai.data.geometry import Geometry
 from lightning_xai.data.grids import Resize
 from lightning_xai.data.items import Item
 from lightning_xai.data.loaders import make_dataset
-from lightning_xai.data.loading import LoadItem
-from lightning_xai.data.options import Normalize, Options, Size, check_options
+from lightning_xai.data.loading import LoadItem, Normalize, Spacing, as_transform
+from lightning_xai.data.options import Options, Size, check_options
 from lightning_xai.data.reading import ChannelAxis
 from lightning_xai.data.split_loaders import SplitLoaders
 from lightning_xai.data.splits import (
     SPLITS,
-    assign_splits,
+    choose_splits,
     class_counts,
     limit_splits,
     log_splits,
     mixed_order,
-    too_few_to_split,
 )
 from lightning_xai.data.statistics import ChannelStatistics, IntensityRange
-from lightning_xai.data.survey import survey_channels, survey_intensities, survey_masks, survey_sizes
+from lightning_xai.data.survey import chosen_size, survey_masks, usual_channels, with_statistics
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +52,7 @@ class ImageDataModule(SplitLoaders, ABC):
         augment: MONAI dictionary transforms (keys image and mask) for training images, after the cache; those that give
             several patches an image enlarge the batch.
         limit: Largest number of images a split, with the classes in proportion; None keeps all.
-        channel_axis: As in `read_image`.
+        channel_axis: As in `read_located`.
         mask_classes: Names of the values of the masks, background first: the data are for segmentation. Of two classes
             the second is the larger one of two values, such as 0 and 255, or all above 0 (see `mask_rule`). None: masks
             only outline the evidence for a class of the image.
@@ -68,6 +66,8 @@ class ImageDataModule(SplitLoaders, ABC):
         resize: How images get `size`: "pad" adds margins of their lowest value, "crop" cuts off their borders (volumes
             keep their spacing with both, and only their middle if they are larger), "stretch" distorts them.
         orientation: Axes that volumes are turned to before `prepare`, such as "RAS"; None: they must agree.
+        spacing: Size of a voxel in mm that volumes are resampled to, next, such as [1, 1, 1]; None: they must agree,
+            unless `resize` is "stretch"; "any": they may differ.
         window_hu: Lowest and highest value, which become 0 and 1 before `prepare`; [-150, 250] shows soft tissue in CT.
         patch: Side or sides of random patches of training images that are larger; None takes them whole.
         boxes: A COCO file or a folder of VOC files with boxes, which serve as masks of the evidence.
@@ -77,8 +77,9 @@ class ImageDataModule(SplitLoaders, ABC):
         spatial_dims: 2 or 3.
         class_names: Name of each class.
         multilabel: Whether an image may have several labels.
-        mean: Mean of each channel over the training images, after resizing; None if there are none.
-        std: Standard deviation of each channel over the training images; None if there are none.
+        mean: Mean of each channel over the training images, or all where none are to train on, after resizing; None
+            after `setup("predict")` alone.
+        std: Standard deviation of each channel over the same images, or None.
         split_items: The used items of each split in the order of the loaders; of "predict" alone if that came first.
         skipped: Why each skipped image was skipped.
         has_masks: Whether batches carry masks.
@@ -112,6 +113,7 @@ class ImageDataModule(SplitLoaders, ABC):
         ignore_index: int | None = None,
         resize: Resize = "pad",
         orientation: str | None = None,
+        spacing: Spacing = None,
         window_hu: Sequence[float] | None = None,
         patch: Sequence[int] | int | None = None,
         boxes: str | Path | None = None,
@@ -119,7 +121,7 @@ class ImageDataModule(SplitLoaders, ABC):
         super().__init__()
         options: Options = {"size": size, "splits": splits, "mask_classes": mask_classes, "on_bad_image": on_bad_image}
         pixels: Options = {"normalize": normalize, "channels": channels, "resize": resize}
-        check_options(options | pixels | {"orientation": orientation, "window_hu": window_hu})
+        check_options(options | pixels | {"orientation": orientation, "spacing": spacing, "window_hu": window_hu})
         self.size: int | tuple[int, ...] | Literal["auto"] | None
         self.size = size if size is None or isinstance(size, int | str) else tuple(size)
         self.batch_size = batch_size
@@ -134,8 +136,9 @@ class ImageDataModule(SplitLoaders, ABC):
         self.mask_classes = None if mask_classes is None else [str(name) for name in mask_classes]
         self.prepare = list(prepare or [])
         self.normalize: Normalize = None if normalize == "none" else normalize
-        self.converted, self.ignore_index = channels, ignore_index
-        self.resize, self.orientation, self.window_hu = resize, orientation, window_hu
+        self.wanted_channels, self.ignore_index = channels, ignore_index
+        self.resize, self.window_hu = resize, window_hu
+        self.orientation, self.spacing = orientation, spacing
         self.patch, self.boxes = patch, boxes
         self.geometry = Geometry()
         self.skipped: list[str] = []
@@ -225,13 +228,7 @@ class ImageDataModule(SplitLoaders, ABC):
         """Split and read all images, and log the splits."""
         items = with_boxes(self.items(), self.boxes, self.class_names)
         check_items(items, self.class_names, self.where)
-        if too_few_to_split(items):
-            log.warning(
-                "%d images of %s are too few to split: all are for testing, none to train.", len(items), self.where
-            )
-            items = [replace(item, split="test") for item in items]
-        else:
-            items = assign_splits(items, self.num_classes, self.splits, self.seed)
+        items = choose_splits(items, self.num_classes, self.splits, self.seed, self.where)
         if self.limit is not None:
             items = limit_splits(items, self.num_classes, self.limit, self.seed)
         self._read(items)
@@ -243,19 +240,18 @@ class ImageDataModule(SplitLoaders, ABC):
         if self.mask_classes is not None and not self.has_masks:
             raise ValueError(f"data.mask_classes is given, but {self.where} has no masks; say where they are.")
         statistics, intensities = ChannelStatistics(), IntensityRange()
+        trained = any(item.split == "train" for item in items)  # else the target needs statistics all the same
         kept: dict[str, list[Item]] = {split: [] for split in SPLITS}
         cached: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
         for item, sample in self._usable(load, items):
             split = item.split or ""
             kept[split].append(item)
-            if split == "train":
+            if split == "train" or not trained:
                 statistics.update(sample["image"])
+            if split == "train":
                 intensities.update(sample["image"], item.name)
             if self.cache:
                 cached[split].append(sample)
-        if not kept["train"]:  # too few images to split: the target needs statistics all the same
-            for sample in chain(*cached.values()) if self.cache else map(load, chain(*kept.values())):
-                statistics.update(sample["image"])
         self.mean, self.std = statistics.mean, statistics.std
         if (warning := intensities.sentence()) is not None:
             log.warning(warning)
@@ -271,7 +267,7 @@ class ImageDataModule(SplitLoaders, ABC):
             augment = [*random_patches(self.patch, sizes, self.mask_classes is not None), *self.augment]
             if split == "train" and rows and augment:
                 train = make_dataset(kept[split], load, samples, augment)
-                self._datasets[split] = batched(train, unified(augment, plain, sizes), self.batch_size)
+                self._datasets[split] = batched(train, augmented_sizes(augment, plain, sizes), self.batch_size)
         self.split_items = kept
 
     def _transform(self, items: Sequence[Item]) -> LoadItem:
@@ -280,11 +276,13 @@ class ImageDataModule(SplitLoaders, ABC):
         rule = survey_masks(items, self.mask_classes, self.where, self.ignore_index)
         size = None if self.size == "auto" else self.size
         kept = (self.channel_axis, self.has_masks, self.mask_classes, self.prepare)
-        load = LoadItem(size, *kept, None, rule, self.resize, self.orientation, self.window_hu)
-        survey_channels(items, load, self.converted)
+        load = LoadItem(size, *kept, None, rule, self.resize, self.orientation, self.spacing, self.window_hu)
+        load.channels = self.wanted_channels
+        load.usual = usual_channels(items, load)
         if self.size == "auto":
-            survey_sizes(items, load)
-        self.normalize = survey_intensities(items, load, self.normalize, self.where)
+            load.size = chosen_size(items, load)
+        self.normalize = with_statistics(items, load, self.normalize, self.where)
+        load.normalize = as_transform(self.normalize)
         return load
 
     def _usable(self, load: LoadItem, items: Sequence[Item]) -> Iterator[tuple[Item, dict[str, Any]]]:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
 from lightning_xai.data.grids import Resize
+from lightning_xai.data.loading import Normalize, Spacing
 from lightning_xai.data.reading import ChannelAxis
 
-Normalize = Literal["image", "dataset", "none"] | Mapping[str, Sequence[float]] | None
 Size = int | Sequence[int] | Literal["auto"] | None
 #: Opposite directions in the body.
 AXES = ("LR", "PA", "IS")
@@ -33,6 +33,7 @@ class Options(TypedDict, total=False):
     normalize: Normalize
     resize: Resize
     orientation: str | None
+    spacing: Spacing
     window_hu: Sequence[float] | None
     patch: Sequence[int] | int | None
     boxes: str | Path | None
@@ -72,5 +73,11 @@ def check_options(options: Options) -> None:
         )
     if axes is not None and (len(axes) != 3 or [sum(name in pair for name in axes) for pair in AXES] != [1, 1, 1]):
         raise ValueError(f"data.orientation is {axes!r}; name where each axis points, such as RAS or LPS.")
+    spacing = options["spacing"]
+    lengths = [] if spacing is None or spacing == "any" else list(spacing)
+    if lengths and not (len(lengths) == 3 and all(isinstance(mm, int | float) and mm > 0 for mm in lengths)):
+        raise ValueError(
+            f"data.spacing is {spacing!r}; give three lengths in mm, such as [1,1,1], or any to keep mixed ones."
+        )
     if isinstance(size, str) and size != "auto":
         raise ValueError(f"data.size is {size!r}; use a side, a size for each axis, auto, or null to keep the sizes.")

@@ -9,7 +9,7 @@ from monai.data.image_reader import ImageReader
 from monai.utils.enums import MetaKeys
 from PIL import Image, ImageCms, ImageOps
 
-SUFFIXES = (
+PICTURE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".jp2", ".avif"),
     *(".pgm", ".ppm", ".pbm", ".pnm"),
 )
@@ -18,8 +18,8 @@ _ANIMATED = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")
 _ORIENTATION = 0x0112
 
 
-class PictureReader(ImageReader):
-    """Reads one picture, turned by its EXIF tag as viewers and annotation tools turn it.
+class PaletteReader(ImageReader):
+    """A reader of files that may have a palette.
 
     Args:
         indices: Whether the indices of a palette are kept: in a mask they are the classes.
@@ -29,9 +29,13 @@ class PictureReader(ImageReader):
         super().__init__()
         self.indices = indices
 
+
+class PictureReader(PaletteReader):
+    """Reads one picture, turned by its EXIF tag as viewers and annotation tools turn it."""
+
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
         """Tell whether the name is that of a picture."""
-        return str(filename).lower().endswith(SUFFIXES)
+        return str(filename).lower().endswith(PICTURE_SUFFIXES)
 
     def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> tuple[np.ndarray, bool]:
         """Read the file `data`: its pixels, and whether something in it is transparent."""

@@ -10,7 +10,7 @@ from monai.utils.enums import MetaKeys
 
 from lightning_xai.data import pictures, scans, tiff
 from lightning_xai.data.arrays import BadImageError as BadImageError
-from lightning_xai.data.arrays import check_shape, guess_channel_axis, to_float, with_channels
+from lightning_xai.data.arrays import check_numbers, check_shape, guess_channel_axis, to_float, with_channels
 from lightning_xai.data.notes import Notes
 from lightning_xai.data.pictures import PictureReader
 from lightning_xai.data.scans import DicomReader, ItkReader
@@ -20,6 +20,18 @@ from lightning_xai.data.tiff import TiffReader
 ChannelAxis = int | Literal["none"] | None
 
 
+class LocatedImage(NamedTuple):
+    """An image, and where it lies.
+
+    Attributes:
+        pixels: (C, *S) float32.
+        affine: The voxel-to-world matrix (4, 4); None where nothing states it.
+    """
+
+    pixels: np.ndarray
+    affine: np.ndarray | None
+
+
 class Stored(NamedTuple):
     """A file as it is stored.
 
@@ -27,6 +39,7 @@ class Stored(NamedTuple):
         array: The pixels.
         channel_axis: The channel axis that the file declares, or None.
         reader: What read it.
+        affine: The voxel-to-world matrix (4, 4) of a NIfTI, MHA or NRRD file or of a DICOM volume, else None.
         meta: What else the reader tells: `alpha`, whether transparency was dropped; `pages`, whether an axis of a TIFF
             counts pages whose meaning is not stated; `color`, whether a scan is a color picture.
     """
@@ -34,6 +47,7 @@ class Stored(NamedTuple):
     array: np.ndarray
     channel_axis: ChannelAxis
     reader: ImageReader
+    affine: np.ndarray | None
     meta: dict[str, Any]
 
 
@@ -71,6 +85,8 @@ def read_file(path: Path, readers: tuple[ImageReader, ...], what: str) -> Stored
             f"The {what} {path} has an unknown format {path.suffix!r}; use PNG, JPEG, WebP, GIF, BMP, TIFF, npy, "
             "NIfTI, DICOM, MHA or NRRD."
         )
+    if path.is_file() and not path.stat().st_size:
+        raise BadImageError(f"The {what} {path} is an empty file; replace it or set data.on_bad_image=skip.")
     try:
         array, meta = reader.get_data(reader.read(str(path)))
         array = np.asarray(array)
@@ -82,11 +98,17 @@ def read_file(path: Path, readers: tuple[ImageReader, ...], what: str) -> Stored
         ) from error
     if isinstance(reader, NibabelReader):
         shape, axis = _nifti_axes(array.shape)
-        return Stored(array.reshape(shape), axis, reader, meta)
+        return Stored(array.reshape(shape), axis, reader, meta[MetaKeys.AFFINE], meta)
     if isinstance(reader, NumpyReader):
-        return Stored(array, None, reader, {})
+        return Stored(array, None, reader, None, {})
     declared = meta.get(MetaKeys.ORIGINAL_CHANNEL_DIM)
-    return Stored(array, "none" if declared is not None and np.isnan(declared) else declared, reader, meta)
+    # A DICOM plane is a picture, wherever it lies; ITK knows planes without a place in space.
+    placed = array.ndim > 2 and isinstance(reader, DicomReader) and not meta["color"] or isinstance(reader, ItkReader)
+    affine = np.asarray(meta[MetaKeys.AFFINE]) if placed else np.empty(0)
+    return Stored(
+        array, "none" if declared is not None and np.isnan(declared) else declared, reader,
+        affine if affine.shape == (4, 4) else None, meta,
+    )  # fmt: skip
 
 
 def _nifti_axes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ChannelAxis]:
@@ -96,14 +118,14 @@ def _nifti_axes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ChannelAxis]:
     return shape, "none" if len(shape) <= 3 else -1
 
 
-def read_image(
+def read_located(
     source: Path | np.ndarray,
     channel_axis: ChannelAxis = None,
     name: str | None = None,
     channels: int | None = None,
     notes: Notes | None = None,
-) -> np.ndarray:
-    """Read an image as channel-first float32 in natural units.
+) -> LocatedImage:
+    """Read an image as channel-first float32 in natural units, and where it lies.
 
     Unsigned 8-bit values are divided by 255 and unsigned 16-bit ones by 65535. Signed integers and floats stay as
     they are, and so does all of NIfTI, MHA, NRRD and gray DICOM, where the integer type is only how the values happen
@@ -119,7 +141,7 @@ def read_image(
         notes: Gets what a user should know about the image, such as transparency that is dropped.
 
     Returns:
-        Array (C, *S).
+        The pixels, and where they lie.
 
     Raises:
         BadImageError: The file is missing, unreadable or truncated, holds pages without a stated meaning, NaN or
@@ -134,24 +156,32 @@ def read_image(
     if isinstance(source, Path):
         name = str(source)
         stored = read_file(source, _IMAGE_READERS, "image")
-        array, declared = stored.array, stored.channel_axis
+        array = stored.array
         _check_pages(stored, channel_axis, name)
         if notes is not None and stored.meta.get("alpha"):
             notes.add("transparent places, which are taken in the color they hide", name)
     else:
         name = name or "the array"
-        array, declared = source, None
+        array = source
     check_shape(array.shape, name)
+    check_numbers(array, name)
     values = to_float(array.astype(np.float32) if stored and _keeps_units(stored) else array, name)
-    # PNG and JPEG always state where their channels are; everything else may be overruled.
-    fixed = stored is not None and isinstance(stored.reader, PictureReader | DicomReader | ItkReader)
-    axis: ChannelAxis = declared if channel_axis is None or fixed else channel_axis
-    if values.ndim == 2:
-        axis = "none"
-    elif axis is None:
-        axis = guess_channel_axis(values.shape, name)
+    axis = _resolve_axis(values.shape, channel_axis, stored and stored.channel_axis, stored and stored.reader, name)
     image = values[None] if axis == "none" else np.moveaxis(values, axis, 0)
-    return np.ascontiguousarray(with_channels(image, channels, name))
+    pixels = np.ascontiguousarray(with_channels(image, channels, name))
+    return LocatedImage(pixels, stored and stored.affine)
+
+
+def _resolve_axis(
+    shape: tuple[int, ...], wanted: ChannelAxis, declared: ChannelAxis, reader: ImageReader | None, name: str
+) -> int | Literal["none"]:
+    """The channel axis of an array: as its file declares it, as the user wants it, or else by its size."""
+    if len(shape) == 2:
+        return "none"
+    # Pictures and scans always state where their channels are; everything else may be overruled.
+    fixed = isinstance(reader, PictureReader | DicomReader | ItkReader)
+    axis = declared if wanted is None or fixed else wanted
+    return guess_channel_axis(shape, name) if axis is None else axis
 
 
 def _check_pages(stored: Stored, channel_axis: ChannelAxis, name: str) -> None:
@@ -168,13 +198,20 @@ def _keeps_units(stored: Stored) -> bool:
     return isinstance(stored.reader, NibabelReader | DicomReader | ItkReader) and not stored.meta.get("color")
 
 
+def read_image(
+    source: Path | np.ndarray, channel_axis: ChannelAxis = None, name: str | None = None, channels: int | None = None
+) -> np.ndarray:
+    """Read the pixels (C, *S) of an image; see `read_located`."""
+    return read_located(source, channel_axis, name, channels).pixels
+
+
 def read_shape(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name: str | None = None) -> tuple[int, ...]:
-    """Read the shape that an image of `read_image` has, from the head of the file: pixels are not decoded.
+    """Read the shape that `read_image` gives an image, from the head of the file: pixels are not decoded.
 
     Args:
-        source: Path or array, as in `read_image`.
-        channel_axis: As in `read_image`.
-        name: As in `read_image`.
+        source: Path or array, as in `read_located`.
+        channel_axis: As in `read_located`.
+        name: As in `read_located`.
 
     Returns:
         The channels and the spatial size (C, *S), in pixels.
@@ -184,64 +221,26 @@ def read_shape(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name
         ValueError: The channel axis is ambiguous.
     """
     try:
-        shape, declared = (source.shape, None) if isinstance(source, np.ndarray) else _read_head(source)
+        shape, declared, reader = (source.shape, None, None) if isinstance(source, np.ndarray) else _read_head(source)
     except Exception:  # a damaged or odd file, or one whose head is not enough: reading it whole says what is wrong
         return read_image(source, channel_axis, name).shape
     name = str(source) if isinstance(source, Path) else name or "the array"
     check_shape(shape, name)
-    fixed = isinstance(source, Path) and any(
-        reader.verify_suffix(source) for reader in (PictureReader(), DicomReader())
-    )
-    axis: ChannelAxis = declared if channel_axis is None or fixed else channel_axis
-    if len(shape) == 2:
-        axis = "none"
-    elif axis is None:
-        axis = guess_channel_axis(shape, name)
+    axis = _resolve_axis(shape, channel_axis, declared, reader, name)
     return (1, *shape) if axis == "none" else (shape[axis], *np.delete(shape, axis).tolist())
 
 
-def read_size(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name: str | None = None) -> tuple[int, ...]:
-    """Read the spatial size *S of an image, in pixels, as `read_shape` does."""
-    return read_shape(source, channel_axis, name)[1:]
-
-
-def _read_head(path: Path) -> tuple[tuple[int, ...], ChannelAxis]:
-    """Return the shape of a stored array, and the channel axis it declares."""
+def _read_head(path: Path) -> tuple[tuple[int, ...], ChannelAxis, ImageReader]:
+    """Return the shape of a stored array, the channel axis it declares, and what reads it."""
     reader = next(reader for reader in _IMAGE_READERS if reader.verify_suffix(str(path)))
     if isinstance(reader, TiffReader):
-        return tiff.stored_shape(path)
+        return *tiff.stored_shape(path), reader
     if isinstance(reader, NumpyReader):
-        return tuple(np.load(path, mmap_mode="r").shape), None
+        return tuple(np.load(path, mmap_mode="r").shape), None, reader
     if isinstance(reader, NibabelReader):
-        return _nifti_axes(tuple(nibabel.load(path).shape))  # type: ignore[attr-defined]
+        return *_nifti_axes(tuple(nibabel.load(path).shape)), reader  # type: ignore[attr-defined]
     if isinstance(reader, PictureReader):
-        return pictures.stored_shape(path), 0
+        return pictures.stored_shape(path), 0, reader
     if isinstance(reader, DicomReader) and path.is_file():
-        return scans.stored_shape(path), 0
+        return scans.stored_shape(path), 0, reader
     raise ValueError(path)
-
-
-def read_affine(source: Path | np.ndarray) -> np.ndarray:
-    """Read the affine of a volume, which says where it lies in the world.
-
-    Args:
-        source: Path of a readable image file, or an array.
-
-    Returns:
-        The voxel-to-world matrix (4, 4) of a NIfTI, MHA or NRRD file or of a DICOM series, else the identity.
-    """
-    affine = stated_affine(source)
-    return np.eye(4) if affine is None else affine
-
-
-def stated_affine(source: Path | np.ndarray) -> np.ndarray | None:
-    """Read the voxel-to-world matrix (4, 4) of a volume or slice, or None where the format has none."""
-    if not isinstance(source, Path):
-        return None
-    if NibabelReader().verify_suffix(str(source)):
-        return np.asarray(nibabel.load(source).affine)  # type: ignore[attr-defined]
-    if source.is_dir() or ItkReader().verify_suffix(source):
-        affine = np.asarray(read_file(source, _IMAGE_READERS, "image").meta[MetaKeys.AFFINE])
-        if affine.shape == (4, 4):
-            return affine
-    return None

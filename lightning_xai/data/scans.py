@@ -10,6 +10,8 @@ import numpy as np
 from monai.data.image_reader import ImageReader, ITKReader, PydicomReader
 from monai.utils.enums import MetaKeys
 
+from lightning_xai.data.frames import frames_as_slices, number_of_frames, sorted_slices
+
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 #: What says whose a DICOM image is, and where it lies.
 _PLACE = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "ImagePositionPatient")
@@ -19,8 +21,9 @@ ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 class DicomReader(ImageReader):
     """Reads a DICOM file, or a folder of the slices of one series, in the units that it is rescaled to.
 
-    A series becomes a volume whose axes are those of `NibabelReader`; its slices are sorted by their position. Of a
-    single file the rows come first, as in a picture. MONOCHROME1, in which the largest value is black, is inverted.
+    A series becomes a volume whose axes are those of `NibabelReader`; its slices are sorted by their position. So does
+    a file whose frames are slices (see `frames_as_slices`). Of any other file the rows come first, as in a picture.
+    MONOCHROME1, in which the largest value is black, is inverted.
     """
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
@@ -34,7 +37,8 @@ class DicomReader(ImageReader):
 
         path = Path(str(data))
         if path.is_file():
-            return [pydicom.dcmread(path, **kwargs)]
+            image = pydicom.dcmread(path, **kwargs)
+            return frames_as_slices(image) if number_of_frames(image) > 1 else [image]
         files = [file for file in sorted(path.iterdir()) if file.is_file() and pydicom.misc.is_dicom(file)]
         slices = [part for part in (pydicom.dcmread(file, **kwargs) for file in files) if "PixelData" in part]
         if not slices:
@@ -44,8 +48,6 @@ class DicomReader(ImageReader):
     def get_data(self, img: list[Any]) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the array (H, W), (H, W, 3) or (*S), and the metadata."""
         first = img[0]
-        if int(getattr(first, "NumberOfFrames", None) or 1) > 1:
-            raise ValueError(f"it holds {first.NumberOfFrames} frames in one file; save it as NIfTI, or as a series")
         reader = PydicomReader(swap_ij=len(img) > 1)  # keeps what it read: one for each file, as threads share readers
         reader.has_series = len(img) > 1
         reader.filenames = [[""] * len(img)] if reader.has_series else [""]  # type: ignore[list-item]
@@ -86,15 +88,14 @@ def stored_shape(path: Path) -> tuple[int, ...]:
         path: The file.
 
     Returns:
-        (C, H, W).
+        (C, H, W), or (1, W, H, N) of N frames.
 
     Raises:
-        ValueError: It is damaged, or holds several frames.
+        ValueError: It is damaged.
     """
     head = _head(path, ["Rows", "Columns", "SamplesPerPixel", "NumberOfFrames"])
-    if int(head.get("NumberOfFrames", None) or 1) > 1:
-        raise ValueError("several frames")
-    return int(head.get("SamplesPerPixel", 1)), int(head.Rows), int(head.Columns)
+    rows, columns, frames = int(head.Rows), int(head.Columns), number_of_frames(head)
+    return (1, columns, rows, frames) if frames > 1 else (int(head.get("SamplesPerPixel", 1)), rows, columns)
 
 
 def is_dicom(path: Path) -> bool:
@@ -193,19 +194,7 @@ def _in_order(slices: list[Any]) -> list[Any]:
         raise ValueError(f"the folder holds slices of {len(names)} series; give each a folder of its own")
     if any(part.get("ImagePositionPatient") is None or part.get("ImageOrientationPatient") is None for part in slices):
         raise ValueError("the slices do not say where they lie; give each image a folder of its own")
-    across, down = np.reshape(np.array(slices[0].ImageOrientationPatient, float), (2, 3))
-    normal = np.cross(across, down)
-    heights = np.array([float(np.dot(normal, np.array(part.ImagePositionPatient, float))) for part in slices])
-    order = np.argsort(heights)
-    steps = np.diff(heights[order])
-    if steps.min() < 1e-3 or steps.max() > 1.1 * steps.min():
-        raise ValueError(
-            f"its slices lie {steps.min():.3g} to {steps.max():.3g} mm apart; add the missing ones or remove the double"
-        )
-    ordered = [slices[number] for number in order]
-    for number, part in enumerate(ordered, start=1):
-        part.InstanceNumber = number  # what the reader of MONAI stacks them by
-    return ordered
+    return sorted_slices(slices)
 
 
 def _inverted(array: np.ndarray, head: Any) -> np.ndarray:

@@ -12,7 +12,7 @@ from lightning_xai.data.sources.layout import IMAGE_WORDS, MASK_WORDS
 _MASK = "|".join(sorted((*MASK_WORDS, "ground[ _-]truth"), key=len, reverse=True))
 _SIDE = (
     "overlay|overlaid|thumb|thumbnail|preview|annotated|marked|heatmap|contours?|outlines?|boundary|boundaries|"
-    "boxes|bbox|visuali[sz]ation|vis"
+    "boxes|bbox|visuali[sz]ation|vis|superpixels?"
 )
 _GAP = r"[\s_.\-]+"
 _NUMBER = r"(?P<number>[\s_.\-]*\(?\d+\)?)?"
@@ -21,10 +21,15 @@ _MASK_NAMES = (
     re.compile(rf"(?P<image>.+?){_GAP}(?:{_MASK}){_NUMBER}", re.I),
     re.compile(rf"(?:{_MASK}){_GAP}(?P<image>.+)", re.I),
 )
+#: Names of masks that are nothing but this word, next to an image whose name is such a word too: case_1/mask.png.
+_MASK_ALONE = re.compile(rf"(?:{_MASK}){_NUMBER}", re.I)
 #: Names of images that are made for people to look at: x_overlay, x_thumb_2, x_mask_color.
 _SIDE_NAME = re.compile(rf"(?P<image>.+?){_GAP}(?:{_SIDE}|(?:{_MASK}){_GAP}[a-z]+){_NUMBER}", re.I)
+#: Names of images with a word at the end that is not one of these.
+_ENDING = re.compile(rf"(?P<image>.+?){_GAP}(?P<ending>[^\W\d_]+\d*)")
 #: Names that mark a file as an image: x_image, x_img; and image_x.
 _IMAGE = "|".join((*sorted(IMAGE_WORDS, key=len, reverse=True), "original", "orig", "raw"))
+_IMAGE_ALONE = re.compile(_IMAGE, re.I)
 _IMAGE_NAMES = (re.compile(rf"(?P<image>.+?){_GAP}(?:{_IMAGE})", re.I), re.compile(rf"(?:{_IMAGE}){_GAP}(.+)", re.I))
 
 
@@ -78,6 +83,24 @@ def sort_files(paths: Sequence[Path], folder: Path) -> SideFiles:
     )
 
 
+def unknown_endings(images: Sequence[Path]) -> dict[str, list[Path]]:
+    """Find images that are named as others with a word added, such as `x_binary.png` next to `x.png`.
+
+    Args:
+        images: Files that count as images.
+
+    Returns:
+        Ending -> the images that have it, where they are two or more and a tenth of all.
+    """
+    stems = {(path.parent, without_suffix(Path(path.name))) for path in images}
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in images:
+        match = _ENDING.fullmatch(without_suffix(Path(path.name)))
+        if match and (path.parent, match["image"]) in stems:
+            found[match["ending"].lower()].append(path)
+    return {ending: paths for ending, paths in found.items() if len(paths) >= max(2, len(images) / 10)}
+
+
 def _parts(path: Path, folder: Path) -> tuple[str, str, bool]:
     """Folder without parts named images or masks, name without suffix, and whether a folder is named masks."""
     *parents, name = path.relative_to(folder).parts
@@ -87,7 +110,7 @@ def _parts(path: Path, folder: Path) -> tuple[str, str, bool]:
 
 
 def _index(files: dict[Path, tuple[str, str, bool]]) -> dict[tuple[str, str], Path]:
-    """Images by folder and name; those named x_image also as x."""
+    """Images by folder and name; those named x_image also as x, and those named image alone also by their folder."""
     images: dict[tuple[str, str], Path] = {}
     for path, (folder, stem, in_masks) in files.items():
         if not in_masks:
@@ -96,6 +119,8 @@ def _index(files: dict[Path, tuple[str, str, bool]]) -> dict[tuple[str, str], Pa
         for pattern in _IMAGE_NAMES:
             if match := pattern.fullmatch(stem):
                 images.setdefault((folder, match[1]), path)
+        if _IMAGE_ALONE.fullmatch(stem):
+            images.setdefault((folder, ""), path)
     return images
 
 
@@ -107,7 +132,11 @@ def _owner(name: tuple[str, str, bool], path: Path, images: dict[tuple[str, str]
         if match := pattern.fullmatch(stem):
             says_mask = True
             # The number is that of the mask (x_mask_1), or that of the image (case_mask_1 next to case_1).
-            named += [match["image"], match["image"] + (match.groupdict().get("number") or "")]
+            numbered = match["image"] + (match.groupdict().get("number") or "")
+            named += [match["image"], numbered, without_suffix(Path(match["image"]))]
+    if _MASK_ALONE.fullmatch(stem):
+        says_mask = True
+        named.append("")
     for image_name in named:
         if (image := images.get((folder, image_name), path)) != path:
             return image, True

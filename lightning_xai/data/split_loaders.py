@@ -59,6 +59,7 @@ class SplitLoaders(LightningDataModule):
             light = self.cache and (not self.augment or math.prod(self.image_shape) <= 512 * 512)
             workers = choose_workers(light)
         if not len(dataset):
-            raise ValueError(f"The {split} split of {self.where} ends up empty; give it images.")
+            remedy = "; a target with weights and an explainer without training need none" if split == "train" else ""
+            raise ValueError(f"The {split} split of {self.where} ends up empty; give it images{remedy}.")
         setattr(dataset, "grids", self.geometry.grids)  # noqa: B010  # MONAI's class does not know it
         return make_loader(dataset, self.batch_size, split == "train" and not plain, workers, self.seed)

@@ -42,12 +42,12 @@ def label_counts(items: Sequence[Item], num_classes: int) -> np.ndarray:
         num_classes: K.
 
     Returns:
-        (N, K) of 0 and 1; zeros for unlabeled items.
+        (N, K) of 0 and 1; zeros for unlabeled items and ignored labels.
     """
     counts = np.zeros((len(items), num_classes), np.int64)
     for row, item in zip(counts, items, strict=True):
         if isinstance(item.label, tuple):
-            row[:] = item.label
+            row[:] = np.equal(item.label, 1)
         elif item.label is not None:
             row[item.label] = 1
     return counts
@@ -109,7 +109,7 @@ def assign_splits(items: Sequence[Item], num_classes: int, fractions: Sequence[f
     """Return the items, each with its split: that of the source, or one chosen by group.
 
     Without splits in the source every group goes to one split; classes are spread in proportion as far as groups allow.
-    Where val or test is missing from the source's, it is carved out of train in the same way.
+    Where val or test is missing from the source's, it is carved out of train in the same way, if there is a train.
 
     Args:
         items: Items; an item without a group is a group by itself.
@@ -121,8 +121,8 @@ def assign_splits(items: Sequence[Item], num_classes: int, fractions: Sequence[f
         The items in the same order.
 
     Raises:
-        ValueError: A split of the source is unknown, absent for some items only, has no train, or divides a group; or
-            there are fewer groups than splits.
+        ValueError: A split of the source is unknown, absent for some items only, or divides a group; or there are fewer
+            groups than splits.
     """
     fraction_of = dict(zip(SPLITS, fractions, strict=True))
     assigned = [_stated_split(item) for item in items]
@@ -133,10 +133,8 @@ def assign_splits(items: Sequence[Item], num_classes: int, fractions: Sequence[f
         raise ValueError(f"Image {item.id} has no split where others have one; fill it in for every image.")
     _check_groups(items, assigned)
     pool = [i for i, split in enumerate(assigned) if split == "train"]
-    if not pool:
-        raise ValueError("The given splits have no training image; name at least one split train.")
     missing = [split for split in SPLITS if split not in assigned]
-    if missing:
+    if pool and missing:
         fractions_of_pool = {split: fraction_of[split] for split in ("train", *missing)}
         divided = _divide([items[i] for i in pool], num_classes, fractions_of_pool, seed)
         for i, split in zip(pool, divided, strict=True):
@@ -144,17 +142,32 @@ def assign_splits(items: Sequence[Item], num_classes: int, fractions: Sequence[f
     return [replace(item, split=split) for item, split in zip(items, assigned, strict=True)]
 
 
-def too_few_to_split(items: Sequence[Item]) -> bool:
-    """Tell whether there are fewer groups than splits, and the source states no split.
+def choose_splits(
+    items: Sequence[Item], num_classes: int, fractions: Sequence[float], seed: int, where: str
+) -> list[Item]:
+    """Assign splits as `assign_splits` does; images that are too few for that are all for testing.
 
     Args:
-        items: All images of a data set.
+        items: As in `assign_splits`.
+        num_classes: Number of classes.
+        fractions: Fractions of train, val and test.
+        seed: Which of the equally good splits to make.
+        where: What messages call the data set.
 
     Returns:
-        Whether they can be explained, but nothing can be trained on them.
+        The items in the same order.
+
+    Raises:
+        ValueError: As in `assign_splits`.
     """
     groups = {(item.group is None, item.group or item.id) for item in items}
-    return len(groups) < len(SPLITS) and all(item.split is None for item in items)
+    if len(groups) < len(SPLITS) and all(item.split is None for item in items):
+        log.warning("%d images of %s are too few to split: all are for testing, none to train.", len(items), where)
+        return [replace(item, split="test") for item in items]
+    items = assign_splits(items, num_classes, fractions, seed)
+    if not any(item.split == "train" for item in items):
+        log.warning("%s has no training image: targets and explainers can be applied, but not trained.", where)
+    return items
 
 
 def _stated_split(item: Item) -> str | None:

@@ -2,18 +2,14 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-
-import numpy as np
-from monai.transforms.intensity.array import NormalizeIntensity
+from collections.abc import Sequence
 
 from lightning_xai.data.items import Item
 from lightning_xai.data.loaders import read_all
-from lightning_xai.data.loading import LoadItem
+from lightning_xai.data.loading import LoadItem, Normalize
 from lightning_xai.data.mask_rules import MaskRule, mask_rule
 from lightning_xai.data.masks import MaskValues
-from lightning_xai.data.options import Normalize
-from lightning_xai.data.reading import BadImageError, read_shape, read_size
+from lightning_xai.data.reading import BadImageError, read_shape
 from lightning_xai.data.sizes import common_size, describe_sizes
 from lightning_xai.data.statistics import ChannelStatistics
 
@@ -55,73 +51,75 @@ def survey_masks(
     return rule
 
 
-def survey_channels(items: Sequence[Item], load: LoadItem, channels: int | None) -> None:
-    """Have images turned into gray or color, or refuse those whose channels are not those of most images.
+def usual_channels(items: Sequence[Item], load: LoadItem) -> tuple[int, str] | None:
+    """Find the channels that most images have, where some have others.
 
     Args:
         items: The images.
-        load: Reads them; its `usual` channels are set. Where its transforms may change channels, nothing is surveyed.
-        channels: 1 or 3 channels that all get; None keeps those of the files.
+        load: Reads them.
+
+    Returns:
+        The number, and how many images have it, in words; None where all agree, or where the transforms of `load` may
+        change channels.
     """
-    load.channels = channels
-    if channels is not None or load.prepare is not None:
-        return
+    if load.channels is not None or load.prepare is not None:
+        return None
     shapes = read_all(lambda item: read_shape(item.image, load.channel_axis, item.id), items)
     counts = Counter(shape[0] for _, shape in shapes if not isinstance(shape, BadImageError))
-    if len(counts) > 1:
-        usual = max(counts, key=lambda channels: (counts[channels], channels))
-        load.usual = usual, f"{counts[usual]} of {counts.total()} images"
+    if len(counts) < 2:
+        return None
+    usual = max(counts, key=lambda channels: (counts[channels], channels))
+    return usual, f"{counts[usual]} of {counts.total()} images"
 
 
-def survey_sizes(items: Sequence[Item], load: LoadItem) -> None:
-    """Choose the size of all images, log it, and have it applied.
+def chosen_size(items: Sequence[Item], load: LoadItem) -> tuple[int, ...] | None:
+    """Choose the size of all images, and log it; see `common_size`.
 
     Args:
         items: The images.
-        load: Reads them, without resizing until here: what its transforms make of an image is known only once it is
-            done. Its size becomes the chosen one; see `common_size`.
+        load: Reads them without resizing: what its transforms make of an image is known only once it is done.
+
+    Returns:
+        The size, or None where all agree.
     """
 
     def size_of(item: Item) -> tuple[int, ...]:
         if load.prepare is not None:
             return load.with_grid(item)[1].size
-        return read_size(item.image, load.channel_axis, item.id)
+        return read_shape(item.image, load.channel_axis, item.id)[1:]
 
     sizes = [size for _, size in read_all(size_of, items) if not isinstance(size, BadImageError)]
     # Volumes keep their spacing, and are not scaled: the largest must find room.
-    load.size = common_size(sizes, whole=load.resize != "stretch" and all(len(size) == 3 for size in sizes))
-    if load.size is not None:
-        log.info(describe_sizes(sizes, load.size))
+    size = common_size(sizes, whole=load.resize != "stretch" and all(len(size) == 3 for size in sizes))
+    if size is not None:
+        log.info(describe_sizes(sizes, size))
+    return size
 
 
-def survey_intensities(items: Sequence[Item], load: LoadItem, normalize: Normalize, where: str) -> Normalize:
-    """Have intensities brought to a common unit.
+def with_statistics(items: Sequence[Item], load: LoadItem, normalize: Normalize, where: str) -> Normalize:
+    """Put the statistics of the training images in place of the option "dataset".
 
     Args:
         items: The images.
-        load: Reads them; its `normalize` is set.
+        load: Reads them.
         normalize: As in `ImageDataModule`.
         where: What messages call the data set.
 
     Returns:
-        The option, with the statistics of the training images in place of "dataset".
+        The option.
 
     Raises:
         ValueError: There is no training image to take statistics from.
     """
-    if normalize == "dataset":
-        statistics = ChannelStatistics()
-        for _, sample in read_all(load, [item for item in items if item.split == "train"]):
-            if not isinstance(sample, BadImageError):
-                statistics.update(sample["image"])
-        if not statistics.pixels:
-            raise ValueError(
-                f"data.normalize=dataset needs training images, and {where} is read to predict; start from a run, or "
-                "give data.normalize={mean: [...], std: [...]}."
-            )
-        normalize = {"mean": statistics.mean, "std": statistics.std}
-    if isinstance(normalize, Mapping):
-        load.normalize = NormalizeIntensity(np.array(normalize["mean"]), np.array(normalize["std"]), channel_wise=True)
-    elif normalize == "image":
-        load.normalize = "image"
-    return normalize
+    if normalize != "dataset":
+        return normalize
+    statistics = ChannelStatistics()
+    for _, sample in read_all(load, [item for item in items if item.split == "train"]):
+        if not isinstance(sample, BadImageError):
+            statistics.update(sample["image"])
+    if not statistics.pixels:
+        raise ValueError(
+            f"data.normalize=dataset needs training images, and {where} has none or is read to predict; start from a "
+            "run, or give data.normalize={mean: [...], std: [...]}."
+        )
+    return {"mean": statistics.mean, "std": statistics.std}

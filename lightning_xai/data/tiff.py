@@ -6,13 +6,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tifffile
-from monai.data.image_reader import ImageReader
 from monai.data.utils import is_supported_format
 from monai.utils.enums import MetaKeys
 from PIL import Image, ImageSequence
 from tifffile import PHOTOMETRIC
 
-from lightning_xai.data.pictures import gray_or_rgb, index_mask
+from lightning_xai.data.pictures import PaletteReader, gray_or_rgb, index_mask
 
 #: Axes of an array that have a meaning for an image: depth, rows, columns, channels and colors. Q: whatever was saved.
 _KNOWN_AXES = set("ZYXCSQ")
@@ -31,19 +30,12 @@ class TiffImage(NamedTuple):
     alpha: bool = False
 
 
-class TiffReader(ImageReader):
+class TiffReader(PaletteReader):
     """Reads one TIFF file of any depth, kind of color and number of channels, which Pillow cannot.
 
     The channel axis is taken from the file (ImageJ, OME and RGB files state it); where it is not stated,
     the metadata have no `original_channel_dim`, and `pages` where it is a number of pages without a meaning.
-
-    Args:
-        indices: Whether the indices of a palette are kept: in a mask they are the classes.
     """
-
-    def __init__(self, indices: bool = False) -> None:
-        super().__init__()
-        self.indices = indices
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
         """Tell whether the name ends in tif or tiff."""
@@ -57,8 +49,9 @@ class TiffReader(ImageReader):
                 return self._with_pillow(data, series)
             try:
                 array = series.asarray()
-            except (ValueError, NotImplementedError):
-                # LZW, four bits and others need the package imagecodecs; Pillow decodes plain pages of them by itself.
+            except (ValueError, NotImplementedError, ImportError):
+                # LZW, four bits, Zstandard and others need imagecodecs, or Python 3.14; Pillow decodes plain pages
+                # of them by itself.
                 return self._with_pillow(data, series)
             array, axes, alpha = _resolve(array, series.axes, series.keyframe, self.indices)
             return TiffImage(_turned(array, axes, series.keyframe), axes, alpha)

@@ -21,7 +21,8 @@ def reference_loss(
     Args:
         logits: ``(B, K, *S)``.
         truth: Classes ``(B, *S)``, or multi-hot ``(B, K, *S)`` for a sigmoid. Pixels that a mask ignores count for
-            nothing: the loss is then the mean over the images that have others.
+            nothing: the loss is then the mean over the images that have others. Nor do multi-hot labels count that are
+            ignored.
         activation: ``"softmax"``; ``"sigmoid"``: the mean of the binary cross-entropies of all classes, of which
             the pair that a target makes of one logit has twice the same; or ``"none"``: the logits are probabilities,
             of classes that exclude each other unless the reference is multi-hot.
@@ -82,7 +83,7 @@ def _binary(logits: Tensor, truth: Tensor, classes: Tensor | None, dice: bool, b
     """Every class by itself; logits and truth are ``(B, K, *S)``."""
     if classes is not None:
         logits, truth = (gather_classes(values, classes.unsqueeze(1)) for values in (logits, truth))
-    entropy = F.binary_cross_entropy_with_logits(logits, truth)
+    entropy = binary_entropy(logits, truth)
     if not dice:
         return entropy
     if classes is None:
@@ -90,6 +91,21 @@ def _binary(logits: Tensor, truth: Tensor, classes: Tensor | None, dice: bool, b
         logits, truth = logits[:, shown], truth[:, shown]
     lost: Tensor = DiceLoss(sigmoid=True)(logits, truth)
     return entropy + lost
+
+
+def binary_entropy(logits: Tensor, truth: Tensor) -> Tensor:
+    """Compute the mean binary cross-entropy of the labels that are not ignored; 0 if all are.
+
+    Args:
+        logits: Of any shape.
+        truth: 0, 1 or `IGNORED`, of the same shape and type.
+
+    Returns:
+        A scalar.
+    """
+    ignored = truth == IGNORED
+    entropies = F.binary_cross_entropy_with_logits(logits, truth.masked_fill(ignored, 0), reduction="none")
+    return entropies.masked_fill(ignored, 0).sum() / (~ignored).sum().clamp_min(1)
 
 
 def multi_hot_like(truth: Tensor, logits: Tensor) -> Tensor:

@@ -73,13 +73,13 @@ def spearman(first: Tensor, second: Tensor) -> float | None:
 
 
 def present_labels(labels: Tensor, classes: int) -> Tensor:
-    """Turn class indices ``(B,)`` or multi-hot labels ``(B, L)`` into booleans ``(B, L)``.
+    """Turn class indices ``(B,)`` or multi-hot labels ``(B, L)``, of which an ignored one is absent, into booleans.
 
     Raises:
         ValueError: If the labels are not of so many classes.
     """
     if labels.ndim == 2 and labels.shape[1] == classes:
-        return labels.bool()
+        return labels > 0
     # One column is a binary label, as targets of one logit have it.
     flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if flat.ndim != 1 or (len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < classes):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_xai.functional.groups import batch_groups
+from lightning_xai.functional.segmentation import IGNORED
 from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.perturbation.baselines import noise_field
 from lightning_xai.perturbation.sets import pixel_count
@@ -39,7 +40,7 @@ def survey(batches: Iterable[dict[str, Any]]) -> Survey:
     """Compute the statistics of a data set in one pass.
 
     Raises:
-        ValueError: If there is no batch, or the images have several sizes.
+        ValueError: If there is no batch, the images have several sizes, or a label is uncertain.
     """
     total, square, count, truth, digest = torch.zeros(()), torch.zeros(()), 0, [], hashlib.sha256()
     groups: list[str] = []
@@ -57,6 +58,11 @@ def survey(batches: Iterable[dict[str, Any]]) -> Survey:
                 digest.update(torch.as_tensor(batch[name]).cpu().contiguous().numpy().tobytes())
         if "label" in batch:
             truth.append(torch.as_tensor(batch["label"]).cpu())
+            if (truth[-1] == IGNORED).any():
+                raise ValueError(
+                    "Some labels are uncertain, and erasing pixels step by step needs all of them; set "
+                    "data.uncertain=zero or one."
+                )
     if not count:
         raise ValueError("There is no batch to erase pixels from; check the data set.")
     labels = torch.cat(truth) if truth else None

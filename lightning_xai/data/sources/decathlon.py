@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from monai.apps.datasets import DecathlonDataset
-from monai.transforms.spatial.dictionary import Spacingd
 
 from lightning_xai.data.items import Item, without_suffix
 from lightning_xai.data.loaders import read_usable
@@ -14,8 +13,6 @@ from lightning_xai.data.loading import LoadItem
 from lightning_xai.data.mask_rules import MaskRule
 from lightning_xai.data.module import ImageDataModule
 from lightning_xai.data.options import Options
-
-BOTH = ("image", "mask")
 
 
 class DecathlonData(ImageDataModule):
@@ -25,7 +22,6 @@ class DecathlonData(ImageDataModule):
 
     Args:
         root: The task's folder, which holds dataset.json.
-        spacing: Size of a voxel in mm that volumes are resampled to; None leaves it.
         axis: Axis along which volumes are cut into slices; None gives whole volumes. Slices are held in memory.
         slices: "foreground" keeps the slices that show a class besides the background, "all" every one.
         download: Whether to fetch the task with MONAI's DecathlonDataset where dataset.json is missing; the folder must
@@ -36,7 +32,6 @@ class DecathlonData(ImageDataModule):
     def __init__(
         self,
         root: str | Path,
-        spacing: Sequence[float] | None = None,
         axis: int | None = None,
         slices: str = "foreground",
         download: bool = False,
@@ -53,14 +48,10 @@ class DecathlonData(ImageDataModule):
         self.axis = axis
         self.slices = slices
         self.download = download
-        modes = ("bilinear", "nearest")
-        self._volumes = [] if spacing is None else [Spacingd(BOTH, tuple(spacing), mode=modes)]
         self.class_names = []
-        self._turned = self.orientation
-        if axis is None:
-            self.prepare = [*self._volumes, *self.prepare]
-        else:
-            self.orientation = None  # of the slices: the volumes are turned before they are cut
+        self._of_volumes = (self.orientation, self.spacing)
+        if axis is not None:
+            self.orientation, self.spacing = None, None  # of the slices: the volumes are turned before they are cut
 
     def prepare_data(self) -> None:
         """Download the task if `download` is set and it is missing; once a machine."""
@@ -113,8 +104,9 @@ class DecathlonData(ImageDataModule):
         """The slices of the volumes that can be read."""
         # Masks hold the labels of dataset.json: of two classes the second is all above 0.
         rule = MaskRule(0.0 if self.mask_classes is not None and len(self.mask_classes) == 2 else None)
+        turned, spacing = self._of_volumes
         load = LoadItem(
-            None, self.channel_axis, with_mask, self.mask_classes, self._volumes, rule=rule, orientation=self._turned
+            None, self.channel_axis, with_mask, self.mask_classes, rule=rule, orientation=turned, spacing=spacing
         )
         read = read_usable(load, volumes, self.on_bad_image == "raise", self.skipped)
         return [part for volume, sample in read for part in self._cut(volume, sample)]

@@ -10,8 +10,9 @@ from lightning_xai.data.items import Item, count_unread, index_masks, list_image
 from lightning_xai.data.module import ImageDataModule
 from lightning_xai.data.options import Options
 from lightning_xai.data.scans import patients_of
-from lightning_xai.data.side_files import SideFiles, sort_files
-from lightning_xai.data.sources.layout import Layout, check_class_names, find_layout, images_in
+from lightning_xai.data.side_files import SideFiles, sort_files, unknown_endings
+from lightning_xai.data.sources.labels import warn_of_alike
+from lightning_xai.data.sources.layout import Layout, check_class_names, class_name, find_layout, images_in
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +57,12 @@ class FolderData(ImageDataModule):
             raise NotADirectoryError(f"data.root={self.root} is a file; give the folder of the class folders.")
         self._check_root()
         layout = find_layout(self.root, self.mask_root, self.mask_classes is not None)
-        self.class_names = sorted_classes(folder.name for _, folder in layout.folders) if layout.labeled else []
+        self.class_names = sorted_classes(class_name(folder) for _, folder in layout.folders) if layout.labeled else []
         if self.mask_classes is None and not layout.labeled:
             log.warning("%s has no class folders: its images have no labels, and a target needs weights.", self.root)
         elif self.mask_classes is None:
             check_class_names(self.class_names, self.root)
+            warn_of_alike(self.class_names, f"the folders of {self.root}")
         rows: list[tuple[str | None, Path, Path, Masks]] = []
         left_out: list[Path] = []
         for split, folder in layout.folders:
@@ -70,6 +72,7 @@ class FolderData(ImageDataModule):
             rows += [(split, folder, image, files.masks.get(image)) for image in files.images]
             left_out += files.left_out
         self._report_files(layout, sum(mask is not None for *_, mask in rows), left_out)
+        self._report_endings([image for _, _, image, _ in rows])
         indexed = {} if self.mask_root is None else index_masks(self.mask_root)
         # Of images to segment each needs its mask; masks of evidence may be missing.
         needed = self.mask_classes is not None and any(mask is not None for *_, mask in rows)
@@ -81,7 +84,7 @@ class FolderData(ImageDataModule):
                 mask = indexed.get(name, self.mask_root / relative)
             elif needed and side is None:
                 mask = image.with_name(f"{without_suffix(Path(image.name))}_mask.png")
-            label = self.class_names.index(folder.name) if layout.labeled else None
+            label = self.class_names.index(class_name(folder)) if layout.labeled else None
             items.append(Item(name, image, label, mask, split, patients.get(image)))
         return items
 
@@ -94,6 +97,7 @@ class FolderData(ImageDataModule):
         if files.images == [self.root]:
             return [Item(self.root.resolve().name, self.root)]
         self._report_files(Layout([], False), len(files.masks), files.left_out)
+        self._report_endings(files.images)
         indexed = {} if self.mask_root is None else index_masks(self.mask_root)
         names = [without_suffix(image.relative_to(self.root)) for image in files.images]
         count = Counter(names)
@@ -145,3 +149,11 @@ class FolderData(ImageDataModule):
         loose = [path for parent in parents for path in images_in(parent)]
         if loose:
             log.warning("Left out %d images next to the class folders, such as %s.", len(loose), loose[0])
+
+    def _report_endings(self, images: Sequence[Path]) -> None:
+        """Log images that may be masks or drawings of the others, under a name that is not known."""
+        for ending, paths in unknown_endings(images).items():
+            log.warning(
+                "%d images of %s are named as others with %r added, such as %s; if they are masks, name them x_mask, "
+                "and if they are no images, move them away.", len(paths), self.root, ending, paths[0],
+            )  # fmt: skip

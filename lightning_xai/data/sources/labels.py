@@ -1,6 +1,7 @@
 """What the cells of a table and the arrays of a file mean as labels."""
 
 import logging
+import math
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -8,12 +9,18 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from lightning_xai.functional.segmentation import IGNORED
+
 log = logging.getLogger(__name__)
 
-#: What an uncertain or missing finding counts as; "ignore" leaves the image out.
+#: What an uncertain finding counts as; "ignore" leaves it out of losses and metrics.
 Uncertain = Literal["ignore", "zero", "one"]
 _TRUTH = {"0": 0, "0.0": 0, "false": 0, "no": 0, "1": 1, "1.0": 1, "true": 1, "yes": 1}
 _UNCERTAIN = ("-1", "-1.0")
+#: How programs write that there is no value.
+_MISSING = ("nan", "na", "n/a", "null", "<na>", "none")
+#: So many numbers that are not whole are hardly classes, such as doses, any more.
+_MANY = 10
 #: What joins several findings in one cell.
 JOINTS = ("|", ";", ",", "+", "/", "&")
 
@@ -32,7 +39,7 @@ def finding(cell: str, uncertain: str | None) -> int | None:
         uncertain: What -1 counts as; blank counts as 0 then. Without it both are no finding.
 
     Returns:
-        0 or 1, -1 for a finding to ignore, or None for any other text.
+        0 or 1, `IGNORED` (-1) for a finding to ignore, or None for any other text.
 
     Example:
         >>> [finding(cell, "ignore") for cell in ("1.0", "-1.0", "", "x")]
@@ -40,21 +47,20 @@ def finding(cell: str, uncertain: str | None) -> int | None:
     """
     if uncertain is not None:
         if cell in _UNCERTAIN:
-            return {"ignore": -1, "zero": 0, "one": 1}[uncertain]
+            return {"ignore": IGNORED, "zero": 0, "one": 1}[uncertain]
         cell = cell or "0"
     return _TRUTH.get(cell.lower())
 
 
-def warn_of_labels(labels: Iterable[str], where: str) -> None:
-    """Warn of class names that look alike, and of those that hold several findings.
+def warn_of_alike(labels: Iterable[str], where: str) -> None:
+    """Warn of class names that look alike.
 
     Args:
         labels: All class names.
-        where: What messages call the column.
+        where: What messages call their source.
     """
     groups: dict[str, set[str]] = defaultdict(set)
-    names = set(labels)
-    for name in names:
+    for name in labels:
         groups[_look(name)].add(name)
     for alike in groups.values():
         if len(alike) > 1:
@@ -62,10 +68,28 @@ def warn_of_labels(labels: Iterable[str], where: str) -> None:
                 "The labels %s of %s look alike, but count as %d classes; write each class in one way.",
                 " and ".join(map(repr, sorted(alike))), where, len(alike),
             )  # fmt: skip
+
+
+def warn_of_labels(labels: Iterable[str], where: str) -> None:
+    """Warn of the cells of a table that are hardly meant as classes, and of those that hold several findings.
+
+    Args:
+        labels: All class names.
+        where: What messages call the column.
+    """
+    names = set(labels)
+    warn_of_alike(names, where)
     if names & set(_UNCERTAIN) and names <= {*_UNCERTAIN, "0", "0.0", "1", "1.0"}:
         log.warning(
             "The label -1 of %s counts as a class; if it marks an uncertain finding, set data.uncertain=ignore, zero "
             "or one.", where,
+        )  # fmt: skip
+    if missing := sorted(name for name in names if name.lower() in _MISSING):
+        log.warning("The label %r of %s counts as a class; delete its rows if it marks no label.", missing[0], where)
+    if len(measured := sorted(name for name in names if _is_fraction(name))) >= _MANY:
+        log.warning(
+            "The label %r of %s counts as a class of its own, as each of %d labels does; if they are measurements, "
+            "write classes instead.", measured[0], where, len(names),
         )  # fmt: skip
     for joint in JOINTS:
         joined = sorted(name for name in names if joint in name and {p.strip() for p in name.split(joint)} & names)
@@ -74,6 +98,14 @@ def warn_of_labels(labels: Iterable[str], where: str) -> None:
                 "The label %r of %s looks like several findings in one cell, but counts as a class of its own; "
                 "data.label_separator='%s' makes it several labels.", joined[0], where, joint,
             )  # fmt: skip
+
+
+def _is_fraction(name: str) -> bool:
+    """Tell whether a class name is a number that is not whole."""
+    try:
+        return not float(name).is_integer() and math.isfinite(float(name))
+    except ValueError:
+        return False
 
 
 def _look(name: str) -> str:

@@ -1,13 +1,17 @@
 """Find out what the folders of a data set are: splits, classes, images next to masks, or something else."""
 
+import logging
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lightning_xai.data.items import IMAGE_SUFFIXES, is_hidden
+from lightning_xai.data.items import is_hidden, is_image
 from lightning_xai.data.splits import split_name
+
+log = logging.getLogger(__name__)
 
 IMAGE_WORDS = {"image", "images", "img", "imgs", "picture", "pictures", "photo", "photos"}
 MASK_WORDS = {
@@ -75,6 +79,7 @@ def find_layout(root: Path, mask_root: Path | None, segmentation: bool) -> Layou
         return Layout([(None, root)], False)
     if not segmentation:
         _check_classes(root, folders)
+        _check_inner(root, folders)
     return Layout([(None, folder) for folder in folders], True)
 
 
@@ -88,9 +93,19 @@ def subfolders(folder: Path, ignored: Path | None = None) -> list[Path]:
     Returns:
         The paths.
     """
-    with os.scandir(folder) as entries:  # which knows the kind of each without a look at the file
-        visible = sorted(folder / entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name))
+    with os.scandir(folder) as entries:
+        # Most entries know their kind without a look at the file; a link may lead nowhere, or to itself.
+        visible = sorted(
+            folder / entry.name
+            for entry in entries
+            if not is_hidden(entry.name) and (os.path.isdir(entry) if entry.is_symlink() else entry.is_dir())
+        )
     return [path for path in visible if ignored is None or path.resolve() != ignored.resolve()]
+
+
+def class_name(folder: Path) -> str:
+    """Return the class that a folder is named after, in the one Unicode form that all splits have in common."""
+    return unicodedata.normalize("NFC", folder.name)
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -103,7 +118,7 @@ def images_in(folder: Path) -> list[Path]:
         The paths.
     """
     return sorted(
-        path for path in folder.iterdir() if path.name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(path.name)
+        path for path in folder.iterdir() if not is_hidden(path.name) and is_image(path) and not path.is_dir()
     )
 
 
@@ -136,7 +151,7 @@ def split_in_name(name: str) -> tuple[str, str] | None:
 
 def _class_splits(root: Path, folders: Sequence[Path]) -> Folders:
     """Return the split folders that hold class folders."""
-    holds = {folder: {path.name for path in _classes(_inner(folder))} for folder in folders}
+    holds = {folder: {class_name(path) for path in _classes(_inner(folder))} for folder in folders}
     named = [
         (*named_split, folder) for folder in folders if (named_split := split_in_name(folder.name)) and holds[folder]
     ]
@@ -235,6 +250,24 @@ def _check_classes(root: Path, folders: Sequence[Path]) -> None:
         )
 
 
+def _check_inner(root: Path, folders: Sequence[Path]) -> None:
+    """Raise an error for splits below classes, and warn of folders that look like classes below other folders."""
+    inside = [subfolders(folder) for folder in folders]
+    common = sorted(set.intersection(*({class_name(path) for path in paths} for paths in inside)))
+    if len(folders) < 2 or len(common) < 2 or any(_parallel(paths) for paths in inside):
+        return
+    if len({split_name(name) for name in common} - {None}) > 1:
+        raise ValueError(
+            f"The folders {_listed(folders)} of {root} hold the split folders {', '.join(common)}; put the splits "
+            f"above the classes, as in {common[0]}/{folders[0].name}."
+        )
+    log.warning(
+        "The folders %s of %s count as classes, but all hold the folders %s: if those are the classes, set data.root "
+        "to one of the first, or list the images in a table (data=manifest).", _listed(folders), root,
+        ", ".join(common),
+    )  # fmt: skip
+
+
 def check_class_names(names: Sequence[str], root: Path) -> None:
     """Raise an error for a single class, of which a classifier learns nothing.
 
@@ -253,4 +286,5 @@ def check_class_names(names: Sequence[str], root: Path) -> None:
 
 
 def _listed(folders: Sequence[Path]) -> str:
-    return ", ".join(folder.name for folder in folders)
+    names = [folder.name for folder in folders]
+    return ", ".join(names if len(names) <= 8 else [*names[:7], f"and {len(names) - 7} more"])

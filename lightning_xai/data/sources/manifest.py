@@ -12,6 +12,7 @@ from lightning_xai.data.module import ImageDataModule
 from lightning_xai.data.options import Options
 from lightning_xai.data.sources.labels import check_uncertain, finding, warn_of_labels
 from lightning_xai.data.sources.table import FileFinder, Row, check_column, nearest, read_table
+from lightning_xai.functional.segmentation import IGNORED
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,8 @@ class ManifestData(ImageDataModule):
         id_column: Column of the image ids; else the image file without suffix.
         classes: The classes to keep, in this order; None keeps all, sorted.
         label_separator: What joins several labels in a cell of the label column, such as "|"; None: each cell is one.
-        uncertain: What -1 counts as in columns of findings, where blank is 0 then: "zero", "one", or "ignore", which
-            leaves the image out. None refuses both.
+        uncertain: What -1 counts as in columns of findings, where blank is 0 then: "zero", "one", or "ignore": such a
+            label counts in no loss and no metric, and of a single column the image is left out. None refuses both.
         box_columns: Columns of boxes, which serve as masks of the evidence, as in `parse_box`; an image may have
             several rows then, one for each box.
         **options: As in `ImageDataModule`.
@@ -104,18 +105,21 @@ class ManifestData(ImageDataModule):
         columns = {role: name or (role if role in header else None) for role, name in self.columns.items()}
         self._check_image_root()
         if len(self.label_columns) == 1 and isinstance(self.label_column, str):
-            rows = self._keep_classes(self._stated(rows), self.label_column)
+            rows = self._keep_classes(self._certain(rows, self.label_column), self.label_column)
         else:
             self.class_names = self.label_columns
-            rows = self._stated(rows)
         masks = {} if self.mask_root is None or columns["mask"] else index_masks(self.mask_root)
         boxes: dict[int, tuple[Box, ...]] = {}
         if self.box_columns:
             rows, boxes = self._with_boxes(rows)
-        return [
+        items = [
             replace(self._item(number, row, columns, masks), label=self._label(number, row), boxes=boxes.get(number))
             for number, row in rows
         ]
+        ignored = sum(item.label.count(IGNORED) for item in items if isinstance(item.label, tuple))
+        if ignored:
+            log.info("Of the labels of %s, %d are uncertain and count in no loss and no metric.", self.csv, ignored)
+        return items
 
     def predict_items(self) -> list[Item]:
         """List the rows of the table, of which only the image is needed."""
@@ -138,20 +142,18 @@ class ManifestData(ImageDataModule):
         if not self.image_root.is_dir():
             raise NotADirectoryError(f"The image folder {self.image_root} does not exist; correct data.image_root.")
 
-    def _stated(self, rows: list[Row]) -> list[Row]:
-        """The rows with uncertain findings read as `uncertain` says, without those to be ignored."""
+    def _certain(self, rows: list[Row], column: str) -> list[Row]:
+        """The rows with uncertain findings of a single column read as `uncertain` says, or left out."""
         if self.uncertain is None:
             return rows
-        kept, left_out = [], 0
-        for number, row in rows:
-            found = {name: finding(row[name], self.uncertain) for name in self.label_columns}
-            if -1 in found.values():
-                left_out += 1
-            else:
-                kept.append((number, row | {name: str(value) for name, value in found.items() if value is not None}))
-        if left_out:
+        found = [finding(row[column], self.uncertain) for _, row in rows]
+        if left_out := found.count(IGNORED):
             log.warning("Left out %d images of %s with an uncertain finding (data.uncertain).", left_out, self.csv)
-        return kept
+        return [
+            (number, row if value is None else row | {column: str(value)})
+            for (number, row), value in zip(rows, found, strict=True)
+            if value != IGNORED
+        ]
 
     def _parts(self, cell: str) -> list[str]:
         """The class names in a cell."""
@@ -194,23 +196,26 @@ class ManifestData(ImageDataModule):
         )
 
     def _label(self, number: int, row: dict[str, str]) -> int | tuple[int, ...] | None:
-        columns = self.multilabel and self.label_separator is None
-        for name in self.label_columns:
-            if not row[name] or (columns and finding(row[name], None) is None):
-                expected = "0 or 1" if columns else "a class"
-                remedy = ", or set data.uncertain=ignore, zero or one" if row[name] in ("", "-1", "-1.0") else ""
-                raise ValueError(
-                    f"Row {number} of {self.csv} has {row[name]!r} in column {name!r}; give it {expected}"
-                    f"{remedy if columns else ''}."
-                )
-        if columns:
-            return tuple(finding(row[name], None) or 0 for name in self.label_columns)
+        if self.multilabel and self.label_separator is None:
+            return tuple(self._finding(number, row, name) for name in self.label_columns)
         if not self.label_columns:
             return None
-        parts = self._parts(row[self.label_columns[0]])
+        column = self.label_columns[0]
+        parts = self._parts(row[column])
+        if not parts:
+            raise ValueError(f"Row {number} of {self.csv} has {row[column]!r} in column {column!r}; give it a class.")
         if self.multilabel:
             return tuple(int(name in parts) for name in self.class_names)
         return self.class_names.index(parts[0])
+
+    def _finding(self, number: int, row: dict[str, str], column: str) -> int:
+        found = finding(row[column], self.uncertain)
+        if found is None:
+            remedy = ", or set data.uncertain=ignore, zero or one" if row[column] in ("", "-1", "-1.0") else ""
+            raise ValueError(
+                f"Row {number} of {self.csv} has {row[column]!r} in column {column!r}; give it 0 or 1{remedy}."
+            )
+        return found
 
     def _mask(self, image: Path, cell: str | None, masks: dict[str, Path]) -> Path | None:
         if cell is not None:

@@ -9,7 +9,7 @@ import numpy as np
 from lightning_xai.data.items import Item, sorted_classes
 from lightning_xai.data.module import ImageDataModule
 from lightning_xai.data.options import Options
-from lightning_xai.data.sources.labels import from_zero, warn_of_labels, whole_labels
+from lightning_xai.data.sources.labels import from_zero, warn_of_alike, whole_labels
 from lightning_xai.data.splits import SPLITS
 
 
@@ -79,8 +79,11 @@ class NpzData(ImageDataModule):
         if not self.path.is_file():
             raise FileNotFoundError(f"The file {self.path} does not exist; set data.path to the npz file.")
         try:
-            with np.load(self.path) as file:
-                return {key: file[key] for key in file.files}
+            file = np.load(self.path)
+            if isinstance(file, np.ndarray):
+                raise ValueError("it holds one array without a name")
+            with file:
+                return {key: np.atleast_1d(file[key]) for key in file.files}
         except Exception as error:  # a damaged archive raises errors of zipfile, zlib or numpy
             raise ValueError(f"The file {self.path} cannot be read as npz ({error}); replace it.") from error
 
@@ -104,6 +107,7 @@ class NpzData(ImageDataModule):
 
     def _labels(self, part: dict[str, np.ndarray]) -> np.ndarray:
         labels = self._array(part, "labels")
+        labels = np.char.decode(labels, "utf-8") if labels.dtype.kind == "S" else labels
         return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
     def _set_classes(
@@ -114,8 +118,10 @@ class NpzData(ImageDataModule):
         names = self.classes if stored is None or self.classes is not None else [str(name) for name in stored]
         if labels.dtype.kind in "US":
             self.class_names = names or sorted_classes(labels.astype(str).tolist())
-            warn_of_labels(self.class_names, f"the labels of {self.path}")
+            warn_of_alike(self.class_names, f"the labels of {self.path}")
         elif self.multilabel:
+            if labels.min(initial=0) < 0:
+                raise ValueError(f"labels of {self.path} holds {labels.min()}, which has no meaning; give 0 or 1.")
             self.class_names = names or [str(index) for index in range(labels.shape[1])]
         else:
             shifted, self.class_names = from_zero(labels, names, f"labels of {self.path}")

@@ -15,11 +15,17 @@ log = logging.getLogger(__name__)
 
 #: Line number in a plain table, and column -> stripped cell.
 Row = tuple[int, dict[str, str]]
-_ENCODINGS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+#: What text begins with in an encoding; a longer mark before a shorter one that it begins with.
+_ENCODINGS = (
+    *((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")),
+    *((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")),
+)
+#: What workbooks and compressed files begin with.
+_ARCHIVES = (b"PK", b"\x1f\x8b", b"\xd0\xcf\x11\xe0")
 
 
 def read_table(path: Path) -> tuple[list[str], list[Row]]:
-    """Read a table that is separated by commas, semicolons or tabs.
+    """Read a table that is separated by commas, semicolons, tabs or bars.
 
     Args:
         path: The file, in UTF-8, UTF-16 or Windows-1252. A first line `sep=;` names the separator.
@@ -29,7 +35,7 @@ def read_table(path: Path) -> tuple[list[str], list[Row]]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no text, or has no header or a column twice.
+        ValueError: It is no text, or has no header, a column twice or a quote that is not closed.
     """
     if not path.is_file():
         raise FileNotFoundError(f"The table {path} does not exist; set data.csv to the CSV file.")
@@ -43,8 +49,8 @@ def read_table(path: Path) -> tuple[list[str], list[Row]]:
     if not header.strip():
         raise ValueError(f"The table {path} is empty; give it a header and a row for each image.")
     reader = csv.DictReader(
-        lines[first:], delimiter=delimiter or max(",;\t", key=header.count), restval="", restkey="",
-        skipinitialspace=True,
+        lines[first:], delimiter=delimiter or max(",;\t|", key=header.count), restval="", restkey="",
+        skipinitialspace=True, strict=True,
     )  # fmt: skip
     try:
         names = [name.strip() for name in reader.fieldnames or []]
@@ -52,9 +58,13 @@ def read_table(path: Path) -> tuple[list[str], list[Row]]:
         rows = [
             (number, {key: value.strip() for key, value in row.items() if key})
             for number, row in enumerate(reader, start=first + 2)
+            if any(value.strip() for key, value in row.items() if key)  # spreadsheets write empty rows at the end
         ]
     except csv.Error as error:
-        raise ValueError(f"The table {path} cannot be read as CSV ({error}); save it as CSV UTF-8.") from error
+        raise ValueError(
+            f"The table {path} cannot be read as CSV ({error} after line {reader.line_num + first}); look for a quote "
+            "that is not closed."
+        ) from error
     twice = [name for name in names if name and names.count(name) > 1]
     if twice:
         raise ValueError(f"{path} has the column {twice[0]!r} twice; rename one of them.")
@@ -64,8 +74,8 @@ def read_table(path: Path) -> tuple[list[str], list[Row]]:
 def _decode(path: Path) -> str:
     """Return the text of a file, whose encoding shows in its first bytes and in what can be decoded."""
     raw = path.read_bytes()
-    if raw.startswith(b"PK"):
-        raise ValueError(f"The table {path} is a workbook, not text; save it as CSV UTF-8.")
+    if raw.startswith(_ARCHIVES):
+        raise ValueError(f"The table {path} is a workbook or compressed, not text; save it as CSV UTF-8.")
     encoding = next((name for mark, name in _ENCODINGS if raw.startswith(mark)), None)
     if encoding is None:
         head = raw[:2000]
@@ -105,7 +115,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
 class FileFinder:
     """Finds the files that the cells of a table name: as they are written, else as they are meant.
 
-    Paths may have Windows separators, another Unicode form than on disk (as archives from a Mac have), or no suffix.
+    Paths may have Windows separators, another Unicode form than on disk (as archives from a Mac have), no suffix, or
+    small letters for capital ones.
 
     Args:
         root: The folder that cells are relative to.
@@ -119,7 +130,7 @@ class FileFinder:
         """Return the file of a cell; where there is none, the path as it is written.
 
         Raises:
-            ValueError: Two files differ from the cell in their suffix alone.
+            ValueError: Two files differ from the cell in their suffix or in capital letters alone.
         """
         path = self.root / cell
         if path.is_file():
@@ -128,12 +139,19 @@ class FileFinder:
         if (self.root / forward).is_file():
             return self.root / forward
         if self._names is None:
-            self._names = defaultdict(list)
-            for image in list_images(self.root) if self.root.is_dir() else []:
-                relative = image.relative_to(self.root)
-                for name in {relative.as_posix(), without_suffix(relative)}:
-                    self._names[unicodedata.normalize("NFC", name)].append(image)
-        found = self._names.get(unicodedata.normalize("NFC", forward.removeprefix("./")), [])
+            self._names = self._index()
+        name = unicodedata.normalize("NFC", forward.removeprefix("./"))
+        found = self._names.get(name) or self._names.get(name.casefold(), [])
         if len(found) > 1:
-            raise ValueError(f"{cell!r} may mean {found[0]} or {found[1]}; write the suffix into the table.")
+            raise ValueError(f"{cell!r} may mean {found[0]} or {found[1]}; write the whole name into the table.")
         return found[0] if found else path
+
+    def _index(self) -> dict[str, list[Path]]:
+        """The images below the root by their path, with and without suffix, as on disk and in small letters."""
+        names = defaultdict(list)
+        for image in list_images(self.root) if self.root.is_dir() else []:
+            relative = image.relative_to(self.root)
+            written = [unicodedata.normalize("NFC", name) for name in (relative.as_posix(), without_suffix(relative))]
+            for name in {*written, *map(str.casefold, written)}:
+                names[name].append(image)
+        return names

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics import classification as scores
+from torchmetrics.functional.classification import binary_auroc
 from torchmetrics.utilities import dim_zero_cat
+
+from lightning_xai.functional.segmentation import IGNORED
 
 #: True and false positives, false and true negatives of every class, ``(K,)`` each -> a score ``(K,)``, or a scalar.
 Score = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -41,7 +44,7 @@ def classifier_metrics(num_classes: int, activation: str) -> MetricCollection:
             "balanced_accuracy": MeanOverClasses(2, recall),
             "auc": BinaryAUC(),
             "f1": MeanOverClasses(1, f1),
-            "ece": scores.BinaryCalibrationError(),
+            "ece": scores.BinaryCalibrationError(ignore_index=IGNORED),
             "absent_classes": AbsentClasses(2),
         }
     else:
@@ -51,7 +54,7 @@ def classifier_metrics(num_classes: int, activation: str) -> MetricCollection:
             "auc": MultilabelAUC(num_classes),
             "f1": MeanOverClasses(num_classes, f1),
             # Takes (B, K) as B * K binary labels.
-            "ece": scores.BinaryCalibrationError(),
+            "ece": scores.BinaryCalibrationError(ignore_index=IGNORED),
             "absent_classes": AbsentClasses(num_classes),
         }
     # With compute groups two metrics whose first states are equal would be merged for good (torchmetrics 1.9).
@@ -104,7 +107,7 @@ class ClassCounts(Metric):
 
         Args:
             probabilities: ``(B, K)``, or ``(B,)`` of a binary classifier.
-            labels: Classes ``(B,)``, or multi-hot ``(B, K)``.
+            labels: Classes ``(B,)``, or multi-hot ``(B, K)``; those that are ignored are not counted.
         """
         classes = torch.arange(self.num_classes, device=labels.device) + int(self.num_classes == 1)
         if probabilities.ndim == 1:
@@ -114,8 +117,9 @@ class ClassCounts(Metric):
         else:
             predicted = probabilities > 0.5
         true = labels > 0 if labels.ndim > 1 else labels.unsqueeze(1) == classes
+        known = (labels if labels.ndim > 1 else labels.unsqueeze(1)) != IGNORED
         kinds = (predicted & true, predicted & ~true, ~predicted & true, ~predicted & ~true)
-        self.counts += torch.stack([kind.sum(dim=0) for kind in kinds])
+        self.counts += torch.stack([(kind & known).sum(dim=0) for kind in kinds])
 
 
 class MeanOverClasses(ClassCounts):
@@ -158,7 +162,9 @@ class MulticlassAUC(scores.MulticlassAUROC):
     def compute(self) -> Tensor:  # type: ignore[override]  # AUROC's own, not the curve's
         """Compute the mean."""
         labels = dim_zero_cat(self.target)
-        return mean_of_mixed(super().compute(), torch.bincount(labels, minlength=self.num_classes), len(labels))
+        images = torch.bincount(labels, minlength=self.num_classes)
+        mixed = (images > 0) & (images < len(labels))
+        return super().compute().masked_fill(~mixed, float("nan")).nanmean()
 
 
 class MultilabelAUC(scores.MultilabelAUROC):
@@ -169,23 +175,28 @@ class MultilabelAUC(scores.MultilabelAUROC):
     """
 
     def __init__(self, num_labels: int) -> None:
-        super().__init__(num_labels, average="none")
+        super().__init__(num_labels, average="none", ignore_index=IGNORED)
 
     def compute(self) -> Tensor:  # type: ignore[override]  # AUROC's own, not the curve's
         """Compute the mean."""
-        labels = dim_zero_cat(self.target)
-        return mean_of_mixed(super().compute(), labels.sum(dim=0), len(labels))
+        columns = zip(dim_zero_cat(self.preds).T, dim_zero_cat(self.target).T, strict=True)
+        return torch.stack([auc(probabilities, labels) for probabilities, labels in columns]).nanmean()
 
 
 class BinaryAUC(scores.BinaryAUROC):
     """The AUROC of two classes; NaN where one has no image."""
 
+    def __init__(self) -> None:
+        super().__init__(ignore_index=IGNORED)
+
     def compute(self) -> Tensor:  # type: ignore[override]  # AUROC's own, not the curve's
         """Compute it."""
-        labels = dim_zero_cat(self.target)
-        return mean_of_mixed(super().compute(), labels.sum(), len(labels))
+        return auc(dim_zero_cat(self.preds), dim_zero_cat(self.target))
 
 
-def mean_of_mixed(values: Tensor, positives: Tensor, images: int) -> Tensor:
-    """Mean of the AUROCs of the classes that some but not all images have."""
-    return values.masked_fill((positives == 0) | (positives == images), float("nan")).nanmean()
+def auc(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """AUROC of probabilities ``(N,)`` of images with a label, 1, and without, 0; negative ones are ignored."""
+    known = labels >= 0
+    if not (labels == 1).any() or not (labels == 0).any():
+        return probabilities.new_tensor(float("nan"))
+    return binary_auroc(probabilities[known], labels[known])

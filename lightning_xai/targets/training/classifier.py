@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from lightning_xai.functional.finite import LossWatch, check_loss, check_weights
+from lightning_xai.functional.reference_loss import binary_entropy
 from lightning_xai.functional.repeats import ImageMeans, Repeats
 from lightning_xai.targets.freezing import evaluating, normalize
 from lightning_xai.targets.model_call import ModelCall
@@ -177,7 +178,7 @@ class ClassifierTask(LightningModule):
             return F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
         if labels.ndim == 1 and logits.shape[1] > 1:
             labels = F.one_hot(labels, logits.shape[1])
-        return F.binary_cross_entropy_with_logits(logits, labels.to(logits).view_as(logits))
+        return binary_entropy(logits, labels.to(logits).view_as(logits))
 
 
 def check_logits(count: int, labels: Tensor, num_classes: int, activation: str) -> None:

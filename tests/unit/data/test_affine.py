@@ -7,7 +7,7 @@ import pytest
 from lightning_xai.data.grids import resize_affine
 from lightning_xai.data.items import Item
 from lightning_xai.data.loading import LoadItem
-from lightning_xai.data.reading import read_affine
+from lightning_xai.data.reading import read_located
 
 AFFINE = np.array([[0.0, 2.0, 0.0, 5.0], [-3.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.5, -4.0], [0.0, 0.0, 0.0, 1.0]])
 
@@ -31,10 +31,11 @@ def test_resizing_keeps_the_corners(new):
 
 
 def test_nifti_has_its_own_and_everything_else_the_identity(volume, tmp_path):
-    assert np.allclose(read_affine(volume), AFFINE)
+    assert np.allclose(read_located(volume).affine, AFFINE)
     np.save(tmp_path / "volume.npy", np.zeros((8, 6, 4)))
-    assert np.array_equal(read_affine(tmp_path / "volume.npy"), np.eye(4))
-    assert np.array_equal(read_affine(np.zeros((8, 6, 4))), np.eye(4))
+    for source in (tmp_path / "volume.npy", np.zeros((8, 6, 4))):
+        assert read_located(source, channel_axis="none").affine is None
+        assert np.array_equal(LoadItem(None, "none", False)(Item("a", source))["affine"], np.eye(4))
 
 
 def test_samples_of_volumes_carry_it_and_pictures_do_not(volume):

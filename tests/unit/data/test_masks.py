@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from monai.data.image_reader import NibabelReader
 from PIL import Image
 
 from lightning_xai.data import BadImageError, Item
@@ -294,3 +295,38 @@ def test_a_mask_elsewhere_in_the_world_is_refused_where_both_say_where_they_lie(
     else:
         with pytest.raises(BadImageError, match="lies elsewhere in the world"):
             load(item)
+
+
+@pytest.mark.parametrize("classes", [TWO, None])
+def test_fractions_are_soft_edges_of_any_format(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, classes: list[str] | None
+) -> None:
+    fractions, plain = (soft() / 255).astype(np.float32), SHAPE.astype(np.float32)
+    Image.fromarray(fractions).save(tmp_path / "tiff.tif")
+    np.save(tmp_path / "npy.npy", fractions)
+    masks = [tmp_path / "tiff.tif", tmp_path / "npy.npy", fractions.astype(np.float64), plain, plain.astype(np.uint8)]
+    items = [Item(str(number), SHAPE, None, mask) for number, mask in enumerate(masks)]
+    rule = survey_masks(items, classes, "the set")
+    assert "hold fractions from 0 to 1" in caplog.text and "above 0.5 are" in caplog.text
+    load = LoadItem(None, None, True, classes, rule=rule)
+    for item, expected in zip(items, [fractions > 0.5] * 3 + [SHAPE] * 2, strict=True):
+        assert np.array_equal(load(item)["mask"][0], expected)
+
+
+def test_fractions_are_refused_where_they_cannot_be_one_class() -> None:
+    items = [Item("a", SHAPE, None, SHAPE * 0.7)]
+    with pytest.raises(BadImageError, match="holds values that are not whole numbers"):
+        LoadItem(None, None, True, THREE, rule=survey_masks(items, THREE, "the set"))(items[0])
+    items = [Item("a", SHAPE, None, SHAPE * 1.5)]
+    with pytest.raises(BadImageError, match="holds values that are not whole numbers"):
+        LoadItem(None, None, True, TWO, rule=survey_masks(items, TWO, "the set"))(items[0])
+
+
+def test_a_volume_and_its_mask_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, read = np.diag([2.0, 2.0, 3.0, 1.0]), []
+    for name in ("image", "mask"):
+        nibabel.save(nibabel.Nifti1Image(np.ones((6, 7, 4), np.uint8), place), tmp_path / f"{name}.nii.gz")
+    get_data = NibabelReader.get_data
+    monkeypatch.setattr(NibabelReader, "get_data", lambda reader, img: read.append(img) or get_data(reader, img))
+    sample = LoadItem(None, None, True, TWO)(Item("a", tmp_path / "image.nii.gz", None, tmp_path / "mask.nii.gz"))
+    assert len(read) == 2 and np.array_equal(sample["affine"], place)

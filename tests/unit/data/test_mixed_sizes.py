@@ -162,7 +162,7 @@ def test_orientation_turns_volumes_and_maps_turn_back(volume: Item) -> None:
         stored = torch.from_numpy(np.asarray(nibabel.load(volume.image).get_fdata(), np.float32))
         assert torch.equal(grid.restore(sample["image"])[0], stored)
         assert np.allclose(grid.affine, nibabel.load(volume.image).affine)
-    with pytest.raises(ValueError, match="data.orientation turns volumes, but a is a plane"):
+    with pytest.raises(ValueError, match="data.orientation is of volumes, but a is a plane"):
         LoadItem(None, None, False, orientation="RAS")(Item("a", np.zeros((4, 4))))
 
 
@@ -211,11 +211,32 @@ def test_mixed_orientation_is_turned_or_refused(tmp_path: Path) -> None:
         assert all("".join(nibabel.aff2axcodes(affine.numpy())) == "RAS" for affine in batch["affine"])
 
 
-def test_mixed_spacing_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    FolderData(write_volumes(tmp_path, np.eye(4), np.diag([1.0, 1.1, 1, 1]))).setup()
-    assert "mixed spacing" not in caplog.text
-    FolderData(write_volumes(tmp_path, np.eye(4), np.eye(4), np.diag([1.0, 1, 5, 1]))).setup()
-    assert "voxels are 1 mm long" in caplog.text and "5 mm" in caplog.text and "Spacingd" in caplog.text
+@pytest.mark.parametrize("stage", [None, "predict"])
+def test_mixed_spacing_is_resampled_or_refused(tmp_path: Path, stage: str | None) -> None:
+    FolderData(write_volumes(tmp_path, np.eye(4), np.diag([1.0, 1.1, 1, 1]))).setup(stage)
+    folder = write_volumes(tmp_path, np.eye(4), np.eye(4), np.diag([1.0, 1, 5, 1]))
+    with pytest.raises(ValueError, match=r"mixed spacing, .* voxels are 1 mm long in .* and 5 mm .*spacing=\[1,1,1\]"):
+        FolderData(folder).setup(stage)
+    for options in ({"spacing": "any"}, {"resize": "stretch", "size": 8}):
+        FolderData(folder, **options).setup(stage)
+    data = FolderData(folder, spacing=[2, 1, 1], orientation="LPS")
+    data.setup(stage)
+    for batch in data.predict_dataloader() if stage else data.test_dataloader():
+        assert all(
+            torch.equal(affine[:3, :3].abs(), torch.diag(torch.tensor([2.0, 1, 1]))) for affine in batch["affine"]
+        )
+    for grid in data.geometry.grids.values():
+        maps = grid.restore(torch.ones(1, *grid.size))
+        assert maps is not None and maps.shape[1:] == grid.stored == (6, 7, 8)
+
+
+def test_wrong_spacing_is_named(array_data: Make) -> None:
+    for spacing in ([1, 1], "auto", [1, 0, 1], ["1", "1", "1"]):
+        with pytest.raises(ValueError, match=r"data.spacing is .*; give three lengths in mm, such as \[1,1,1\]"):
+            array_data([], [], spacing=spacing)
+    data = array_data([Item(f"i{i}", RNG.random((8, 8)), i % 2) for i in range(12)], ["a", "b"], spacing=[1, 1, 1])
+    with pytest.raises(ValueError, match="data.spacing is of volumes, but i.* is a plane; set it to null"):
+        data.setup()
 
 
 def test_volumes_find_room_at_their_spacing(array_data: Make, caplog: pytest.LogCaptureFixture) -> None:

@@ -472,7 +472,7 @@ def test_volumes_are_turned_and_respaced(array_data, tmp_path):
     assert not sample["mask"][:, -1].any() and sample["mask"][:, 0].any(), "the first slice is now the last"
     other = nibabel.Nifti1Image(np.zeros((6, 5, 4), np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))
     nibabel.save(other, tmp_path / "mask_0.nii.gz")
-    with pytest.raises(BadImageError, match=r"mask_0.nii.gz lies elsewhere in the world than its image .*image_0"):
+    with pytest.raises(BadImageError, match=r"mask_0.nii.gz lies elsewhere in the world than its image"):
         array_data(items, ["a", "b"], mask_classes=["none", "object"]).setup()
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from lightning_xai.data import FolderData
 from lightning_xai.data.masks import read_mask
 from lightning_xai.data.notes import Notes
-from lightning_xai.data.reading import BadImageError, read_image, read_shape
+from lightning_xai.data.reading import BadImageError, read_image, read_located, read_shape
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (24, 31, 3), np.uint8)
@@ -84,7 +84,7 @@ def test_alpha_is_dropped_with_a_word_where_something_is_transparent(tmp_path: P
         Image.fromarray(np.dstack([GRAY, layer])).save(tmp_path / f"{name} gray.png")
     notes = Notes()
     for path in sorted(tmp_path.iterdir()):
-        image = read_image(path, notes=notes)
+        image = read_located(path, notes=notes).pixels
         np.testing.assert_allclose(image, channels_first(RGB if len(image) == 3 else GRAY), rtol=1e-6)
     assert len(notes.sentences()) == 1 and notes.sentences()[0].startswith("2 files have transparent places")
 

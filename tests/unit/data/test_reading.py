@@ -194,3 +194,17 @@ def test_mask_of_another_size_is_named(tmp_path: Path) -> None:
 def test_mask_that_holds_no_classes(mask: np.ndarray, message: str) -> None:
     with pytest.raises(BadImageError, match=f"The mask m .*{message}"):
         read_mask(mask, (4, 4), name="m")
+
+
+def test_numbers_that_are_no_intensities_are_refused(tmp_path: Path) -> None:
+    for name, kind in {"complex": np.complex64, "records": [("R", "u1"), ("G", "u1"), ("B", "u1")]}.items():
+        nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), kind), np.eye(4)), tmp_path / f"{name}.nii")
+        with pytest.raises(BadImageError, match=rf"{name}.nii holds .* instead of numbers"):
+            read_image(tmp_path / f"{name}.nii")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".npy", ".nii.gz", ".dcm", ".mha"])
+def test_an_empty_file_is_called_one(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"a{suffix}").touch()
+    with pytest.raises(BadImageError, match=rf"The image .*a{suffix} is an empty file; replace it"):
+        read_image(tmp_path / f"a{suffix}")

@@ -1,5 +1,6 @@
 """DICOM files and series, and volumes that ITK reads."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from PIL import Image
 
 from lightning_xai.data import FolderData, Item
 from lightning_xai.data.loading import LoadItem
-from lightning_xai.data.reading import BadImageError, read_affine, read_image, read_shape
+from lightning_xai.data.reading import BadImageError, read_image, read_located, read_shape
 
 RNG = np.random.default_rng(0)
 PLANE = RNG.integers(0, 4096, (12, 9), np.uint16)
@@ -83,7 +84,7 @@ def test_a_series_is_a_volume_in_the_order_of_its_positions(tmp_path: Path) -> N
     np.testing.assert_array_equal(volume[0], VOLUME.swapaxes(0, 1) - 1024.0)
     # From DICOM's left-posterior-superior to right-anterior-superior, as NIfTI has it.
     np.testing.assert_allclose(
-        read_affine(folder), [[-0.75, 0, 0, -10], [0, -0.5, 0, -20], [0, 0, 2.5, 30], [0, 0, 0, 1]]
+        read_located(folder).affine, [[-0.75, 0, 0, -10], [0, -0.5, 0, -20], [0, 0, 2.5, 30], [0, 0, 0, 1]]
     )
     assert read_shape(folder) == (1, 9, 12, 5)
     sample = LoadItem(None, None, False)(Item("a", folder))
@@ -100,9 +101,64 @@ def test_a_series_that_is_no_even_stack_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other" / "000.dcm").rename(mixed / "x.dcm")
     with pytest.raises(BadImageError, match="holds slices of 2 series; give each a folder of its own"):
         read_image(mixed)
-    film = write_dicom(tmp_path / "film.dcm", np.concatenate([PLANE, PLANE]), Rows=12, NumberOfFrames=2)
-    with pytest.raises(BadImageError, match="it holds 2 frames in one file"):
-        read_image(film)
+
+
+def groups(**values: Any) -> Any:
+    """A sequence of one data set, which may hold further ones."""
+    data_set = pytest.importorskip("pydicom").Dataset()
+    for name, value in values.items():
+        setattr(data_set, name, value)
+    return [data_set]
+
+
+def write_frames(path: Path, heights: Sequence[float] = (), **tags: Any) -> Path:
+    """All slices in one file, stored in another order than they lie in; at stated heights, or as the tags say."""
+    order = [3, 0, 4, 1, 2] if heights else range(5)
+    if heights:
+        shared = {
+            "PlaneOrientationSequence": groups(ImageOrientationPatient=[1, 0, 0, 0, 1, 0]),
+            "PixelMeasuresSequence": groups(PixelSpacing=[0.5, 0.75]),
+            "PixelValueTransformationSequence": groups(RescaleSlope=1, RescaleIntercept=-1024),
+        }
+        frames = [
+            groups(PlanePositionSequence=groups(ImagePositionPatient=[10, 20, heights[number]]))[0] for number in order
+        ]
+        tags |= {"SharedFunctionalGroupsSequence": groups(**shared), "PerFrameFunctionalGroupsSequence": frames}
+    pixels = np.concatenate([VOLUME[..., number] for number in order])
+    return write_dicom(path, pixels, Rows=12, NumberOfFrames=5, **tags)
+
+
+def test_frames_at_stated_places_are_the_slices_of_a_volume(tmp_path: Path) -> None:
+    path = write_frames(tmp_path / "ct.dcm", [30, 32.5, 35, 37.5, 40])
+    volume = read_located(path)
+    np.testing.assert_array_equal(volume.pixels[0], VOLUME.swapaxes(0, 1) - 1024.0)
+    np.testing.assert_allclose(volume.affine, [[-0.75, 0, 0, -10], [0, -0.5, 0, -20], [0, 0, 2.5, 30], [0, 0, 0, 1]])
+    assert read_shape(path) == (1, 9, 12, 5)
+    for number in range(4):
+        write_frames(tmp_path / "all" / f"{number}.dcm", [30, 32.5, 35, 37.5, 40], SeriesInstanceUID="1.2")
+    data = FolderData(tmp_path / "all")
+    data.setup()
+    assert data.image_shape == (1, 9, 12, 5), "files of one series stay volumes of their own"
+
+
+def test_frames_at_even_distances_are_slices_in_their_order(tmp_path: Path) -> None:
+    volume = read_located(write_frames(tmp_path / "a.dcm", SpacingBetweenSlices=2.5, PixelSpacing=[0.5, 0.75]))
+    np.testing.assert_array_equal(volume.pixels[0], VOLUME.swapaxes(0, 1))
+    np.testing.assert_allclose(np.abs(np.diag(volume.affine)), [0.75, 0.5, 2.5, 1])
+
+
+@pytest.mark.parametrize(
+    ("heights", "tags", "message"),
+    [
+        ((), {"FrameTime": 33, "FrameIncrementPointer": 0x00181063}, "it holds 5 frames of a film; save each as"),
+        ((), {}, "it holds 5 frames and does not say how they lie; save it as NIfTI"),
+        ([30, 30, 35, 35, 40], {}, "several of its 5 frames lie in one place; save each volume as a file of its own"),
+        ([30, 32.5, 35, 40, 42.5], {}, "its slices lie 2.5 to 5 mm apart"),
+    ],
+)
+def test_other_frames_are_refused(tmp_path: Path, heights: Sequence[float], tags: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadImageError, match=message):
+        read_image(write_frames(tmp_path / "a.dcm", heights, **tags))
 
 
 @pytest.mark.parametrize("suffix", [".dcm", "", ".17"])
@@ -145,7 +201,7 @@ def test_volumes_of_itk(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     np.testing.assert_array_equal(read_image(path)[0], VOLUME)
     np.testing.assert_allclose(
-        read_affine(path), [[-0.5, 0, 0, -10], [0, -0.75, 0, -20], [0, 0, 2.5, 30], [0, 0, 0, 1]]
+        read_located(path).affine, [[-0.5, 0, 0, -10], [0, -0.75, 0, -20], [0, 0, 2.5, 30], [0, 0, 0, 1]]
     )
     assert read_shape(path) == (1, *VOLUME.shape)
     itk.imwrite(itk.image_from_array(PLANE), str(path))

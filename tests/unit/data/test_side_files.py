@@ -44,6 +44,10 @@ def sorted_names(*names: str) -> tuple[list[str], dict[str, list[str]], list[str
         ("x_image.png", ["x_mask.png"]),
         ("x_orig.png", ["x_mask.png"]),
         ("case_1.png", ["case_mask_1.png"]),
+        ("x.png", ["x.png_mask.png"]),
+        ("case_1/image.png", ["case_1/mask.png"]),
+        ("case_1/img.nii.gz", ["case_1/seg.nii.gz"]),
+        ("case_1/original.png", ["case_1/label_1.png", "case_1/label_2.png"]),
         ("images/x.jpg", ["masks/x.png"]),
         ("images/x.jpg", ["masks/x_mask.png"]),
         ("a/Images/x.jpg", ["a/Masks/x.png"]),
@@ -170,3 +174,18 @@ def test_the_fingerprint_follows_every_mask(ultrasound: Path) -> None:
     before = fingerprint()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(ultrasound / "benign" / "benign (3)_mask_1.png", compress_level=0)
     assert fingerprint() != before
+
+
+def test_other_endings_are_named(ultrasound: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def write(name: str) -> None:
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(ultrasound / "benign" / f"{name}.png")
+
+    for number in range(1, 6):
+        write(f"benign ({number})_binary")
+    write("benign (3)_dark")
+    for predict in (False, True):
+        caplog.clear()
+        FolderData(ultrasound).setup("predict" if predict else None)
+        said = [text for text in caplog.messages if "with 'binary' added" in text]
+        assert len(said) == 1 and said[0].startswith("5 images of ") and "name them x_mask" in said[0]
+        assert "'dark'" not in caplog.text, "one image is no pattern"

@@ -14,7 +14,7 @@ from PIL import Image
 
 from lightning_xai.data import FolderData, Item
 from lightning_xai.data import survey as survey_module
-from lightning_xai.data.reading import BadImageError, read_image, read_size
+from lightning_xai.data.reading import BadImageError, read_image, read_shape
 from lightning_xai.data.sizes import common_size
 
 Make = Callable[..., object]
@@ -61,20 +61,20 @@ def test_sizes_of_heads_are_those_of_the_images(tmp_path: Path, monkeypatch: pyt
     assert len(files) == 11
     expected = [read_image(path).shape[1:] for path in files]
     monkeypatch.setattr("lightning_xai.data.reading.read_image", None)  # nothing is decoded
-    assert [read_size(path) for path in files] == expected
-    assert read_size(np.zeros((8, 9, 10)), channel_axis=-1) == (8, 9)
-    assert read_size(np.zeros((8, 9, 10)), channel_axis="none") == (8, 9, 10)
-    assert read_size(tmp_path / "volume.tif", channel_axis=0) == (20, 8)
-    assert read_size(tmp_path / "a.png", channel_axis=0) == (9, 7)
+    assert [read_shape(path)[1:] for path in files] == expected
+    assert read_shape(np.zeros((8, 9, 10)), channel_axis=-1)[1:] == (8, 9)
+    assert read_shape(np.zeros((8, 9, 10)), channel_axis="none")[1:] == (8, 9, 10)
+    assert read_shape(tmp_path / "volume.tif", channel_axis=0)[1:] == (20, 8)
+    assert read_shape(tmp_path / "a.png", channel_axis=0)[1:] == (9, 7)
 
 
 def test_what_cannot_be_read_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
     for path in (tmp_path / "a.png", tmp_path / "b.png"):
         with pytest.raises(BadImageError, match="cannot be read|does not exist"):
-            read_size(path)
+            read_shape(path)
     with pytest.raises(ValueError, match="The channel axis of cell 7 with shape .* is ambiguous"):
-        read_size(np.zeros((8, 8, 8)), name="cell 7")
+        read_shape(np.zeros((8, 8, 8)), name="cell 7")
 
 
 @pytest.fixture
@@ -117,18 +117,18 @@ def test_heads_are_read_unless_images_are_prepared(
 
     def spy(*given: object) -> tuple[int, ...]:
         seen.append(given)
-        return read_size(*given)
+        return read_shape(*given)
 
-    monkeypatch.setattr(survey_module, "read_size", spy)
+    monkeypatch.setattr(survey_module, "read_shape", spy)
     items = [replace(item, mask=None) for item in digits_like]
     items[3] = replace(items[3], image=np.zeros((90, 80), np.uint8))
     data = array_data(items, ["even", "odd"], size="auto")
     data.setup()
-    assert data.image_shape == (1, 16, 8) and len(seen) == len(items)
+    assert data.image_shape == (1, 16, 8) and len(seen) == 2 * len(items), "for channels and sizes"
     crop = SpatialCropd(["image", "mask"], roi_start=(0, 0), roi_end=(30, 9))
     data = array_data(items, ["even", "odd"], size="auto", prepare=[crop])
     data.setup()
-    assert data.image_shape == (1, 16, 8) and len(seen) == len(items)
+    assert data.image_shape == (1, 16, 8) and len(seen) == 2 * len(items)
 
 
 def test_bad_images_do_not_stop_the_survey(array_data: Make, digits_like: list[Item], tmp_path: Path) -> None:

@@ -104,8 +104,8 @@ def test_wrong_given_splits_are_named() -> None:
         assign_splits(make([0, 0], splits=["train", "fold2"]), 1, FRACTIONS, 0)
     with pytest.raises(ValueError, match="Image i0001 has no split where others have one"):
         assign_splits(make([0, 0], splits=["train", None]), 1, FRACTIONS, 0)
-    with pytest.raises(ValueError, match="have no training image"):
-        assign_splits(make([0, 0], splits=["val", "test"]), 1, FRACTIONS, 0)
+    kept = assign_splits(make([0, 0], splits=["val", "test"]), 1, FRACTIONS, 0)
+    assert [item.split for item in kept] == ["val", "test"], "nothing is carved out of a test set"
 
 
 def test_limit_keeps_proportions_order_and_is_deterministic() -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lightning_xai.data.masks import read_mask
 from lightning_xai.data.notes import Notes
-from lightning_xai.data.reading import BadImageError, read_image, read_shape
+from lightning_xai.data.reading import BadImageError, read_image, read_located, read_shape
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (24, 31, 3), np.uint8)
@@ -50,6 +50,7 @@ KINDS: dict[str, tuple[Save, np.ndarray]] = {
     "palette": (by_pillow(INDEXED), np.asarray(INDEXED.convert("RGB"))),
     "palette, lzw": (by_pillow(INDEXED, compression="tiff_lzw"), np.asarray(INDEXED.convert("RGB"))),
     "inks": (by_pillow(Image.fromarray(INKS, "CMYK")), np.asarray(Image.fromarray(INKS, "CMYK").convert("RGB"))),
+    "zstd": (by_pillow(Image.fromarray(RGB), compression="zstd"), RGB),
     "inks, lzw": (
         by_pillow(Image.fromarray(INKS, "CMYK"), compression="tiff_lzw"),
         np.asarray(Image.fromarray(INKS, "CMYK").convert("RGB")),
@@ -67,7 +68,7 @@ def test_a_tiff_is_read_as_the_png_of_the_same_picture(tmp_path: Path, kind: str
     save, pixels = KINDS[kind]
     save(tmp_path / "a.tif")
     notes = Notes()
-    image = read_image(tmp_path / "a.tif", notes=notes)
+    image = read_located(tmp_path / "a.tif", notes=notes).pixels
     np.testing.assert_allclose(image, as_png(pixels), atol=1e-6)
     assert read_shape(tmp_path / "a.tif") == image.shape and notes.sentences() == []
 
@@ -94,9 +95,11 @@ def test_alpha_is_dropped_with_a_word(tmp_path: Path, kind: str) -> None:
     tifffile.imwrite(tmp_path / "opaque.tif", opaque, photometric="rgb", extrasamples=[kind])
     notes = Notes()
     tolerance = 0 if kind == "unassalpha" else 3 / 255  # multiplying by a quarter loses two bits
-    np.testing.assert_allclose(read_image(tmp_path / "rgba.tif", notes=notes), as_png(RGB), atol=tolerance + 1e-6)
-    np.testing.assert_allclose(read_image(tmp_path / "la.tif", notes=notes), as_png(GRAY), atol=1e-6)
-    np.testing.assert_allclose(read_image(tmp_path / "opaque.tif", notes=notes), as_png(RGB), atol=1e-6)
+    np.testing.assert_allclose(
+        read_located(tmp_path / "rgba.tif", notes=notes).pixels, as_png(RGB), atol=tolerance + 1e-6
+    )
+    np.testing.assert_allclose(read_located(tmp_path / "la.tif", notes=notes).pixels, as_png(GRAY), atol=1e-6)
+    np.testing.assert_allclose(read_located(tmp_path / "opaque.tif", notes=notes).pixels, as_png(RGB), atol=1e-6)
     assert notes.sentences() == [
         f"2 files have transparent places, which are taken in the color they hide, such as {tmp_path}/la.tif."
     ]

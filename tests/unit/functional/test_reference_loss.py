@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_xai.functional.reference_loss import reference_loss
+from lightning_xai.functional.reference_loss import binary_entropy, reference_loss
 from lightning_xai.functional.segmentation import IGNORED
 
 
@@ -59,4 +59,22 @@ def test_a_probability_of_zero_or_beyond_one_by_rounding_has_a_finite_loss():
         values = torch.tensor([[1 + 1e-4, -1e-4]], requires_grad=True)
         loss = reference_loss(values, truth, "none")
         (gradient,) = torch.autograd.grad(loss, values)
-        assert 40 < float(loss) < 200 and gradient.isfinite().all()
+        assert 40 < loss.item() < 200 and gradient.isfinite().all()
+
+
+def test_ignored_labels_count_for_nothing():
+    plain = torch.nn.functional.binary_cross_entropy_with_logits
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.rand(5, 4, generator=generator).requires_grad_(True)
+    truth = (torch.rand(5, 4, generator=generator) < 0.5).float()
+    assert torch.equal(binary_entropy(logits, truth), plain(logits, truth)), "to the last bit"
+    truth[1], truth[:, 2] = IGNORED, IGNORED
+    known = truth != IGNORED
+    loss = binary_entropy(logits, truth)
+    torch.testing.assert_close(loss, plain(logits[known], truth[known]))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert not gradient[~known].any() and gradient[known].all()
+    assert binary_entropy(logits, torch.full_like(truth, IGNORED)) == 0
+    probabilities = torch.rand(5, 4, generator=generator)
+    expected = torch.nn.functional.binary_cross_entropy(probabilities[known], truth[known])
+    torch.testing.assert_close(reference_loss(probabilities, truth, "none"), expected)

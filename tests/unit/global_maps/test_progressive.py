@@ -269,6 +269,8 @@ def test_baselines_of_the_data():
         survey([])
     with pytest.raises(ValueError, match="one size"):
         survey([*batches, {"image": torch.rand(1, 2, 5, 5)}])
+    with pytest.raises(ValueError, match="Some labels are uncertain, .* set data.uncertain=zero or one"):
+        survey([{"image": torch.rand(2, 1, 4, 4), "label": torch.tensor([[0.0, 1], [1, -1]])}])
 
 
 def test_intervals_hold_the_estimate_and_differ_where_the_map_is_right(result):

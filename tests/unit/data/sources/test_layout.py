@@ -1,5 +1,7 @@
 """Which folders are splits, which are classes, and which are neither."""
 
+import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from PIL import Image
 
 from lightning_xai.data import FolderData
+from lightning_xai.data.items import list_images
 from lightning_xai.data.sources.layout import split_in_name
 
 SPLITS = ("train", "val", "test")
@@ -135,7 +138,6 @@ def test_a_stray_image_next_to_the_classes_of_a_split(tmp_path: Path, splits: tu
         (["train/images", "test/images"], r"The split folders test, train of {root} hold images but no class"),
         (below(("learn", "test")), r"{root} holds the folders learn, test, of which test alone is named as a split"),
         (below(("train", "extra")), r"of which train alone is named as a split, but others hold folders of the same"),
-        (below(("val", "test")), r"The given splits have no training image; name at least one split train"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_right_is_one_sentence(tmp_path: Path, folders: list[str], sentence: str) -> None:
@@ -218,3 +220,70 @@ def test_splits_below_images_and_masks_need_both_roots(tmp_path: Path) -> None:
         ready(tmp_path, mask_classes=["none", "thing"])
     data = ready(tmp_path / "images", mask_root=tmp_path / "masks", mask_classes=["none", "thing"])
     assert origins(data) == {split: {split} for split in SPLITS}
+
+
+def test_the_same_folders_in_all_classes_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = ready(grow(tmp_path / "folds", *below(("fold0", "fold1", "fold2"))))
+    assert data.class_names == ["fold0", "fold1", "fold2"]
+    assert "fold0, fold1, fold2" in caplog.text and "all hold the folders cat, dog" in caplog.text
+    caplog.clear()
+    ready(grow(tmp_path / "parts", *below(("cat", "dog"), ("images", "masks"))))
+    ready(grow(tmp_path / "one", "cat/left", "cat/right", "dog/left", "dog/top"))
+    assert "all hold" not in caplog.text
+    with pytest.raises(ValueError, match="cat, dog of .* hold the split folders test, train; put the splits above"):
+        ready(grow(tmp_path / "below", *below(("cat", "dog"), ("train", "test"))))
+
+
+def test_a_class_is_one_in_every_unicode_form(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
+    data = ready(grow(tmp_path, f"train/{names[0]}", f"test/{names[1]}", "train/tea", "test/tea"))
+    assert data.class_names == [names[0], "tea"] and data.split_counts["test"] == {names[0]: 6, "tea": 6}
+    ready(grow(tmp_path / "case", "train/Cat", "train/dog", "test/cat", "test/dog"))
+    assert "'Cat' and 'cat' of the folders of" in caplog.text
+
+
+def test_linked_folders_are_entered_but_no_loops(tmp_path: Path) -> None:
+    grow(tmp_path / "far", "cat", "dog")
+    for name in ("cat", "dog"):
+        (tmp_path / "near" / name).mkdir(parents=True)
+        os.symlink(tmp_path / "far" / name, tmp_path / "near" / name / "more")
+        os.symlink(tmp_path / "near", tmp_path / "near" / name / "up")
+        os.symlink("self", tmp_path / "near" / name / "self")
+        os.symlink("more", tmp_path / "near" / name / "again")
+    data = ready(tmp_path / "near")
+    assert sum(map(len, data.split_items.values())) == 12 and data.class_names == ["cat", "dog"]
+    assert all(item.id.split("/")[1] == "again" for item in data.split_items["train"]), "each folder is entered once"
+
+
+def test_folders_named_like_files_are_folders(tmp_path: Path) -> None:
+    data = ready(grow(tmp_path, "cat", "dog", "dog/x.png", "dog/scan.dcm"))
+    assert sum(map(len, data.split_items.values())) == 24
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grow(tmp_path, "cat/secret")
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if os.fspath(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ValueError, match=r"The folder .*secret cannot be read \(Permission denied\); make it readable"):
+        list_images(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("val", "test"), ("test",), ("valid", "testing")])
+def test_splits_without_training_images_are_kept(
+    tmp_path: Path, names: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    data = ready(grow(tmp_path, *below(names)))
+    assert len(data.split_items["test"]) == 12 and not data.split_items["train"]
+    assert len(data.split_items["val"]) == 12 * (len(names) - 1)
+    assert len(data.mean or []) == len(next(iter(data.test_dataloader()))["image"][0]) == 1
+    assert "has no training image: targets and explainers can be applied, but not trained" in caplog.text
+    with pytest.raises(ValueError, match="The train split of .* ends up empty; give it images"):
+        data.train_dataloader()
+    with pytest.raises(ValueError, match="data.normalize=dataset needs training images, and .* has none"):
+        ready(tmp_path, normalize="dataset")

@@ -42,6 +42,10 @@ def write(tmp_path: Path) -> Write:
         b"\xfe\xff" + TEXT.encode("utf-16-be"),
         TEXT.encode("utf-16-le"),
         TEXT.encode("utf-16-be"),
+        TEXT.encode("utf-32"),
+        b"\x00\x00\xfe\xff" + TEXT.encode("utf-32-be"),
+        TEXT.replace(";", "|").encode(),
+        (TEXT + ";\n;\n").encode(),
         TEXT.encode("cp1252"),
         ("sep=;\r\n" + TEXT.replace("\n", "\r\n")).encode(),
         ("sep=\t\n" + TEXT.replace(";", "\t")).encode("utf-16"),
@@ -63,7 +67,10 @@ def test_encodings_and_separators_are_found(write: Write, content: bytes, caplog
     ("content", "message"),
     [
         (b"image,label\n\x81\xff.png,a\n", "The encoding of the table .* is unknown; save it as CSV UTF-8"),
-        (b"PK\x03\x04sheet", "is a workbook, not text"),
+        (b"PK\x03\x04sheet", "is a workbook or compressed, not text"),
+        (b"\x1f\x8b\x08\x00" + bytes(range(1, 200)), "is a workbook or compressed, not text"),
+        ('image,label\na.png,"x\nb.png,y\n', "cannot be read as CSV .* look for a quote that is not closed"),
+        ('image,label\na.png,"x\nb.png,"y"\n', "cannot be read as CSV .* look for a quote that is not closed"),
         (b"", "is empty; give it a header"),
         (b"sep=;\n", "is empty; give it a header"),
         (b"image,label,label\na.png,1,2\n", "has the column 'label' twice"),
@@ -92,8 +99,18 @@ def test_files_are_found_by_what_is_meant(tmp_path: Path, write: Write) -> None:
     assert find("2") == tmp_path / "2.jpg" and find("case.01") == tmp_path / "case.01.png"
     assert find("fälle/größe.png") == find("fälle\\größe") == tmp_path / decomposed
     assert find("absent.png") == tmp_path / "absent.png"
-    with pytest.raises(ValueError, match="'3' may mean .*; write the suffix into the table"):
+    assert find("DEEP/er/1.PNG") == find("Deep\\ER\\1") == tmp_path / "deep/er/1.png"
+    with pytest.raises(ValueError, match="'3' may mean .*; write the whole name into the table"):
         find("3")
+
+
+def test_capital_letters_tell_files_apart_where_they_are_written(tmp_path: Path, write: Write) -> None:
+    write("", "a/x.png", "b/X.png", "c/Y.png", "C/y.png")
+    find = FileFinder(tmp_path).find
+    assert find("a/x") == tmp_path / "a/x.png" and find("b/X") == tmp_path / "b/X.png"
+    assert find("C/y") == tmp_path / "C/y.png" and find("c/Y") == tmp_path / "c/Y.png"
+    with pytest.raises(ValueError, match="'c/y' may mean .*; write the whole name into the table"):
+        find("c/y")
 
 
 def test_ids_and_masks_of_windows_tables(tmp_path: Path, write: Write) -> None:
@@ -117,18 +134,29 @@ FINDINGS = "image,Edema,Mass\n" + "".join(
     [
         ("zero", [(1, 0), (0, 0), (0, 1), (0, 0)] * 3),
         ("one", [(1, 0), (0, 1), (0, 1), (1, 0)] * 3),
-        ("ignore", [(1, 0), None, (0, 1), None] * 3),
+        ("ignore", [(1, 0), (0, -1), (0, 1), (-1, 0)] * 3),
     ],
 )
 def test_uncertain_findings(
-    write: Write, uncertain: str, expected: list[tuple[int, int] | None], caplog: pytest.LogCaptureFixture
+    write: Write, uncertain: str, expected: list[tuple[int, int]], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     table = write(FINDINGS, *(f"{i}.png" for i in range(12)))
     data = ManifestData(table, label_column=["Edema", "Mass"], uncertain=uncertain)
     data.setup()
     labels = {int(item.id): item.label for items in data.split_items.values() for item in items}
-    assert labels == {number: label for number, label in enumerate(expected) if label is not None}
-    assert ("Left out 6 images" in caplog.text) == (uncertain == "ignore")
+    assert labels == dict(enumerate(expected))
+    assert ("6 are uncertain and count in no loss and no metric" in caplog.text) == (uncertain == "ignore")
+    assert sum(count["Edema"] for count in data.split_counts.values()) == sum(label[0] == 1 for label in expected)
+
+
+def test_an_uncertain_finding_of_a_single_column_leaves_the_image_out(
+    write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = ManifestData(write(FINDINGS, *(f"{i}.png" for i in range(12))), label_column="Edema", uncertain="ignore")
+    data.setup()
+    assert data.class_names == ["0", "1"] and "Left out 3 images" in caplog.text
+    assert sum(map(len, data.split_items.values())) == 9
 
 
 def test_uncertain_findings_need_a_word(write: Write, caplog: pytest.LogCaptureFixture) -> None:
@@ -159,6 +187,8 @@ def test_uncertain_findings_need_a_word(write: Write, caplog: pytest.LogCaptureF
         ),
         (["Mass", "Edema", "Edema, Mass"], "data.label_separator=','"),
         (["1", "10", "2.5"], None),
+        (["ill", "NaN"], "'NaN' of .* counts as a class; delete its rows"),
+        ([str(number / 7) for number in range(12)], "each of 12 labels does; if they are measurements"),
         (["A/B test", "C"], None),
     ],
 )

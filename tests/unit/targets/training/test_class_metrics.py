@@ -4,6 +4,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, recall_score, roc_auc_score
 
+from lightning_xai.functional.segmentation import IGNORED
 from lightning_xai.targets.training.class_metrics import classifier_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore:No (negative|positive) samples")
@@ -57,3 +58,18 @@ def test_one_logit_with_one_class_has_no_auc(label):
 def test_a_single_class_has_no_auc():
     values = values_of("softmax", torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 0]))
     assert values["auc"] != values["auc"] and values["balanced_accuracy"] == 0.5 and values["absent_classes"] == 1
+
+
+@pytest.mark.parametrize("logits", [1, 3])
+def test_ignored_labels_count_for_nothing(logits):
+    generator = torch.Generator().manual_seed(2)
+    p, y = torch.rand(80, logits, generator=generator), (torch.rand(80, logits, generator=generator) < 0.4).long()
+    y[torch.rand(80, logits, generator=generator) < 0.3] = IGNORED
+    alone = [values_of("sigmoid", p[known, k], y[known, k]) for k, known in enumerate((y >= 0).T)]
+    values = values_of("sigmoid", p.squeeze(1), y.squeeze(1), parts=3)
+    for name in NAMES:
+        assert values[name] == pytest.approx(sum(each[name] for each in alone) / logits, abs=1e-5), name
+    known = y >= 0
+    assert values["accuracy"] == pytest.approx(float(((p > 0.5) == (y > 0))[known].float().mean()))
+    assert values["ece"] == pytest.approx(values_of("sigmoid", p[known], y[known])["ece"], abs=1e-6)
+    assert values_of("sigmoid", p, torch.full_like(y, IGNORED))["absent_classes"] == {1: 2, 3: 3}[logits]

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_xai import ClassifierTarget
+from lightning_xai.functional.segmentation import IGNORED
 from lightning_xai.networks.mask_net import SmallCNN
 from lightning_xai.targets.training.class_metrics import classifier_metrics
 from lightning_xai.targets.training.classifier import ClassifierTask, fit_target, warn_if_weak
@@ -263,3 +264,13 @@ def test_small_cnn_keeps_a_quarter_of_the_resolution(size):
     images = torch.rand(2, 2, *size)
     assert net(images).shape == (2, 3)
     assert net.features(images).shape[2:] == tuple(side // 4 for side in size)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_uncertain_labels_are_left_out_of_training(outputs):
+    task = ClassifierTask(nn.Sequential(nn.Flatten(), nn.Linear(16, outputs)), outputs, activation="sigmoid")
+    images, labels = torch.rand(6, 1, 4, 4), torch.randint(0, 2, (6, outputs)).float()
+    labels[::2, -1] = IGNORED
+    loss = task.training_step({"image": images, "label": labels}, 0)
+    logits, known = task(images), labels >= 0
+    torch.testing.assert_close(loss, nn.functional.binary_cross_entropy_with_logits(logits[known], labels[known]))
