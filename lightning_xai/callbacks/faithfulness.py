@@ -17,6 +17,7 @@ from lightning_xai.loggers import log_images
 from lightning_xai.loggers.media import log_files, log_table
 from lightning_xai.metrics import MapMetric, MetricSuite, VisibilityCurve
 from lightning_xai.metrics.evaluation import SharedOutputs
+from lightning_xai.perturbation.batch_size import ChunkSize
 from lightning_xai.report.statistics import Groups, Rows
 from lightning_xai.report.tables import write_csv
 from lightning_xai.report.visibility import visibility_curves, write_visibility
@@ -40,7 +41,7 @@ class Faithfulness(lightning.Callback):
         controls: Explainers that know nothing, by name, each made from the target; scored on test only.
         val_batches: Validation batches to score per epoch; ``None`` for all.
         test_batches: Test batches to score; ``None`` for all.
-        chunk_size: Inputs per forward pass, or ``"auto"``; see :class:`~lightning_xai.metrics.MetricSuite`.
+        chunk_size: Inputs per forward pass; see :class:`~lightning_xai.metrics.MetricSuite`.
         rank_controls: Whether the Borda count ranks the controls among the methods.
     """
 
@@ -50,7 +51,7 @@ class Faithfulness(lightning.Callback):
         controls: Mapping[str, Callable[[Target], Explainer]] | None = None,
         val_batches: int | None = 2,
         test_batches: int | None = None,
-        chunk_size: int | str = 64,
+        chunk_size: ChunkSize = None,
         rank_controls: bool = False,
     ) -> None:
         self.suite = MetricSuite(metrics, chunk_size)

@@ -109,6 +109,17 @@ class Explainer(Fitting):
             wanted = self.target.needs_logits(images, targets, pixels)
             return self.explain_with(images, complete, wanted).maps
 
+    def explain_query(self, images: Tensor, query: Query) -> Tensor:
+        """The maps of :meth:`explain` about a query that is complete and needs no check: a GPU is not waited for.
+
+        Args:
+            images: ``(B, C, *S)``.
+            query: About them, from :meth:`lightning_xai.targets.Target.query`.
+        """
+        with differentiable():
+            images = as_plain_tensor(images)
+            return self.explain_with(images, lambda _: query, not self.target.knows(images)).maps
+
     def explanation(self, images: Tensor, targets: Tensor | None = None, pixels: Tensor | None = None) -> Explanation:
         """The maps of :meth:`explain` with the query, the logits of the same pass, extras and alternative maps.
 

@@ -15,6 +15,7 @@ from lightning_xai.metrics.batch import MapBatch
 from lightning_xai.metrics.evaluation import SharedOutputs, evaluate, passes
 from lightning_xai.metrics.readouts import Readout
 from lightning_xai.metrics.state import State, decode_ids, empty_state, encode_ids, first_appearance
+from lightning_xai.perturbation.batch_size import ChunkSize
 
 #: A figure, where it is new, and its axes.
 PlotOutput = tuple[Figure | None, Axes]
@@ -27,7 +28,8 @@ class MapMetric(Metric, ABC):
     sampler repeated to even out the ranks counts once (equal ids).
 
     Args:
-        chunk_size: Inputs per pass where the metric runs a model, and no collection runs it for it.
+        chunk_size: Inputs per pass where the metric runs a model, and no collection runs it for it; see
+            :data:`~lightning_xai.perturbation.batch_size.ChunkSize`.
     """
 
     is_differentiable = False
@@ -54,7 +56,7 @@ class MapMetric(Metric, ABC):
     ids: list[Tensor]
     groups: list[Tensor]
 
-    def __init__(self, chunk_size: int = 64, **kwargs: Any) -> None:
+    def __init__(self, chunk_size: ChunkSize = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.chunk_size = chunk_size
         for name in State._fields:

@@ -15,6 +15,7 @@ from lightning_xai.metrics.batch import MapBatch
 from lightning_xai.metrics.functional.visibility import counts_at_fraction, dice_of_counts, visibility_dice
 from lightning_xai.metrics.readouts import Readout
 from lightning_xai.metrics.state import State, decode_ids
+from lightning_xai.perturbation.batch_size import ChunkSize
 from lightning_xai.perturbation.context import AnyBaseline
 from lightning_xai.perturbation.sets import Curve, other_content, pixel_count
 
@@ -53,7 +54,7 @@ class VisibilityCurve(MapMetric):
         scope: str = "split",
         steps: int = 20,
         fill: AnyBaseline = "input_zero",
-        chunk_size: int = 64,
+        chunk_size: ChunkSize = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(chunk_size, **kwargs)
