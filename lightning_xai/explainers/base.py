@@ -117,8 +117,8 @@ class Explainer(Fitting):
             query: About them, from :meth:`lightning_xai.targets.Target.query`.
         """
         with differentiable():
-            images = as_plain_tensor(images)
-            return self.explain_with(images, lambda _: query, not self.target.knows(images)).maps
+            images, plain = as_plain_tensor(images), query.changed(as_plain_tensor)
+            return self.explain_with(images, lambda _: plain, not self.target.knows(images)).maps
 
     def explanation(self, images: Tensor, targets: Tensor | None = None, pixels: Tensor | None = None) -> Explanation:
         """The maps of :meth:`explain` with the query, the logits of the same pass, extras and alternative maps.

@@ -1,6 +1,7 @@
 """Several metrics over the same maps at the cost of their distinct passes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -33,6 +34,14 @@ class MetricSuite(MetricCollection):
     def members(self) -> dict[str, MapMetric]:
         """Return the metrics by name."""
         return {name: metric for name, metric in self.items() if isinstance(metric, MapMetric)}
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Gather every metric from all ranks, once for everything that is read inside."""
+        with ExitStack() as stack:
+            for metric in self.members().values():
+                stack.enter_context(metric.gathered())
+            yield
 
     def passes(self, queries: int = 1, target: Any = None) -> dict[str, int]:
         """Count the passes and explanations that an image costs if no metric is left out.

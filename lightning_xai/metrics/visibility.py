@@ -108,7 +108,7 @@ class VisibilityCurve(MapMetric):
             ``fractions`` of visible pixels, ``dice`` (mean over images) and ``batch_dice`` (one Dice over the pixels of
             all images), each ``(len(fractions),)``; NaN without any defined image.
         """
-        with self.sync_context():
+        with self.gathered():
             state = super().unique()
         counts = torch.stack([self._counts(state, fraction) for fraction in self.fractions])
         defined = counts[:, ~counts.isnan().flatten(2).any(dim=2).any(dim=0)]
@@ -141,7 +141,7 @@ class VisibilityCurve(MapMetric):
 
     def rows_at_fractions(self) -> dict[float, list[tuple[str, int, float]]]:
         """List ``(id, class, Dice)`` of every image and query, for each fraction."""
-        with self.sync_context():
+        with self.gathered():
             state = super().unique()
         ids, targets = decode_ids(state.ids), state.targets.tolist()
         dice = {fraction: dice_of_counts(self._counts(state, fraction)).tolist() for fraction in self.fractions}
