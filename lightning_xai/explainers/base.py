@@ -171,7 +171,7 @@ class Explainer(Fitting):
                 return maps_of(attribute(part[:, :channels], shown)).detach().contiguous()
 
             both = torch.cat([image, regions.to(image)]).unsqueeze(0)
-            maps.append(by_window(in_window, both, self.target.window))
+            maps.append(by_window(in_window, both, self.target.window, self.target.window_batch))
         return torch.cat(maps)
 
     def reference_maps(self, explanation: Explanation, batch: dict[str, Any]) -> Tensor:

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 #: Stop when a multigrid cycle moves no pixel by more than this fraction of its channel's range.
 TOLERANCE = 5e-7
 MAX_STEPS = 100
-#: Steps between two looks at the tolerance: on a GPU a step too many costs less than a wait for the answer.
+#: Steps between two looks at the tolerance: on a GPU a step too many costs less than to wait.
 LOOK_EVERY = {"cpu": 1}
 LOOK_EVERY_ELSEWHERE = 4
 #: Rounding makes the residual drift: at the first step and every so many more it is computed afresh, in float64.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_xai.functional.resize import resize
 from lightning_xai.functional.text import first_line
+from lightning_xai.targets.acceleration import CompilationError, Compiled, channels_last
 from lightning_xai.targets.model_output import EXACT, SQUEEZED, Output, OutputReader, per_image, per_pixel
 from lightning_xai.targets.padding import cropped, larger_sizes, padded
 
@@ -24,7 +25,7 @@ class ImageShapeError(ValueError, RuntimeError):
 #: What a network raises when it does not take images of some shape.
 FAILURES = (RuntimeError, ValueError, AssertionError, IndexError, TypeError)
 #: Of these, what another size would not mend.
-PASSED_ON = (torch.OutOfMemoryError, RecursionError, ImageShapeError)
+PASSED_ON = (torch.OutOfMemoryError, RecursionError, ImageShapeError, CompilationError)
 AXES = re.compile(r"input to conv(\d)d")
 CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
 
@@ -41,13 +42,19 @@ class ModelCall:
         dense: Whether the model gives logits for every pixel, as a segmenter does.
         output: Which part of what the model returns holds the logits; see
             :class:`~lightning_xai.targets.model_output.OutputReader`.
+        compiled: Runs the model instead of a plain call.
+        channels_last: Whether the model gets its images, and gives its logits, with the channels last in memory.
 
     Raises:
         ValueError: If ``output`` is no key, position or function.
     """
 
-    def __init__(self, dense: bool, output: Output = None) -> None:
+    def __init__(
+        self, dense: bool, output: Output = None, compiled: Compiled | None = None, channels_last: bool = False
+    ) -> None:
         self.dense = dense
+        self.compiled = compiled
+        self.channels_last = channels_last
         self.read = OutputReader(output)
         self.shape_of = per_pixel if dense else per_image
         #: Sides with which images reach the model, for every kind and shape ``(C, *S)`` that went through it.
@@ -95,8 +102,12 @@ class ModelCall:
     def _run(self, model: Any, images: Tensor, normalize: Callable[[Tensor], Tensor], size: Sequence[int]) -> Tensor:
         values = padded(normalize(images), size)
         shape = values.shape
-        logits = self.shape_of(self.read(model(values), lambda values: self._fit(values, shape)), shape)
-        return cropped(self._enlarged(logits, shape[2:]), images.shape[2:]) if self.dense else logits
+        if self.channels_last:
+            values = channels_last(values)
+        found = model(values) if self.compiled is None else self.compiled(model, values)
+        logits = self.shape_of(self.read(found, lambda values: self._fit(values, shape)), shape)
+        logits = cropped(self._enlarged(logits, shape[2:]), images.shape[2:]) if self.dense else logits
+        return logits.contiguous() if self.channels_last else logits
 
     def _enlarged(self, logits: Tensor, size: torch.Size) -> Tensor:
         """A segmenter's logits at the size of the images, said once where they are not."""
