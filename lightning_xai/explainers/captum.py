@@ -3,6 +3,7 @@
 import inspect
 import math
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import captum.attr
@@ -127,7 +128,9 @@ class CaptumExplainer(Explainer):
         extra = (query.targets,) if query.regions is None else (query.targets, query.regions)
         # Captum writes gradients of the images into .grad: it gets a copy of its own.
         inputs = images.clone()
-        with torch.random.fork_rng(devices=[images.device] if images.is_cuda else [], enabled=self._draws):
+        # DeepLIFT divides by differences of activations, which vanish in 16 bits.
+        precise = torch.autocast(images.device.type, enabled=False) if self.method == "DeepLift" else nullcontext()
+        with precise, torch.random.fork_rng(devices=[images.device] if images.is_cuda else [], enabled=self._draws):
             if self._draws:
                 torch.manual_seed(0)
             try:
