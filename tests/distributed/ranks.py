@@ -95,6 +95,7 @@ def run_train(rank: int, folder: Path, words: list[str]) -> dict[str, float]:
         close()
 
     with patch.object(dist, "destroy_process_group", closing):
-        result: dict[str, float] = train.main(configure(folder, *words, "trainer=ddp", "trainer.devices=2"))
+        trainer = [] if any(word.startswith("trainer=") for word in words) else ["trainer=ddp"]
+        result: dict[str, float] = train.main(configure(folder, *words, *trainer, "trainer.devices=2"))
     assert sizes == [2], "the run did not go through two ranks, or left their group open"
     return result
