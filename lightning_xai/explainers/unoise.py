@@ -133,9 +133,7 @@ class UNoise(Explainer):
             ``(B, 1, *S)``, or ``(B, K, *S)`` with one mask for each class; detached.
         """
         with evaluating(self.net), torch.no_grad():
-            return by_window(
-                lambda part: self.raw(part).sigmoid(), images, self.target.window, self.target.window_batch
-            )
+            return by_window(lambda part: self.raw(part).sigmoid(), images, self.target.window)
 
     def noised(self, images: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
         """``x + eps (B (max - min) + min)`` in the model's normalized space, as images in natural units.
