@@ -67,7 +67,7 @@ def compare(name: str, count: int, metrics: str, repeats: int) -> None:
     members = {key: instantiate(value) for key, value in OmegaConf.load(CONFIGS / f"{metrics}.yaml").items()}
     batch = scene(target, count)
     maps = explainer.explain(batch["images"], batch["targets"], batch["pixels"])
-    whole = make_batch(maps, target, *(batch[key] for key in ("images", "targets", "masks", "pixels")), explainer)
+    whole = make_batch(maps, target, *(batch[key] for key in ("images", "targets", "masks", "pixels")), explainer, None)
     cost = MetricSuite({key: metric for key, metric in members.items() if metric.lacks(whole) is None}).passes()
 
     many = torch.rand(CHUNK, 3, SIDE, SIDE)

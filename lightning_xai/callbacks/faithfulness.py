@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from lightning_xai.loggers import log_images
 from lightning_xai.loggers.media import log_files, log_table
 from lightning_xai.metrics import MapMetric, MetricSuite, VisibilityCurve
 from lightning_xai.metrics.evaluation import SharedOutputs
+from lightning_xai.perturbation.batch_size import ChunkSize
 from lightning_xai.report.statistics import Groups, Rows
 from lightning_xai.report.tables import write_csv
-from lightning_xai.report.visibility import visibility_curves, write_visibility
+from lightning_xai.report.visibility import Curves, visibility_curves, write_visibility
 from lightning_xai.structures import Explanation
 from lightning_xai.targets import Target
 
@@ -40,7 +42,7 @@ class Faithfulness(lightning.Callback):
         controls: Explainers that know nothing, by name, each made from the target; scored on test only.
         val_batches: Validation batches to score per epoch; ``None`` for all.
         test_batches: Test batches to score; ``None`` for all.
-        chunk_size: Inputs per forward pass, or ``"auto"``; see :class:`~lightning_xai.metrics.MetricSuite`.
+        chunk_size: Inputs per forward pass; see :class:`~lightning_xai.metrics.MetricSuite`.
         rank_controls: Whether the Borda count ranks the controls among the methods.
     """
 
@@ -50,7 +52,7 @@ class Faithfulness(lightning.Callback):
         controls: Mapping[str, Callable[[Target], Explainer]] | None = None,
         val_batches: int | None = 2,
         test_batches: int | None = None,
-        chunk_size: int | str = 64,
+        chunk_size: ChunkSize = None,
         rank_controls: bool = False,
     ) -> None:
         self.suite = MetricSuite(metrics, chunk_size)
@@ -111,18 +113,11 @@ class Faithfulness(lightning.Callback):
 
     def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Log the means, gather the per-image values and write them."""
-        self.results = {name: collect(suite) for name, suite in self.suites.items()}
-        name = type(pl_module).__name__
-        own, members = self.results[name], self.suites[name].members()
-        log_means(pl_module, "test", own)
-        self.references = {
-            name: {metric: suite.members()[metric].reference_means() for metric in self.results[name]}
-            for name, suite in self.suites.items()
-        }
-        # Of a metric that scored every image: those that need masks sit out where there are none.
-        widest = max(own, key=lambda metric: len(own[metric]), default=None)
-        self.groups = {} if widest is None else members[widest].image_groups()
-        curves = visibility_curves(self.suites, self.groups)
+        with ExitStack() as stack:
+            for suite in self.suites.values():
+                stack.enter_context(suite.gathered())
+            curves = self._gather(type(pl_module).__name__)
+        log_means(pl_module, "test", self.results[type(pl_module).__name__])
         if trainer.is_global_zero:
             self._write(trainer, pl_module)
             if curves:
@@ -130,6 +125,19 @@ class Faithfulness(lightning.Callback):
                 for scope, figure in write_visibility(folder, curves).items():
                     log_images(trainer, f"test/visibility_{scope}", [figure])
                 log_files(trainer, [folder / "visibility.csv"])
+
+    def _gather(self, name: str) -> dict[str, dict[str, Curves]]:
+        """Keep what all ranks have scored, and return the visibility curves; ``name`` is the explainer's own."""
+        self.results = {explainer: collect(suite) for explainer, suite in self.suites.items()}
+        own, members = self.results[name], self.suites[name].members()
+        self.references = {
+            explainer: {metric: suite.members()[metric].reference_means() for metric in self.results[explainer]}
+            for explainer, suite in self.suites.items()
+        }
+        # Of a metric that scored every image: those that need masks sit out where there are none.
+        widest = max(own, key=lambda metric: len(own[metric]), default=None)
+        self.groups = {} if widest is None else members[widest].image_groups()
+        return visibility_curves(self.suites, self.groups)
 
     def _start(self, explainer: lightning.LightningModule, controls: dict[str, Explainer]) -> None:
         self.controls = controls

@@ -6,6 +6,7 @@ import logging
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
+from lightning_xai.cli.devices import check_accelerator
 from lightning_xai.cli.earlier_run import brings_images, check_data, fit_to_target, run_behind
 from lightning_xai.cli.run_folder import is_first
 from lightning_xai.cli.saved_config import write_config
@@ -27,8 +28,9 @@ def open_data(cfg: DictConfig) -> ImageDataModule:
         cfg: The composed configuration.
 
     Raises:
-        ValueError: If the data do not fit the run that it starts from.
+        ValueError: If the data do not fit the run that it starts from, or there is no such device.
     """
+    check_accelerator(cfg)
     run = run_behind(cfg)
     brought = run is not None and brings_images(cfg, run)
     if run is not None and brought:

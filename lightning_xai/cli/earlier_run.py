@@ -17,9 +17,9 @@ PRIMARY, CHOICE = "train_from_run", "of_the_run"
 # Keys that hold for one run alone.
 OF_ONE_RUN = ("task", "ckpt_path", "run_dir", "from_run", "optimized_metric")
 # Options of the data that change neither which images there are nor what they look like.
-LOADING = ("batch_size", "num_workers", "cache")
-# Options of a target that say where its weights lie, not what it is.
-WEIGHTS = ("weights", "allow_code")
+LOADING = ("batch_size", "num_workers", "cache", "cache_limit")
+# Options of a target that say where its weights lie, or how fast it runs, not what it is.
+WEIGHTS = ("weights", "allow_code", "compile", "channels_last", "window_batch")
 
 
 def start_from(words: list[str], config_dir: Path) -> tuple[str, list[str]]:

@@ -14,6 +14,7 @@ from monai.transforms.utility.dictionary import EnsureTyped
 from torch.utils.data import default_collate
 
 from lightning_xai.data.batches import EqualSizes
+from lightning_xai.data.cache import CachedRows
 from lightning_xai.data.items import Item
 from lightning_xai.data.loading import LoadItem
 from lightning_xai.data.reading import BadImageError
@@ -77,14 +78,17 @@ def read_usable(
 
 
 def make_dataset(
-    items: Sequence[Item], load: LoadItem, cached: list[dict[str, Any]] | None, augment: Sequence[Callable[..., Any]]
+    items: Sequence[Item],
+    load: LoadItem,
+    cached: CachedRows | None,
+    augment: Sequence[Callable[..., Any]],
 ) -> Dataset:
     """Make a data set of items, whose samples are read each time or come from memory.
 
     Args:
         items: The items.
         load: Reads one.
-        cached: What it returned for each; None reads each time.
+        cached: What it returned for each, and None for one that is to be read; None reads all each time.
         augment: Transforms after that.
 
     Returns:
@@ -99,7 +103,8 @@ def make_dataset(
         steps.append(Compose([*augment, plain]))
     if cached is None:
         return Dataset(items, Compose(steps))
-    return CacheDataset(items, Compose(steps), runtime_cache=cached, progress=False)
+    # MONAI asks no more of it than the entry of a row.
+    return CacheDataset(items, Compose(steps), runtime_cache=cached, progress=False)  # type: ignore[arg-type]
 
 
 def make_loader(dataset: Dataset | EqualSizes, batch_size: int, shuffle: bool, workers: int, seed: int) -> DataLoader:
@@ -120,6 +125,7 @@ def make_loader(dataset: Dataset | EqualSizes, batch_size: int, shuffle: bool, w
         batch_size=1 if isinstance(dataset, EqualSizes) else batch_size,
         shuffle=shuffle,
         num_workers=workers,
+        prefetch_factor=prefetched(workers),
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         collate_fn=collate,
@@ -128,17 +134,24 @@ def make_loader(dataset: Dataset | EqualSizes, batch_size: int, shuffle: bool, w
     )
 
 
-def choose_workers(light: bool) -> int:
+def choose_workers(light: bool, ranks: int = 1) -> int:
     """Choose the number of worker processes: none where they would cost more time than they save.
 
     Args:
         light: Whether making a sample costs less than sending it between processes.
+        ranks: Processes that share the cores of this machine, each with workers of its own.
 
     Returns:
         The number.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if light or cores <= 2 else min(8, cores - 1)
+    share = cores // max(1, ranks)
+    return 0 if light or share <= 2 else min(8, share - 1)
+
+
+def prefetched(workers: int) -> int | None:
+    """Batches that each worker makes ahead: more where a GPU would wait for them."""
+    return None if not workers else 4 if torch.cuda.is_available() else 2
 
 
 def collate(samples: list[Any]) -> Any:

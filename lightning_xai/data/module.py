@@ -11,6 +11,7 @@ from monai.data.dataset import Dataset
 
 from lightning_xai.data.batches import augmented_sizes, batched, random_patches
 from lightning_xai.data.boxes import with_boxes
+from lightning_xai.data.cache import SampleCache
 from lightning_xai.data.checks import check_ids, check_items, fingerprint
 from lightning_xai.data.geometry import Geometry
 from lightning_xai.data.grids import Resize
@@ -46,8 +47,9 @@ class ImageDataModule(SplitLoaders, ABC):
         batch_size: Images a batch.
         splits: Fractions of train, val and test where the source gives no split; they sum to 1.
         seed: Seed of the splits, of the order of training images and of the augmentation.
-        cache: Whether to keep all images in memory after the first reading.
-        num_workers: Worker processes a loader; None chooses for the cores at hand.
+        cache: Whether to keep all images after the first reading, see `SampleCache`.
+        cache_limit: Gigabytes that may take; None: half of what is free. More than that is read each time.
+        num_workers: Worker processes a loader; None chooses for the cores at hand and the ranks that share them.
         on_bad_image: Whether an image or mask that cannot be used stops the run, or is skipped and listed.
         augment: MONAI dictionary transforms (keys image and mask) for training images, after the cache; those that give
             several patches an image enlarge the batch.
@@ -117,6 +119,7 @@ class ImageDataModule(SplitLoaders, ABC):
         window_hu: Sequence[float] | None = None,
         patch: Sequence[int] | int | None = None,
         boxes: str | Path | None = None,
+        cache_limit: float | None = None,
     ) -> None:
         super().__init__()
         options: Options = {"size": size, "splits": splits, "mask_classes": mask_classes, "on_bad_image": on_bad_image}
@@ -127,7 +130,7 @@ class ImageDataModule(SplitLoaders, ABC):
         self.batch_size = batch_size
         self.splits = tuple(splits)
         self.seed = seed
-        self.cache = cache
+        self.cache, self.cache_limit = cache, cache_limit
         self.num_workers = num_workers
         self.on_bad_image = on_bad_image
         self.augment = list(augment or [])
@@ -143,7 +146,7 @@ class ImageDataModule(SplitLoaders, ABC):
         self.geometry = Geometry()
         self.skipped: list[str] = []
         self.split_items: dict[str, list[Item]] = {}
-        self._datasets, self._plain = {}, {}
+        self._datasets, self._plain, self._cache = {}, {}, None
 
     @abstractmethod
     def items(self) -> list[Item]:
@@ -242,7 +245,7 @@ class ImageDataModule(SplitLoaders, ABC):
         statistics, intensities = ChannelStatistics(), IntensityRange()
         trained = any(item.split == "train" for item in items)  # else the target needs statistics all the same
         kept: dict[str, list[Item]] = {split: [] for split in SPLITS}
-        cached: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+        cache = self._cache = SampleCache(len(items), self.cache_limit) if self.cache else None
         for item, sample in self._usable(load, items):
             split = item.split or ""
             kept[split].append(item)
@@ -250,8 +253,8 @@ class ImageDataModule(SplitLoaders, ABC):
                 statistics.update(sample["image"])
             if split == "train":
                 intensities.update(sample["image"], item.name)
-            if self.cache:
-                cached[split].append(sample)
+            if cache is not None:
+                cache.add(sample)
         self.mean, self.std = statistics.mean, statistics.std
         if (warning := intensities.sentence()) is not None:
             log.warning(warning)
@@ -260,7 +263,7 @@ class ImageDataModule(SplitLoaders, ABC):
                 raise ValueError(f"The {split} split of {self.where} ends up empty; give it images.")
             order = mixed_order(rows)
             kept[split] = [rows[row] for row in order]
-            samples = [cached[split][row] for row in order] if self.cache else None
+            samples = None if cache is None else cache.rows([item.id for item in kept[split]])
             sizes = self.geometry.sizes_of(kept[split])
             plain = make_dataset(kept[split], load, samples, [])
             self._plain[split] = self._datasets[split] = batched(plain, sizes, self.batch_size)

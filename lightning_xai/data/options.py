@@ -21,6 +21,7 @@ class Options(TypedDict, total=False):
     splits: Sequence[float]
     seed: int
     cache: bool
+    cache_limit: float | None
     num_workers: int | None
     on_bad_image: Literal["raise", "skip"]
     augment: Sequence[Callable[..., Any]] | None

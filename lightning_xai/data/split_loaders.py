@@ -9,6 +9,7 @@ from monai.data.dataloader import DataLoader
 from monai.data.dataset import Dataset
 
 from lightning_xai.data.batches import EqualSizes
+from lightning_xai.data.cache import SampleCache
 from lightning_xai.data.geometry import Geometry
 from lightning_xai.data.loaders import choose_workers, make_loader
 
@@ -24,7 +25,7 @@ class SplitLoaders(LightningDataModule):
     where: str
     batch_size: int
     seed: int
-    cache: bool
+    _cache: SampleCache | None
     num_workers: int | None
     augment: list[Callable[..., Any]]
     image_shape: tuple[int, ...]
@@ -56,8 +57,9 @@ class SplitLoaders(LightningDataModule):
         dataset, workers = (self._plain if plain else self._datasets)[split], self.num_workers
         if workers is None:
             # From the cache, only augmenting large images is work enough to pay for sending them between processes.
-            light = self.cache and (not self.augment or math.prod(self.image_shape) <= 512 * 512)
-            workers = choose_workers(light)
+            kept = self._cache is not None and not self._cache.full
+            light = kept and (not self.augment or math.prod(self.image_shape) <= 512 * 512)
+            workers = choose_workers(light, 1 if self.trainer is None else self.trainer.num_devices)
         if not len(dataset):
             remedy = "; a target with weights and an explainer without training need none" if split == "train" else ""
             raise ValueError(f"The {split} split of {self.where} ends up empty; give it images{remedy}.")

@@ -109,6 +109,17 @@ class Explainer(Fitting):
             wanted = self.target.needs_logits(images, targets, pixels)
             return self.explain_with(images, complete, wanted).maps
 
+    def explain_query(self, images: Tensor, query: Query) -> Tensor:
+        """The maps of :meth:`explain` about a query that is complete and needs no check: a GPU is not waited for.
+
+        Args:
+            images: ``(B, C, *S)``.
+            query: About them, from :meth:`lightning_xai.targets.Target.query`.
+        """
+        with differentiable():
+            images, plain = as_plain_tensor(images), query.changed(as_plain_tensor)
+            return self.explain_with(images, lambda _: plain, not self.target.knows(images)).maps
+
     def explanation(self, images: Tensor, targets: Tensor | None = None, pixels: Tensor | None = None) -> Explanation:
         """The maps of :meth:`explain` with the query, the logits of the same pass, extras and alternative maps.
 
@@ -160,7 +171,7 @@ class Explainer(Fitting):
                 return maps_of(attribute(part[:, :channels], shown)).detach().contiguous()
 
             both = torch.cat([image, regions.to(image)]).unsqueeze(0)
-            maps.append(by_window(in_window, both, self.target.window))
+            maps.append(by_window(in_window, both, self.target.window, self.target.window_batch))
         return torch.cat(maps)
 
     def reference_maps(self, explanation: Explanation, batch: dict[str, Any]) -> Tensor:

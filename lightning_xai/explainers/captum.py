@@ -3,6 +3,7 @@
 import inspect
 import math
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import captum.attr
@@ -13,6 +14,7 @@ from typing_extensions import override
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.perturbation.baselines import BaselineFunction, baseline_images
+from lightning_xai.perturbation.batch_size import ChunkSize, checked_chunk_size, inputs_per_pass
 from lightning_xai.structures import Query
 from lightning_xai.targets import Target
 from lightning_xai.targets.layers.find import named_layer
@@ -73,7 +75,7 @@ class CaptumExplainer(Explainer):
         patch: int | None = None,
         smooth: int = 0,
         noise: float = 0.15,
-        chunk_size: int = 64,
+        chunk_size: ChunkSize = None,
         output: str = "score",
         query_policy: QueryPolicy | None = None,
         **options: Any,
@@ -93,7 +95,7 @@ class CaptumExplainer(Explainer):
         self.patch = patch
         self.smooth = smooth
         self.noise = noise
-        self.chunk_size = chunk_size
+        self.chunk_size = checked_chunk_size(chunk_size)
         self.output = target.output(output)
         self.options = options
 
@@ -122,11 +124,13 @@ class CaptumExplainer(Explainer):
             method = captum.attr.NoiseTunnel(method)
             spread = float(images.max() - images.min())
             options |= {"nt_samples": self.smooth, "stdevs": self.noise * spread, "nt_type": "smoothgrad"}
-            options |= {"nt_samples_batch_size": min(self.smooth, self.chunk_size)}
+            options |= {"nt_samples_batch_size": min(self.smooth, self._chunk(images))}
         extra = (query.targets,) if query.regions is None else (query.targets, query.regions)
         # Captum writes gradients of the images into .grad: it gets a copy of its own.
         inputs = images.clone()
-        with torch.random.fork_rng(devices=[images.device] if images.is_cuda else [], enabled=self._draws):
+        # DeepLIFT divides by differences of activations, which vanish in 16 bits.
+        precise = torch.autocast(images.device.type, enabled=False) if self.method == "DeepLift" else nullcontext()
+        with precise, torch.random.fork_rng(devices=[images.device] if images.is_cuda else [], enabled=self._draws):
             if self._draws:
                 torch.manual_seed(0)
             try:
@@ -154,10 +158,13 @@ class CaptumExplainer(Explainer):
             elif "feature_mask" in known:
                 options["feature_mask"] = cells(images.shape[2:], sides).to(images.device)
         if "internal_batch_size" in known:
-            options.setdefault("internal_batch_size", max(self.chunk_size, len(images)))
+            options.setdefault("internal_batch_size", max(self._chunk(images), len(images)))
         if "perturbations_per_eval" in known:
-            options.setdefault("perturbations_per_eval", max(1, self.chunk_size // len(images)))
+            options.setdefault("perturbations_per_eval", max(1, self._chunk(images) // len(images)))
         return options
+
+    def _chunk(self, images: Tensor) -> int:
+        return inputs_per_pass(self.chunk_size, self.target, images, gradients=self.method not in HIDING)
 
     def _hides_all_channels(self, options: dict[str, Any], channels: int) -> bool:
         """Whether every channel carries the same attribution: that of all of them."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_xai.functional.finite import LossWatch, check_loss, check_weights, naming_images
 from lightning_xai.functional.repeats import ImageMeans, Repeats
+from lightning_xai.functional.sharding import shard
 from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.targets import Target
 
@@ -27,6 +28,12 @@ class Fitting(lightning.LightningModule):
         self.target = target
         self.loss_watch = LossWatch()
         self.repeats, self.means = Repeats(), ImageMeans()
+
+    def configure_model(self) -> None:
+        """Shard the network over the ranks where the strategy asks for it."""
+        mesh = self._device_mesh
+        if mesh is not None:
+            shard(self, mesh["data_parallel"])
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Training loss of a batch: a dict with ``"loss"`` and anything else worth logging."""

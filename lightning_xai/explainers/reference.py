@@ -1,6 +1,5 @@
 """Maps to compare with: of what knows nothing of the target, of an explainer reversed, and of the reference itself."""
 
-import hashlib
 from typing import Any
 
 import torch
@@ -10,10 +9,14 @@ from typing_extensions import override
 
 from lightning_xai.explainers.base import Attribute, Explainer, maps_of
 from lightning_xai.explainers.query_policy import QueryPolicy
+from lightning_xai.functional.counter_noise import content_keys, mixed, signed, uniform_noise
 from lightning_xai.functional.priors import center_bump
 from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.structures import Explanation, Query
 from lightning_xai.targets import Target
+
+#: Classes that a seed is apart from the next: each of them has its own noise.
+SEEDS = 2**32
 
 
 class RandomMap(Explainer):
@@ -31,17 +34,9 @@ class RandomMap(Explainer):
 
     @override
     def attribute(self, images: Tensor, query: Query) -> Tensor:
-        maps = [
-            [self._noise(image, int(target)) for target in row]
-            for image, row in zip(images, query.targets, strict=True)
-        ]
-        return torch.stack([torch.stack(row) for row in maps]).to(images.device)
-
-    def _noise(self, image: Tensor, target: int) -> Tensor:
-        # Seeded by content, so that shards, batch sizes and orders do not matter.
-        digest = hashlib.blake2b(image.float().cpu().contiguous().numpy().tobytes(), digest_size=6).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") + 7919 * target + 104729 * self.seed)
-        return torch.rand(image.shape[1:], generator=generator)
+        # Seeded by content, so that shards, batch sizes and orders do not matter; all maps at once, on the device.
+        keys = content_keys(images).unsqueeze(1) + mixed(query.targets + signed(SEEDS * self.seed))
+        return uniform_noise(keys, images[0, 0].numel()).view(*query.shape, *images.shape[2:])
 
 
 class CenterPrior(Explainer):

@@ -8,6 +8,7 @@ from lightning_xai.explainers.base import Explainer
 from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional.resize import resize
 from lightning_xai.perturbation.baselines import BaselineFunction
+from lightning_xai.perturbation.batch_size import ChunkSize, checked_chunk_size, inputs_per_pass
 from lightning_xai.perturbation.context import PerturbationContext
 from lightning_xai.perturbation.evaluator import Evaluator, output_of_inputs
 from lightning_xai.perturbation.perturbations import FixedMasks
@@ -51,7 +52,7 @@ class RISE(Explainer):
         keep: float = 0.5,
         baseline: str | Tensor | BaselineFunction = "zero",
         seed: int = 0,
-        chunk_size: int = 64,
+        chunk_size: ChunkSize = None,
         output: str = "probability",
         query_policy: QueryPolicy | None = None,
     ) -> None:
@@ -63,33 +64,34 @@ class RISE(Explainer):
         self.keep = keep
         self.baseline = baseline
         self.seed = seed
-        self.chunk_size = chunk_size
+        self.chunk_size = checked_chunk_size(chunk_size)
         self.output = target.output(output)
 
     @torch.no_grad()
     @override
     def attribute(self, images: Tensor, query: Query) -> Tensor:
         size = images.shape[2:]
-        grids, shifts, side = random_grids(self.masks, size, self.cells, self.keep, self.seed)
-
-        def masks(numbers: Tensor) -> Tensor:
-            return enlarged(grids[numbers], shifts[numbers], side, size).to(images)
+        drawn, drawn_shifts, side = random_grids(self.masks, size, self.cells, self.keep, self.seed)
+        grids, shifts = drawn.to(images.device), drawn_shifts.to(images.device)
 
         def masks_of(_: Tensor, numbers: Tensor) -> Tensor:
-            distinct, position = torch.unique(numbers.cpu(), return_inverse=True)
-            return masks(distinct)[position]
+            return enlarged(grids[numbers], shifts[numbers], side, size).to(images)
 
-        evaluator = Evaluator(output_of_inputs(self.target, self.output, query), self.chunk_size)
+        chunk_size = inputs_per_pass(self.chunk_size, self.target, images)
+        evaluator = Evaluator(output_of_inputs(self.target, self.output, query), chunk_size)
         context = PerturbationContext.of_queries(images, query.shape[1])
-        outputs = evaluator(context, {"masks": FixedMasks(masks_of, self.masks, self.baseline)})["masks"].to(images)
+        masks = FixedMasks(masks_of, self.masks, self.baseline, per_image=False)
+        outputs = evaluator(context, {"masks": masks})["masks"].to(images)
         maps = images.new_zeros(*query.shape, *size)
-        for numbers in torch.split(torch.arange(self.masks), self.chunk_size):
-            maps += torch.einsum("btn,n...->bt...", outputs[..., numbers.to(outputs.device)], masks(numbers)[:, 0])
+        for numbers in torch.split(torch.arange(self.masks, device=images.device), chunk_size):
+            maps += torch.einsum("btn,n...->bt...", outputs[..., numbers], masks_of(numbers, numbers)[:, 0])
         return maps / (self.masks * self.keep)
 
 
 def random_grids(count: int, size: torch.Size, cells: int, keep: float, seed: int) -> tuple[Tensor, Tensor, int]:
     """Draw the masks, all at once: how they are divided into passes must not change them.
+
+    Only the small grids are drawn on the CPU, so that a seed means the same on every device; they are enlarged there.
 
     Args:
         count: Number of masks.
@@ -111,9 +113,9 @@ def random_grids(count: int, size: torch.Size, cells: int, keep: float, seed: in
 def enlarged(grids: Tensor, shifts: Tensor, side: int, size: torch.Size) -> Tensor:
     """Grids enlarged linearly and shifted: masks ``(n, 1, *S)`` in [0, 1]; see :func:`random_grids`."""
     large = resize(grids, [side * length for length in grids.shape[2:]])
-    masks = []
-    for mask, shift in zip(large, shifts.tolist(), strict=True):
-        for axis, (start, length) in enumerate(zip(shift, size, strict=True), start=1):
-            mask = mask.narrow(axis, start, length)
-        masks.append(mask)
-    return torch.stack(masks)
+    # One gather an axis for all masks: a slice of each by itself would need its shift on the host.
+    for axis, (shift, length) in enumerate(zip(shifts.unbind(dim=1), size, strict=True), start=2):
+        index = shift.unsqueeze(1) + torch.arange(length, device=grids.device)
+        index = index.view(len(index), *(length if other == axis else 1 for other in range(1, large.ndim)))
+        large = large.gather(axis, index.expand(*large.shape[:axis], length, *large.shape[axis + 1 :]))
+    return large

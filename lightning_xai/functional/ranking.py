@@ -56,9 +56,8 @@ def average_ranks(values: Tensor) -> Tensor:
     index = torch.arange(last_index + 1, device=values.device).expand_as(values)
     starts = torch.ones_like(values, dtype=torch.bool)
     starts[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
-    first = last = index
-    if not starts.all():
-        first = index.where(starts, 0).cummax(dim=-1).values
-        last = index.where(starts.roll(-1, dims=-1), last_index).flip(-1).cummin(dim=-1).values.flip(-1)
+    # Also where no values are equal: to look whether there are would cost as much, and a wait for the device.
+    first = index.where(starts, 0).cummax(dim=-1).values
+    last = index.where(starts.roll(-1, dims=-1), last_index).flip(-1).cummin(dim=-1).values.flip(-1)
     ranks = torch.empty_like(values, dtype=torch.float64).scatter_(-1, order, (first + last).double() / 2)
     return ranks.masked_fill(values.isnan().any(dim=-1, keepdim=True), torch.nan)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_xai.metrics.batch import MapBatch
+from lightning_xai.metrics.batch import MapBatch, checked_targets
 from lightning_xai.metrics.evaluation import SharedOutputs, evaluate, passes
 from lightning_xai.metrics.readouts import Readout
 from lightning_xai.metrics.state import State, decode_ids, empty_state, encode_ids, first_appearance
+from lightning_xai.perturbation.batch_size import ChunkSize
 
 #: A figure, where it is new, and its axes.
 PlotOutput = tuple[Figure | None, Axes]
@@ -27,7 +29,7 @@ class MapMetric(Metric, ABC):
     sampler repeated to even out the ranks counts once (equal ids).
 
     Args:
-        chunk_size: Inputs per pass where the metric runs a model, and no collection runs it for it.
+        chunk_size: Inputs per pass where no collection runs the model for the metric; see :data:`ChunkSize`.
     """
 
     is_differentiable = False
@@ -54,7 +56,7 @@ class MapMetric(Metric, ABC):
     ids: list[Tensor]
     groups: list[Tensor]
 
-    def __init__(self, chunk_size: int = 64, **kwargs: Any) -> None:
+    def __init__(self, chunk_size: ChunkSize = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.chunk_size = chunk_size
         for name in State._fields:
@@ -165,9 +167,14 @@ class MapMetric(Metric, ABC):
         """Compute the mean over the defined values, float64; NaN if there is none."""
         return self.unique().values.nanmean()
 
+    def gathered(self) -> AbstractContextManager[None]:
+        """Hold the state of all ranks while everything is read from it; gathered once, also where this is nested."""
+        alone = not self._is_synced
+        return self.sync_context(should_sync=alone, should_unsync=alone)
+
     def _synced(self) -> State:
         """The rows of all ranks, each image and query once."""
-        with self.sync_context():
+        with self.gathered():
             return self.unique()
 
     def per_image(self, reference: str | None = None) -> Tensor:
@@ -257,11 +264,8 @@ class MapMetric(Metric, ABC):
                 getattr(self, name).append(column)
 
     def _rank(self) -> int:
-        return (
-            torch.distributed.get_rank()
-            if torch.distributed.is_available() and torch.distributed.is_initialized()
-            else 0
-        )
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        return torch.distributed.get_rank() if distributed else 0
 
     def unique(self) -> State:
         """Return the state as tensors, each image and query once."""
@@ -285,15 +289,3 @@ def make_batch(
         query = target.query(images, None, pixels, logits)
         targets, pixels = query.targets, query.regions
     return MapBatch(maps, checked_targets(maps, images, targets), target, images, masks, pixels, explainer, logits)
-
-
-def checked_targets(maps: Tensor, images: Tensor | None, targets: Tensor | None) -> Tensor:
-    """Class indices as ``(B, T)``, zeros where there are none; raises a ``ValueError`` if the shapes disagree."""
-    if images is not None and (len(maps) != len(images) or maps.shape[2:] != images.shape[2:]):
-        raise ValueError(f"Maps {tuple(maps.shape)} do not fit images {tuple(images.shape)}; maps must be (B, T, *S).")
-    if targets is None:
-        return torch.zeros(maps.shape[:2], dtype=torch.long, device=maps.device)
-    table = targets.unsqueeze(1) if targets.ndim == 1 else targets
-    if table.shape != maps.shape[:2]:
-        raise ValueError(f"Maps {tuple(maps.shape)} do not fit targets {tuple(targets.shape)}; one map a query.")
-    return table

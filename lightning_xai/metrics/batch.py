@@ -183,3 +183,15 @@ class MapBatch:
         """Replace values ``(B, T, ...)`` by NaN where the map ranks nothing."""
         unranked = self.unranked.view(*self.unranked.shape, *(1,) * (values.ndim - 2))
         return values.masked_fill(unranked, float("nan"))
+
+
+def checked_targets(maps: Tensor, images: Tensor | None, targets: Tensor | None) -> Tensor:
+    """Class indices as ``(B, T)``, zeros where there are none; raises a ``ValueError`` if the shapes disagree."""
+    if images is not None and (len(maps) != len(images) or maps.shape[2:] != images.shape[2:]):
+        raise ValueError(f"Maps {tuple(maps.shape)} do not fit images {tuple(images.shape)}; maps must be (B, T, *S).")
+    if targets is None:
+        return torch.zeros(maps.shape[:2], dtype=torch.long, device=maps.device)
+    table = targets.unsqueeze(1) if targets.ndim == 1 else targets
+    if table.shape != maps.shape[:2]:
+        raise ValueError(f"Maps {tuple(maps.shape)} do not fit targets {tuple(targets.shape)}; one map a query.")
+    return table

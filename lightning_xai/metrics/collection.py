@@ -1,6 +1,7 @@
 """Several metrics over the same maps at the cost of their distinct passes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -8,7 +9,7 @@ from torchmetrics import MetricCollection
 
 from lightning_xai.metrics.base import MapMetric, make_batch
 from lightning_xai.metrics.evaluation import SharedOutputs, evaluate, passes
-from lightning_xai.perturbation.batch_size import fitting_chunk
+from lightning_xai.perturbation.batch_size import ChunkSize, checked_chunk_size
 
 
 class MetricSuite(MetricCollection):
@@ -18,24 +19,29 @@ class MetricSuite(MetricCollection):
 
     Args:
         metrics: Metrics by name.
-        chunk_size: Inputs per pass, or ``"auto"``: as many as fit into memory, measured at the first batch.
+        chunk_size: Inputs per pass; ``"auto"``: as many as fit into memory, measured once for images of one shape;
+            ``None``: 64 on a CPU, ``"auto"`` elsewhere.
 
     Raises:
-        ValueError: If the chunk size is neither.
+        ValueError: If the chunk size is none of these.
     """
 
-    def __init__(self, metrics: Mapping[str, MapMetric], chunk_size: int | str = 64) -> None:
+    def __init__(self, metrics: Mapping[str, MapMetric], chunk_size: ChunkSize = None) -> None:
         # With compute groups, two metrics whose first states are equal are merged for good.
         super().__init__(dict(metrics), compute_groups=False)
-        if chunk_size != "auto" and (not isinstance(chunk_size, int) or chunk_size < 1):
-            raise ValueError(f"chunk_size is {chunk_size!r}; give a number of inputs, at least 1, or 'auto'.")
-        self.chunk_size = chunk_size
-        #: Inputs per forward pass and per explanation, ``None`` until they are measured.
-        self.sizes = None if chunk_size == "auto" else (int(chunk_size), int(chunk_size))
+        self.chunk_size = checked_chunk_size(chunk_size)
 
     def members(self) -> dict[str, MapMetric]:
         """Return the metrics by name."""
         return {name: metric for name, metric in self.items() if isinstance(metric, MapMetric)}
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Gather every metric from all ranks, once for everything that is read inside."""
+        with ExitStack() as stack:
+            for metric in self.members().values():
+                stack.enter_context(metric.gathered())
+            yield
 
     def passes(self, queries: int = 1, target: Any = None) -> dict[str, int]:
         """Count the passes and explanations that an image costs if no metric is left out.
@@ -80,8 +86,6 @@ class MetricSuite(MetricCollection):
         active = {name: metric for name, metric in self.members().items() if metric.lacks(batch) is None}
         wanted = {name: metric.readouts(target) for name, metric in active.items()}
         readouts = {f"{name}/{key}": readout for name, each in wanted.items() for key, readout in each.items()}
-        if readouts and self.sizes is None:
-            self.sizes = fitting_chunk(target.logits, images), fitting_chunk(target.logits, images, gradients=True)
-        outputs = evaluate(batch, readouts, *self.sizes, shared=shared) if readouts and self.sizes else {}
+        outputs = evaluate(batch, readouts, self.chunk_size, shared) if readouts else {}
         for name, metric in active.items():
             metric.record(batch, {key: outputs[f"{name}/{key}"] for key in wanted[name]}, ids, groups)

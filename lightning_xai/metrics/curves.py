@@ -18,6 +18,7 @@ from lightning_xai.metrics.functional.curves import (
     trapezoid,
 )
 from lightning_xai.metrics.readouts import Readout
+from lightning_xai.perturbation.batch_size import ChunkSize
 from lightning_xai.perturbation.context import AnyBaseline
 from lightning_xai.perturbation.sets import Curve, other_content
 
@@ -61,7 +62,7 @@ class CurveMetric(MapMetric):
         fill: AnyBaseline = "zero",
         normalize: bool = False,
         output: str = "probability",
-        chunk_size: int = 64,
+        chunk_size: ChunkSize = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(chunk_size, **kwargs)
@@ -215,7 +216,7 @@ class BaselineProbability(MapMetric):
     plot_lower_bound, plot_upper_bound = 0.0, 1.0
     options = ("fill",)
 
-    def __init__(self, fill: AnyBaseline = "zero", chunk_size: int = 64, **kwargs: Any) -> None:
+    def __init__(self, fill: AnyBaseline = "zero", chunk_size: ChunkSize = None, **kwargs: Any) -> None:
         super().__init__(chunk_size, **kwargs)
         self.fill = checked_baseline(fill)
 

@@ -14,6 +14,7 @@ from lightning_xai.metrics.baselines import checked_baseline, input_baseline
 from lightning_xai.metrics.batch import MapBatch
 from lightning_xai.metrics.functional import masking
 from lightning_xai.metrics.readouts import Readout
+from lightning_xai.perturbation.batch_size import ChunkSize
 from lightning_xai.perturbation.context import AnyBaseline
 from lightning_xai.perturbation.sets import Blend, Curve
 
@@ -47,7 +48,7 @@ class MaskingMetric(MapMetric):
         head: str = "target",
         scaled: str = "after",
         fill: AnyBaseline = "input_zero",
-        chunk_size: int = 64,
+        chunk_size: ChunkSize = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(chunk_size, **kwargs)
@@ -209,7 +210,9 @@ class TopClassesIoU(MapMetric):
     paper = "Chowdhury et al. 2024, CAPE, arXiv 2404.02388"
     options = ("threshold", "scaled")
 
-    def __init__(self, threshold: float = 0.2, scaled: str = "raw", chunk_size: int = 64, **kwargs: Any) -> None:
+    def __init__(
+        self, threshold: float = 0.2, scaled: str = "raw", chunk_size: ChunkSize = None, **kwargs: Any
+    ) -> None:
         super().__init__(chunk_size, **kwargs)
         if not 0 <= threshold < 1:
             raise ValueError(f"threshold is {threshold}; give a fraction of the maximum, at least 0 and below 1.")

@@ -19,6 +19,7 @@ from lightning_xai.metrics.functional.segmentation import (
     off_target_leakage,
 )
 from lightning_xai.metrics.readouts import Readout
+from lightning_xai.perturbation.batch_size import ChunkSize
 from lightning_xai.perturbation.context import AnyBaseline
 from lightning_xai.perturbation.sets import Curve
 
@@ -44,7 +45,7 @@ class DiceDrop(MapMetric):
     options = ("fraction", "fill")
 
     def __init__(
-        self, fraction: float = 0.2, fill: AnyBaseline = "input_zero", chunk_size: int = 64, **kwargs: Any
+        self, fraction: float = 0.2, fill: AnyBaseline = "input_zero", chunk_size: ChunkSize = None, **kwargs: Any
     ) -> None:
         super().__init__(chunk_size, **kwargs)
         if not 0 < fraction < 1:

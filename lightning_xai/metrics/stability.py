@@ -15,6 +15,7 @@ from lightning_xai.metrics.functional.stability import (
     predicted_change,
 )
 from lightning_xai.metrics.readouts import Readout
+from lightning_xai.perturbation.batch_size import ChunkSize
 from lightning_xai.perturbation.perturbations import Noisy
 from lightning_xai.perturbation.sets import Curve
 
@@ -36,7 +37,7 @@ class StabilityMetric(MapMetric):
     options = ("samples", "radius", "seed")
 
     def __init__(
-        self, samples: int = 10, radius: float = 0.02, seed: int = 0, chunk_size: int = 64, **kwargs: Any
+        self, samples: int = 10, radius: float = 0.02, seed: int = 0, chunk_size: ChunkSize = None, **kwargs: Any
     ) -> None:
         super().__init__(chunk_size, **kwargs)
         self.noise = Noisy(samples, radius, "uniform", per_channel=True, seed=seed)
@@ -114,7 +115,7 @@ class Infidelity(MapMetric):
         scale: bool = True,
         output: str = "score",
         seed: int = 0,
-        chunk_size: int = 64,
+        chunk_size: ChunkSize = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(chunk_size, **kwargs)

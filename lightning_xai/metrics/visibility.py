@@ -15,6 +15,7 @@ from lightning_xai.metrics.batch import MapBatch
 from lightning_xai.metrics.functional.visibility import counts_at_fraction, dice_of_counts, visibility_dice
 from lightning_xai.metrics.readouts import Readout
 from lightning_xai.metrics.state import State, decode_ids
+from lightning_xai.perturbation.batch_size import ChunkSize
 from lightning_xai.perturbation.context import AnyBaseline
 from lightning_xai.perturbation.sets import Curve, other_content, pixel_count
 
@@ -53,7 +54,7 @@ class VisibilityCurve(MapMetric):
         scope: str = "split",
         steps: int = 20,
         fill: AnyBaseline = "input_zero",
-        chunk_size: int = 64,
+        chunk_size: ChunkSize = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(chunk_size, **kwargs)
@@ -107,7 +108,7 @@ class VisibilityCurve(MapMetric):
             ``fractions`` of visible pixels, ``dice`` (mean over images) and ``batch_dice`` (one Dice over the pixels of
             all images), each ``(len(fractions),)``; NaN without any defined image.
         """
-        with self.sync_context():
+        with self.gathered():
             state = super().unique()
         counts = torch.stack([self._counts(state, fraction) for fraction in self.fractions])
         defined = counts[:, ~counts.isnan().flatten(2).any(dim=2).any(dim=0)]
@@ -140,7 +141,7 @@ class VisibilityCurve(MapMetric):
 
     def rows_at_fractions(self) -> dict[float, list[tuple[str, int, float]]]:
         """List ``(id, class, Dice)`` of every image and query, for each fraction."""
-        with self.sync_context():
+        with self.gathered():
             state = super().unique()
         ids, targets = decode_ids(state.ids), state.targets.tolist()
         dice = {fraction: dice_of_counts(self._counts(state, fraction)).tolist() for fraction in self.fractions}

@@ -3,17 +3,23 @@
 import os
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+#: Inputs per pass: a number, ``"auto"`` (as many as fit into memory), or ``None``: :data:`CPU_CHUNK` on a CPU, where
+#: results must not depend on the memory that happens to be free, and ``"auto"`` elsewhere.
+ChunkSize = int | Literal["auto"] | None
+CPU_CHUNK = 64
 #: Larger chunks gain nothing any more.
 LARGEST = {"cpu": 64}
 LARGEST_ELSEWHERE = 1024
 #: Fraction of the free memory to plan with.
 USABLE = 0.5
+#: What was measured, by target, then by device, type and shape of an image, and whether gradients are kept.
+_measured: "weakref.WeakKeyDictionary[Any, dict[tuple[Any, ...], int]]" = weakref.WeakKeyDictionary()
 
 
 class _PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -43,6 +49,40 @@ class _PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _release(self, key: int, size: int) -> None:
         self.storages.discard(key)
         self.alive -= size
+
+
+def checked_chunk_size(chunk_size: Any) -> ChunkSize:
+    """Check a number of inputs per pass, and return it.
+
+    Raises:
+        ValueError: If it is no :data:`ChunkSize`.
+    """
+    number = isinstance(chunk_size, int) and not isinstance(chunk_size, bool) and chunk_size >= 1
+    if number or chunk_size in ("auto", None):
+        return chunk_size  # type: ignore[no-any-return]
+    raise ValueError(
+        f"chunk_size is {chunk_size!r}; give a number of inputs, at least 1, 'auto', or None (64 on a CPU, else auto)."
+    )
+
+
+def inputs_per_pass(chunk_size: ChunkSize, target: Any, images: Tensor, gradients: bool = False) -> int:
+    """The number of inputs of a pass; what fits is measured once for a target and images of one shape.
+
+    Args:
+        chunk_size: See :data:`ChunkSize`.
+        target: A :class:`~lightning_xai.targets.Target`.
+        images: ``(B, C, *S)``.
+        gradients: See :func:`fitting_chunk`.
+    """
+    if isinstance(chunk_size, int):
+        return chunk_size
+    if chunk_size is None and images.device.type == "cpu":
+        return CPU_CHUNK
+    sizes = _measured.setdefault(target, {})
+    key = (images.device, images.dtype, *images.shape[1:], gradients)
+    if key not in sizes:
+        sizes[key] = fitting_chunk(target.logits, images, gradients)
+    return sizes[key]
 
 
 @torch.no_grad()

@@ -21,17 +21,32 @@ from lightning_xai.targets import Target
 from lightning_xai.targets.outputs import TargetOutput
 
 
+class Run(NamedTuple):
+    """Inputs of one step that follow each other in a chunk; the host knows them without a look at the device.
+
+    Attributes:
+        column: Their step.
+        inputs: How many they are.
+        queries: How many queries there are about each of them.
+    """
+
+    column: int
+    inputs: int
+    queries: int
+
+
 class PerturbedBatch(NamedTuple):
     """The perturbed inputs ``(n, C, *S)`` of one forward pass, and the ``m`` queries about them.
 
     ``rows (m,)`` and ``columns (m,)`` say where the outputs go; ``input_index (m,)`` says which input each query is
-    about; ``None``: query ``i`` is about input ``i``.
+    about; ``None``: query ``i`` is about input ``i``. ``runs`` say the same of columns and inputs to the host.
     """
 
     inputs: Tensor
     rows: Tensor
     columns: Tensor
     input_index: Tensor | None
+    runs: tuple[Run, ...]
 
 
 class EvaluationPlan:
@@ -124,10 +139,13 @@ class Evaluator:
             levels = {level: column for level, column in all_levels.items() if column not in computed}
             shared = self.per_image and context.queries > 1 and not perturbation.per_query
             total = len(levels) * len(context.images) * (1 if shared else context.queries)
+            # Sent once a plan, without waiting: every chunk takes its part of them on the device.
+            table = torch.tensor([list(levels), list(levels.values())])
+            table = table.to(context.images.device, non_blocking=True)
             start = 0
             while start < total:
                 stop = min(total, start + room)
-                parts.append(perturb(perturbation, levels, context, torch.arange(start, stop), shared))
+                parts.append(perturb(perturbation, levels, table, context, range(start, stop), shared))
                 room -= stop - start
                 start = stop
                 if room == 0:
@@ -157,29 +175,53 @@ def output_of_inputs(target: Target, output: TargetOutput, query: Query) -> Call
 
 
 def perturb(
-    perturbation: Perturbation, levels: Mapping[int, int], context: PerturbationContext, index: Tensor, shared: bool
+    perturbation: Perturbation,
+    levels: Mapping[int, int],
+    table: Tensor,
+    context: PerturbationContext,
+    index: range,
+    shared: bool,
 ) -> PerturbedBatch:
     """Perturb some of the inputs of a perturbation.
 
     Args:
         perturbation: The perturbation.
         levels: Its levels, and the column of each.
+        table: The same ``(2, levels)``, on the device of the images.
         context: The images and their maps.
-        index: ``(n,)`` positions in the list of all its inputs: every level of it for every row (``shared``: image).
+        index: Positions in the list of all its inputs: every level of it for every row (``shared``: image).
         shared: Whether one input serves all queries of its image.
     """
     queries, device = context.queries, context.images.device
-    index = index.to(device)
     count = len(context.images) * (1 if shared else queries)
-    row, step = index % count, index // count
-    level, column = (torch.tensor(list(values), device=device)[step] for values in (levels, levels.values()))
+    positions = torch.arange(index.start, index.stop, device=device)
+    row, step = positions % count, positions // count
+    first, last = index.start // count, (index.stop - 1) // count
     image = row if shared else row // queries
-    inputs = perturbation.apply(context, row if perturbation.per_query else image, level)
+    inputs = perturbation.apply_levels(
+        context, row if perturbation.per_query else image, table[0, first : last + 1], step - first
+    )
+    runs = tuple(
+        Run(column, min(index.stop, (step + 1) * count) - max(index.start, step * count), queries if shared else 1)
+        for step, column in enumerate(list(levels.values())[first : last + 1], start=first)
+    )
+    column = table[1][step]
     if not shared:
-        return PerturbedBatch(inputs, row, column, None)
+        return PerturbedBatch(inputs, row, column, None, runs)
+    columns = column.unsqueeze(1).expand(-1, queries).flatten()
     rows = (queries * image.unsqueeze(1) + torch.arange(queries, device=device)).flatten()
-    input_index = torch.arange(len(index), device=device).repeat_interleave(queries)
-    return PerturbedBatch(inputs, rows, column.repeat_interleave(queries), input_index)
+    return PerturbedBatch(inputs, rows, columns, inputs_of(runs, device), runs)
+
+
+def inputs_of(runs: Sequence[Run], device: torch.device) -> Tensor:
+    """The input ``(m,)`` of each query of some runs that follow each other."""
+    starts = accumulate([0, *(run.inputs for run in runs)])
+    return torch.cat(
+        [
+            start + torch.arange(run.inputs * run.queries, device=device) // run.queries
+            for start, run in zip(starts, runs, strict=False)
+        ]
+    )
 
 
 def joined(parts: Sequence[PerturbedBatch]) -> PerturbedBatch:
@@ -187,11 +229,6 @@ def joined(parts: Sequence[PerturbedBatch]) -> PerturbedBatch:
     if len(parts) == 1:
         return parts[0]
     inputs, rows, columns = (torch.cat([part[field] for part in parts]) for field in range(3))  # type: ignore[misc]
-    if all(part.input_index is None for part in parts):
-        return PerturbedBatch(inputs, rows, columns, None)
-    starts = accumulate([0, *(len(part.inputs) for part in parts)])
-    index = [
-        start + (torch.arange(len(part.rows), device=rows.device) if part.input_index is None else part.input_index)
-        for start, part in zip(starts, parts, strict=False)
-    ]
-    return PerturbedBatch(inputs, rows, columns, torch.cat(index))
+    runs = tuple(run for part in parts for run in part.runs)
+    alone = all(part.input_index is None for part in parts)
+    return PerturbedBatch(inputs, rows, columns, None if alone else inputs_of(runs, rows.device), runs)

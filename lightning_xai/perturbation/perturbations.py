@@ -34,6 +34,17 @@ class Perturbation(ABC):
             level: ``(n,)`` integers; what they mean is up to the perturbation.
         """
 
+    def apply_levels(self, context: PerturbationContext, index: Tensor, levels: Tensor, position: Tensor) -> Tensor:
+        """Compute the inputs of :meth:`apply` whose levels repeat; one that computes something a level overrides this.
+
+        Args:
+            context: The images and their maps.
+            index: ``(n,)`` rows (``per_query``) or images.
+            levels: ``(L,)``, each level once.
+            position: ``(n,)``, which of them each input has.
+        """
+        return self.apply(context, index, levels[position])
+
 
 #: A perturbation and its level.
 Step = tuple[Perturbation, int]
@@ -123,11 +134,14 @@ class FixedMasks(Perturbation):
             weights in [0, 1].
         count: Number of masks.
         fill: What a mask of 0 shows; see :func:`lightning_xai.perturbation.baselines.baseline_images`.
+        per_image: Whether a mask depends on the image; if not, each is made once a pass, whatever the images (``index``
+            is empty then).
     """
 
     masks: Callable[[Tensor, Tensor], Tensor]
     count: int
     fill: AnyBaseline = "zero"
+    per_image: bool = True
     per_query: ClassVar[bool] = False
 
     @property
@@ -141,8 +155,16 @@ class FixedMasks(Perturbation):
 
     @override
     def apply(self, context: PerturbationContext, index: Tensor, level: Tensor) -> Tensor:
-        masks, inputs = self.masks(index, level), context.images[index]
-        baseline = thin(context.baseline_image(self.fill))[index]
+        return self._show(context, index, self.masks(index, level))
+
+    @override
+    def apply_levels(self, context: PerturbationContext, index: Tensor, levels: Tensor, position: Tensor) -> Tensor:
+        if self.per_image:
+            return self.apply(context, index, levels[position])
+        return self._show(context, index, self.masks(index[:0], levels)[position])
+
+    def _show(self, context: PerturbationContext, index: Tensor, masks: Tensor) -> Tensor:
+        inputs, baseline = context.images[index], thin(context.baseline_image(self.fill))[index]
         if masks.dtype == torch.bool:
             return torch.where(masks, inputs, baseline)
         return torch.lerp(baseline, inputs, masks.to(inputs.dtype))

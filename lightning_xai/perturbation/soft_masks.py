@@ -111,7 +111,7 @@ def smooth_noise(
         ``(R, 1, *S)``.
     """
     coarse = torch.randn(count, 1, *(min(NOISE_GRID, side) for side in size), generator=generator)
-    return standardize(resize(coarse.to(device), size))
+    return standardize(resize(coarse.to(device, non_blocking=True), size))
 
 
 def standardize(maps: Tensor) -> Tensor:

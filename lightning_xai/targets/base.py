@@ -163,7 +163,9 @@ class Target(FrozenModel, ABC):
 
     def class_indices(self, images: Tensor, targets: Tensor | None, logits: Tensor | None) -> Tensor:
         """The class indices ``(B, T)`` of a query; see :meth:`query`."""
-        targets = checked_targets(images, self.default_targets(images, logits) if targets is None else targets)
+        if targets is None:  # in range by construction
+            return checked_targets(images, self.default_targets(images, logits))
+        targets = checked_targets(images, targets)
         check_range(targets, self.num_classes if logits is None else logits.shape[1])
         return targets
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_xai.functional.finite import check_outputs
 from lightning_xai.targets import freezing
+from lightning_xai.targets.acceleration import ChannelsLast, Compiled
 from lightning_xai.targets.checks import check_count, check_names, check_same_number
 from lightning_xai.targets.model_call import ModelCall
 from lightning_xai.targets.model_output import Output
@@ -52,6 +53,8 @@ class FrozenModel(nn.Module):
         in_channels: Channels of the images; by default as many as ``mean`` has, the example, or the model's first
             layer takes.
         example: Images ``(B, C, *S)`` for one pass that finds out both.
+        compile: Whether ``torch.compile`` compiles the model, for all passes but those that hook into it.
+        channels_last: Whether images and weights have their channels last in memory, which GPUs are faster with.
         freeze: ``False`` for a model that is being trained elsewhere: it is in eval mode during each pass alone.
 
     Raises:
@@ -63,6 +66,8 @@ class FrozenModel(nn.Module):
     std: Tensor | None
     #: Largest sides of the images that go through the model at once; larger ones go window by window.
     window: Sequence[int] | int | None = None
+    #: Windows a pass; see :func:`lightning_xai.targets.sliding_window.by_window`.
+    window_batch: int | None = None
     #: Whether the model gives logits for every pixel.
     dense = False
 
@@ -81,6 +86,8 @@ class FrozenModel(nn.Module):
         num_classes: int | None = None,
         in_channels: int | None = None,
         example: Tensor | None = None,
+        compile: bool = False,
+        channels_last: bool = False,
         freeze: bool = True,
     ) -> None:
         super().__init__()
@@ -104,7 +111,8 @@ class FrozenModel(nn.Module):
         self._freezes = False
         if freeze:
             self.freeze()
-        self.call_model = ModelCall(self.dense, output)
+        self._layout = ChannelsLast(model) if channels_last else None
+        self.call_model = ModelCall(self.dense, output, Compiled(model) if compile else None, channels_last)
         self._watch = OutputWatch()
         self._activation = activation
         self.class_names = list(class_names) if class_names is not None else None
@@ -151,6 +159,8 @@ class FrozenModel(nn.Module):
         """Restore the model's modes and its parameters' gradient flags; the target can still be used."""
         self._freezes = False
         self._state.restore()
+        if self._layout is not None:
+            self._layout.restore()
 
     def __enter__(self) -> Self:
         return self

@@ -13,6 +13,7 @@ from torch.autograd.graph import Node
 from lightning_xai.functional.gradients import nodes_of
 from lightning_xai.functional.resize import resize
 from lightning_xai.functional.text import first_line
+from lightning_xai.targets.acceleration import CompilationError, Compiled, channels_last
 from lightning_xai.targets.model_output import EXACT, SQUEEZED, Output, OutputReader, per_image, per_pixel
 from lightning_xai.targets.padding import cropped, larger_sizes, padded
 
@@ -30,7 +31,7 @@ class NoGradientError(ValueError):
 #: What a network raises when it does not take images of some shape.
 FAILURES = (RuntimeError, ValueError, AssertionError, IndexError, TypeError)
 #: Of these, what another size would not mend.
-PASSED_ON = (torch.OutOfMemoryError, RecursionError, ImageShapeError, NoGradientError)
+PASSED_ON = (torch.OutOfMemoryError, RecursionError, ImageShapeError, NoGradientError, CompilationError)
 AXES = re.compile(r"input to conv(\d)d")
 CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
 ARGUMENTS = re.compile(r"missing \d+ required .*argument")
@@ -55,13 +56,19 @@ class ModelCall:
         dense: Whether the model gives logits for every pixel, as a segmenter does.
         output: Which part of what the model returns holds the logits; see
             :class:`~lightning_xai.targets.model_output.OutputReader`.
+        compiled: Runs the model instead of a plain call.
+        channels_last: Whether the model gets its images, and gives its logits, with the channels last in memory.
 
     Raises:
         ValueError: If ``output`` is no key, position or function.
     """
 
-    def __init__(self, dense: bool, output: Output = None) -> None:
+    def __init__(
+        self, dense: bool, output: Output = None, compiled: Compiled | None = None, channels_last: bool = False
+    ) -> None:
         self.dense = dense
+        self.compiled = compiled
+        self.channels_last = channels_last
         self.read = OutputReader(output)
         self.shape_of = per_pixel if dense else per_image
         #: Sides with which images reach the model, for every kind and shape ``(C, *S)`` that went through it.
@@ -111,9 +118,11 @@ class ModelCall:
 
     def _run(self, model: Any, images: Tensor, normalize: Callable[[Tensor], Tensor], size: Sequence[int]) -> Tensor:
         values = padded(normalize(images), size)
+        if self.channels_last:
+            values = channels_last(values)
         shape, start = values.shape, values.grad_fn if torch.is_grad_enabled() else None
         try:
-            returned = model(values)
+            returned = model(values) if self.compiled is None else self.compiled(model, values)
         except RuntimeError as error:
             if not UNDIFFERENTIABLE.search(str(error)):
                 raise
@@ -122,7 +131,8 @@ class ModelCall:
         logits = self.shape_of(self.read(returned, lambda values: self._fit(values, shape)), shape)
         if start is not None:
             self._check_gradient(logits, start)
-        return cropped(self._enlarged(logits, shape[2:]), images.shape[2:]) if self.dense else logits
+        logits = cropped(self._enlarged(logits, shape[2:]), images.shape[2:]) if self.dense else logits
+        return logits.contiguous() if self.channels_last else logits
 
     def _check_gradient(self, logits: Tensor, start: Node) -> None:
         """Raise an error for logits that do not depend on the images, which have a node in the graph.

@@ -23,6 +23,7 @@ class SegmenterTarget(Target):
         background: The class that default queries leave out, or ``None``.
         window: Largest sides ``*W`` in pixels, or one for all axes, that the model takes at once; see
             :func:`lightning_xai.targets.sliding_window.by_window`. ``None``: any.
+        window_batch: Windows a pass; ``None``: 1 on a CPU, 4 elsewhere.
 
     Example:
         >>> target = SegmenterTarget(torch.nn.Conv2d(1, 3, 1))
@@ -42,16 +43,17 @@ class SegmenterTarget(Target):
         *args: Any,
         background: int | None = 0,
         window: Sequence[int] | int | None = None,
+        window_batch: int | None = None,
         **kwargs: Any,
     ) -> None:
-        self.window = window  # a pass over an example needs it
+        self.window, self.window_batch = window, window_batch  # a pass over an example needs them
         super().__init__(model, activation, *args, **kwargs)
         self.background = background
 
     @override
     def logits(self, images: Tensor) -> Tensor:
         """Run the frozen model once, or window by window where the images are larger than the window."""
-        return by_window(super().logits, images, self.window)
+        return by_window(super().logits, images, self.window, self.window_batch)
 
     def dice(self, images: Tensor, targets: Tensor, pixels: Tensor | None = None) -> Tensor:
         """Dice ``(B, T)`` of the pixels predicted as each class against the region; it has no gradient.

@@ -6,10 +6,17 @@ from monai.inferers.utils import sliding_window_inference
 from torch import Tensor
 
 OVERLAP = 0.25
+#: Windows a pass, by device: on a CPU several at once gain nothing, and elsewhere one alone leaves much of it idle.
+WINDOWS = {"cpu": 1}
+WINDOWS_ELSEWHERE = 4
 
 
 def by_window(
-    function: Callable[[Tensor], Tensor], values: Tensor, window: Sequence[int] | int | None, overlap: float = OVERLAP
+    function: Callable[[Tensor], Tensor],
+    values: Tensor,
+    window: Sequence[int] | int | None,
+    batch: int | None = None,
+    overlap: float = OVERLAP,
 ) -> Tensor:
     """Apply a function to windows of its argument and put the results together.
 
@@ -20,13 +27,14 @@ def by_window(
         function: ``(n, C, *W)`` -> ``(n, K, *W)``.
         values: ``(B, C, *S)``.
         window: Largest sides ``*W`` of a pass in pixels, or one for all axes; ``None``: no limit.
+        batch: Windows a pass; ``None``: :data:`WINDOWS` of the device.
         overlap: Fraction of a window that its neighbor covers as well, in [0, 1).
 
     Returns:
         ``(B, K, *S)``; exactly ``function(values)`` where it fits.
 
     Raises:
-        ValueError: If the window has another number of axes, or a side below 1.
+        ValueError: If the window has another number of axes, or a side below 1, or there is less than one a pass.
 
     Example:
         >>> import torch
@@ -36,7 +44,10 @@ def by_window(
     if fits(values.shape[2:], window):
         return function(values)
     sides = pass_sides(values.shape[2:], window)
-    result = sliding_window_inference(values, sides, 1, function, overlap=overlap, mode="gaussian")
+    batch = WINDOWS.get(values.device.type, WINDOWS_ELSEWHERE) if batch is None else batch
+    if batch < 1:
+        raise ValueError(f"window_batch is {batch}; give the windows of a pass, at least 1.")
+    result = sliding_window_inference(values, sides, batch, function, overlap=overlap, mode="gaussian")
     assert isinstance(result, Tensor)
     return result
 

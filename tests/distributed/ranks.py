@@ -95,6 +95,12 @@ def run_train(rank: int, folder: Path, words: list[str]) -> dict[str, float]:
         close()
 
     with patch.object(dist, "destroy_process_group", closing):
-        result: dict[str, float] = train.main(configure(folder, *words, "trainer=ddp", "trainer.devices=2"))
+        result = run_main(rank, folder, words)
     assert sizes == [2], "the run did not go through two ranks, or left their group open"
     return result
+
+
+def run_main(rank: int, folder: Path, words: list[str]) -> dict[str, float]:
+    """A rank's part of a run of train.py that need not take both ranks."""
+    trainer = [] if any(word.startswith("trainer=") for word in words) else ["trainer=ddp"]
+    return train.main(configure(folder, *words, *trainer, "trainer.devices=2"))

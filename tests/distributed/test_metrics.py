@@ -1,5 +1,7 @@
 """Two ranks with uneven shards: the same values as one process, every image once."""
 
+from unittest.mock import patch
+
 import torch
 import torch.distributed as dist
 from pytest import approx, fixture, mark
@@ -12,6 +14,7 @@ from lightning_xai.metrics import (
     ROAD,
     Infidelity,
     InsertionDeletionGap,
+    MapMetric,
     MaxSensitivity,
     OffTargetLeakage,
     PixelAUC,
@@ -88,8 +91,15 @@ def faithfulness(rank, folder):
     callback.on_test_epoch_start(trainer, explainer)
     for number, batch in enumerate(Blobs(masks=False).loader() if rank == 0 else []):
         callback.on_test_batch_end(trainer, explainer, explainer.explain_batch(batch), batch, number)
-    callback.on_test_epoch_end(trainer, explainer)
-    return callback.results
+    gatherings, gather = [], MapMetric.sync
+
+    def counted(metric, *arguments, **options):
+        gatherings.append(options.get("should_sync", True))
+        gather(metric, *arguments, **options)
+
+    with patch.object(MapMetric, "sync", counted):
+        callback.on_test_epoch_end(trainer, explainer)
+    return {"results": callback.results, "groups": callback.groups, "gatherings": sum(gatherings)}
 
 
 def work(rank, folder):
@@ -170,10 +180,12 @@ def test_both_ranks_read_the_same_and_can_read_again(ranks, shards):
 
 def test_a_rank_without_batches_does_not_hold_up_the_callback(ranks):
     folder, answers = ranks
-    first, second = (answer["faithfulness"] for answer in answers)
+    first, second = (answer["faithfulness"]["results"] for answer in answers)
     assert repr(first) == repr(second)
     assert list(first) == ["CenterPrior", "random"] and list(first["CenterPrior"]) == ["gap"], (
         "no masks, no localization"
     )
     assert len(first["CenterPrior"]["gap"]) == 6
+    for answer in answers:
+        assert answer["faithfulness"]["gatherings"] == 2 * len(METRICS), "a metric is gathered once, whatever is read"
     assert len((folder / "per_image.csv").read_text().splitlines()) == 1 + 6

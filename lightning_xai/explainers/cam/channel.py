@@ -11,6 +11,7 @@ from typing_extensions import override
 from lightning_xai.explainers.cam.base import ActivationMap, Layer, ObservedMap
 from lightning_xai.explainers.query_policy import QueryPolicy
 from lightning_xai.functional.tensors import close, min_max
+from lightning_xai.perturbation.batch_size import ChunkSize, checked_chunk_size, inputs_per_pass
 from lightning_xai.perturbation.context import PerturbationContext
 from lightning_xai.perturbation.evaluator import Evaluator, output_of_inputs
 from lightning_xai.perturbation.perturbations import FixedMasks, Perturbation, Step
@@ -38,11 +39,11 @@ class ChannelCAM(ActivationMap):
         layer: Layer | Sequence[Layer] = "auto",
         *,
         negative: bool = False,
-        chunk_size: int = 64,
+        chunk_size: ChunkSize = None,
         query_policy: QueryPolicy | None = None,
     ) -> None:
         super().__init__(target, layer, negative=negative, query_policy=query_policy)
-        self.chunk_size = chunk_size
+        self.chunk_size = checked_chunk_size(chunk_size)
 
 
 class ScoreCAM(ChannelCAM, ObservedMap):
@@ -70,7 +71,8 @@ class ScoreCAM(ChannelCAM, ObservedMap):
         def masks_of(index: Tensor, channel: Tensor) -> Tensor:
             return min_max(to_image(self.target, features[index, channel].unsqueeze(1), images))
 
-        evaluator = Evaluator(output_of_inputs(self.target, Logit(), query), self.chunk_size)
+        chunk_size = inputs_per_pass(self.chunk_size, self.target, images)
+        evaluator = Evaluator(output_of_inputs(self.target, Logit(), query), chunk_size)
         context = PerturbationContext.of_queries(images, query.shape[1])
         masks = FixedMasks(masks_of, features.shape[1], self.target.input_zero(images))
         scores = evaluator(context, {"masks": masks})["masks"]
@@ -125,15 +127,14 @@ class AblationCAM(ChannelCAM):
         return [torch.cat([self._one(layer, images[part], query[part]) for part in parts]) for layer in layers]
 
     def _one(self, layer: nn.Module, image: Tensor, query: Query) -> Tensor:
+        chunk_size = inputs_per_pass(self.chunk_size, self.target, image)  # before anything is hooked into the model
         with replayed(self.target.model, layer) as replay:
             with self.layouts_found([layer]):
                 whole = Logit()(self.target, self.target.logits(image), query)[0]
             output = replay.value
             grid = self.grid(output, image, layer)
             self._check(replay, whole, image, query)
-            evaluator = Evaluator(
-                lambda batch: self._rest(replay, batch.inputs, image, query).flatten(), self.chunk_size
-            )
+            evaluator = Evaluator(lambda batch: self._rest(replay, batch.inputs, image, query).flatten(), chunk_size)
             ablated = Ablated(lambda values: self.grid(values, image, layer), grid.shape[1])
             context = PerturbationContext.of_queries(output, query.shape[1])
             (scores,) = evaluator(context, {"channels": ablated})["channels"]

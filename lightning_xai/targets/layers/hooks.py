@@ -69,7 +69,7 @@ def hook_guard(model: Any) -> Iterator[None]:
     nothing in the model works in place, which backward hooks do not bear.
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    hooks = [(kind, dict(kind)) for module in modules for kind in _hooks(module)]
+    hooks = [(kind, dict(kind)) for module in modules for kind in hooks_of(module)]
     attributes = [(module, set(vars(module))) for module in modules]
     in_place = [module for module in modules if getattr(module, "inplace", False) is True]
     for module in in_place:
@@ -87,6 +87,7 @@ def hook_guard(model: Any) -> Iterator[None]:
                 delattr(module, name)
 
 
-def _hooks(module: nn.Module) -> list[dict[int, Any]]:
+def hooks_of(module: nn.Module) -> list[dict[int, Any]]:
+    """The tables of a module's hooks."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return [getattr(module, kind) for kind in kinds]

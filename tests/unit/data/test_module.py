@@ -363,6 +363,12 @@ def test_workers_fit_the_cores(
     assert data.train_dataloader().num_workers == expected
 
 
+@pytest.mark.parametrize(("cores", "ranks", "expected"), [(32, 1, 8), (32, 4, 7), (32, 8, 3), (8, 4, 0), (2, 8, 0)])
+def test_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch, cores: int, ranks: int, expected: int) -> None:
+    monkeypatch.setattr(loaders.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert loaders.choose_workers(False, ranks) == expected
+
+
 def test_trainer_takes_the_data_module(array_data: Make, digits_like: list[Item]) -> None:
     class Probe(LightningModule):
         def __init__(self) -> None:

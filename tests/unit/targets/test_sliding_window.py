@@ -107,3 +107,25 @@ def test_learned_masks_captum_and_the_center_prior_work_by_window():
     assert torch.equal(
         center, CenterPrior(SegmenterTarget(segmenter())).explain(images, torch.tensor([1, 1]), everything)
     )
+
+
+@pytest.mark.parametrize("batch", [2, 3, 50])
+@each_dims
+def test_windows_go_through_in_batches_and_give_the_same(dims, batch):
+    net, images, counts = local_net(dims), images_of(dims), []
+    alone, together = SegmenterTarget(net, window=8), SegmenterTarget(net, window=8, window_batch=batch)
+    query = alone.query(images)
+    maps = HiResCAM(alone, layer="0").explain(images, query.targets, query.regions)
+    net.register_forward_pre_hook(lambda _, arguments: counts.append(len(arguments[0])))
+    logits = together.logits(images)
+    windows = sum(counts)
+    assert max(counts) == min(batch, windows) and len(counts) == -(-windows // batch)
+    assert torch.allclose(logits, alone.logits(images), atol=1e-5)
+    counts.clear()
+    assert torch.allclose(HiResCAM(together, layer="0").explain(images, query.targets, query.regions), maps, atol=1e-5)
+    assert max(counts) == min(batch, windows // len(images)), "an explainer's windows go one image after the other"
+
+
+def test_no_window_at_a_time_is_refused():
+    with pytest.raises(ValueError, match=r"window_batch is 0; give the windows of a pass, at least 1\."):
+        SegmenterTarget(local_net(2), window=8, window_batch=0).logits(images_of(2))
