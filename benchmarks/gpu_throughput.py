@@ -31,7 +31,7 @@ NAMES = sorted(path.stem for path in (CONFIGS / "explainer").glob("*.yaml"))
 CLASSES = [f"class {number}" for number in range(10)]
 SETTINGS = ("fp32", "bf16", "channels_last", "compile", "all")
 #: What ``--quick`` cuts down, by the name of the option.
-QUICK = {"steps": 10, "masks": 32, "n_samples": 16, "n_steps": 8, "smooth": 4, "patch": 32}
+QUICK = {"steps": 10, "masks": 32, "n_samples": 16, "n_steps": 8, "smooth": 4}
 
 
 def resnet(**options: Any) -> Target:
@@ -57,7 +57,7 @@ def explainer_of(name: str, target: Target, quick: bool) -> Explainer:
         known = {"channels": 3, "dims": 2, "classes": 10, "class_names": CLASSES, "activation": "softmax"}
         cfg.data_info = known | {"mean": [0.5] * 3, "std": [0.25] * 3, "has_masks": False, "fingerprint": ""}
         if quick:
-            cfg.explainer.update({key: value for key, value in QUICK.items() if cfg.explainer.get(key) is not None})
+            cfg.explainer.update({key: value for key, value in QUICK.items() if cfg.explainer.get(key, 0) != 0})
     explainer: Explainer = instantiate(cfg.explainer)(target)
     return explainer.eval()
 

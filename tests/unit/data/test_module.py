@@ -369,6 +369,14 @@ def test_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch, cores: int, rank
     assert loaders.choose_workers(False, ranks) == expected
 
 
+@pytest.mark.parametrize(("workers", "gpu", "batches"), [(0, True, None), (3, False, 2), (3, True, 4)])
+def test_workers_make_more_batches_ahead_of_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, workers: int, gpu: bool, batches: int | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert loaders.prefetched(workers) == batches
+
+
 def test_trainer_takes_the_data_module(array_data: Make, digits_like: list[Item]) -> None:
     class Probe(LightningModule):
         def __init__(self) -> None:
