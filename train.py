@@ -12,7 +12,7 @@ from lightning_xai.cli.earlier_run import start_from
 from lightning_xai.cli.errors import FULL, environment, one_gate, one_sentence
 from lightning_xai.cli.overrides import check_overrides
 from lightning_xai.cli.process_group import closed_at_the_end
-from lightning_xai.cli.run_folder import is_first, prepare_folder, writing
+from lightning_xai.cli.run_folder import check_checkpoint, is_first, prepare_folder, writing
 from lightning_xai.cli.saved_config import mask_hydra_files
 from lightning_xai.cli.target_cache import build_target
 from lightning_xai.cli.tasks import find_task
@@ -35,6 +35,7 @@ def main(cfg: DictConfig) -> dict[str, float]:
     if is_first():
         mask_hydra_files()
     with writing(cfg.run_dir), closed_at_the_end():
+        check_checkpoint(cfg)
         prepare_folder(cfg)
         data = open_data(cfg)
         target, quality = build_target(cfg, data)

@@ -189,12 +189,12 @@ def one_sentence(job: Callable[[Any], dict[str, float]], failed: list[bool]) -> 
         try:
             results = job(cfg)
             optimized = optimized_value(results, cfg.optimized_metric)
+        except SIGTERMException:  # Lightning's, which alone would end with status 0
+            sys.exit(128 + signal.SIGTERM)
         except SystemExit as stop:  # what Lightning makes of an interruption
             if isinstance(stop.__context__, KeyboardInterrupt):
                 _exit_interrupted()
             raise
-        except SIGTERMException:  # Lightning's, which alone would end with status 0
-            sys.exit(128 + signal.SIGTERM)
         except Exception as error:
             if (sentence := sentence_of(error)) is None:
                 raise

@@ -135,5 +135,8 @@ def read_config(path: Path, allowed: set[str]) -> DictConfig:
     except Exception as error:  # of YAML, of OmegaConf and of reading
         reason = first_line(error)
         raise ValueError(f"{path} is no config of a run ({reason}); give another ckpt_path.") from error
-    check_config(OmegaConf.to_container(config), str(path), allowed, RESOLVERS)
+    content: Any = OmegaConf.to_container(config)
+    if isinstance(content["target"], dict):
+        content["target"].pop("allow_code", None)  # it is never taken over
+    check_config(content, str(path), allowed, RESOLVERS)
     return config

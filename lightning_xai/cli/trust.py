@@ -55,12 +55,12 @@ CLOSED = (
     "timm.models._hub",
     "timm.models._helpers",
 )
-#: Methods that make an object of such a class.
-MAKERS = ("from_pretrained", "from_config", "get_model_file_path")
-#: Arguments that make a part run code of a file that it loads, or name such a file, and their harmless values.
+#: Methods that build an object of such a class.
+BUILDERS = ("from_pretrained", "from_config", "get_model_file_path")
+#: Arguments that let a part run the code of a file or read any file, or that name such a file; their harmless values.
 ARGUMENTS = {
     "allow_code": (False, None, "${target.allow_code}"),
-    **dict.fromkeys(("allow_pickle", "trust_remote_code"), (False, None)),
+    **dict.fromkeys(("allow_outside", "allow_pickle", "trust_remote_code"), (False, None)),
     "weights_only": (True, None),
     **dict.fromkeys(("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"), (None, "")),
 }
@@ -194,7 +194,7 @@ def check_config(content: Any, where: str, allowed: set[str], resolvers: tuple[s
             _refuse(where, f"names {name}, which is no part that runs are made of", name)
     for key, value in [*values, *by_position(content)]:
         if key in ARGUMENTS and key not in allowed and value not in ARGUMENTS[key]:
-            _refuse(where, f"sets {key}={value}, with which a file can run code", key)
+            _refuse(where, f"sets {key}={value}, which only you may decide", key)
     known = (*resolvers, *(name.removeprefix("${") for name in allowed))
     for text in [value for key, value in values if key != "_target_" and isinstance(value, str)]:
         if (name := foreign_reference(text, known)) is not None:
@@ -227,11 +227,11 @@ def is_part(name: str) -> bool:
         return True
     owner = getattr(found, "__self__", None)
     if inspect.ismethod(found) and isinstance(owner, type):
-        return found.__name__ in MAKERS and _is_in(owner.__module__, CLASSES)
+        return found.__name__ in BUILDERS and _is_in(owner.__module__, CLASSES)
     if inspect.isfunction(found):
         static = get_object(name.rpartition(".")[0])
-        maker = isinstance(static, type) and found.__name__ in MAKERS and _is_in(static.__module__, CLASSES)
-        return maker or _is_in(found.__module__, FUNCTIONS)
+        builds = isinstance(static, type) and found.__name__ in BUILDERS and _is_in(static.__module__, CLASSES)
+        return builds or _is_in(found.__module__, FUNCTIONS)
     return isinstance(found, type) and _is_in(found.__module__, CLASSES)
 
 
@@ -250,8 +250,9 @@ def _is_in(module: str, packages: tuple[str, ...]) -> bool:
 def foreign_reference(text: str, resolvers: tuple[str, ...]) -> str | None:
     """The name of the first resolver in a text that is none of these; ``"$"`` where it is itself a reference."""
     for found in re.finditer(r"\$\{([^:}$]*)([:}$]?)", text):
-        if found[2] == "$" or (found[2] == ":" and found[1].strip() not in resolvers):
-            return "$" if found[2] == "$" else found[1].strip()
+        name = "$" if found[2] == "$" else found[1].strip()
+        if found[2] in ("$", ":") and name not in resolvers:
+            return name
     return None
 
 

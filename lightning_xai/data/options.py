@@ -1,9 +1,11 @@
 """The options that every data module takes besides its source."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
+from lightning_xai.data.arrays import LARGEST_IMAGE
 from lightning_xai.data.grids import Resize
 from lightning_xai.data.reading import ChannelAxis
 
@@ -72,5 +74,10 @@ def check_options(options: Options) -> None:
         )
     if axes is not None and (len(axes) != 3 or [sum(name in pair for name in axes) for pair in AXES] != [1, 1, 1]):
         raise ValueError(f"data.orientation is {axes!r}; name where each axis points, such as RAS or LPS.")
+    sides = [size] * 2 if isinstance(size, int) else [] if size is None or isinstance(size, str) else list(size)
+    if sides and (min(sides) < 1 or math.prod(sides) > LARGEST_IMAGE):
+        raise ValueError(
+            f"data.size is {size}; give sides of at least one pixel, and at most {LARGEST_IMAGE:,} pixels in all."
+        )
     if isinstance(size, str) and size != "auto":
         raise ValueError(f"data.size is {size!r}; use a side, a size for each axis, auto, or null to keep the sizes.")

@@ -14,6 +14,7 @@ from lightning_xai.data.loading import LoadItem
 from lightning_xai.data.mask_rules import MaskRule
 from lightning_xai.data.module import ImageDataModule
 from lightning_xai.data.options import Options
+from lightning_xai.data.sources.table import Inside
 
 BOTH = ("image", "mask")
 
@@ -28,6 +29,7 @@ class DecathlonData(ImageDataModule):
         spacing: Size of a voxel in mm that volumes are resampled to; None leaves it.
         axis: Axis along which volumes are cut into slices; None gives whole volumes. Slices are held in memory.
         slices: "foreground" keeps the slices that show a class besides the background, "all" every one.
+        allow_outside: Whether dataset.json may name files that lie outside of `root`.
         download: Whether to fetch the task with MONAI's DecathlonDataset where dataset.json is missing; the folder must
             then be named as the task, such as data/Task04_Hippocampus.
         **options: As in `ImageDataModule`; `orientation` is "RAS" unless it is given.
@@ -40,6 +42,7 @@ class DecathlonData(ImageDataModule):
         axis: int | None = None,
         slices: str = "foreground",
         download: bool = False,
+        allow_outside: bool = False,
         **options: Unpack[Options],
     ) -> None:
         options.setdefault("orientation", "RAS")
@@ -53,6 +56,7 @@ class DecathlonData(ImageDataModule):
         self.axis = axis
         self.slices = slices
         self.download = download
+        self._inside = None if allow_outside is True else Inside(self.root)
         modes = ("bilinear", "nearest")
         self._volumes = [] if spacing is None else [Spacingd(BOTH, tuple(spacing), mode=modes)]
         self.class_names = []
@@ -72,7 +76,7 @@ class DecathlonData(ImageDataModule):
         listed = self._listed()
         volumes = []
         for row in listed["training"]:
-            image, mask = (self.root / row[key] for key in ("image", "label"))
+            image, mask = (self._file(row[key]) for key in ("image", "label"))
             name = without_suffix(Path(image.name))
             volumes.append(Item(name, image, None, mask, group=name))
         if self.axis is None:
@@ -85,10 +89,17 @@ class DecathlonData(ImageDataModule):
     def predict_items(self) -> list[Item]:
         """List all volumes, those for testing included as far as they are there, or all their slices."""
         listed = self._listed()
-        tests = [self.root / (row["image"] if isinstance(row, dict) else row) for row in listed.get("test", [])]
-        paths = [self.root / row["image"] for row in listed["training"]] + [path for path in tests if path.is_file()]
+        tests = [self._file(row["image"] if isinstance(row, dict) else row) for row in listed.get("test", [])]
+        paths = [self._file(row["image"]) for row in listed["training"]] + [path for path in tests if path.is_file()]
         volumes = [Item(without_suffix(Path(path.name)), path) for path in paths]
         return volumes if self.axis is None else self._slices(volumes, with_mask=False)
+
+    def _file(self, name: str) -> Path:
+        """A file that dataset.json names."""
+        path = self.root / name
+        if self._inside is not None:
+            self._inside.check(path, str(self.root / "dataset.json"))
+        return path
 
     def _listed(self) -> dict[str, Any]:
         """The content of dataset.json, with what is needed in it; takes the classes from there."""

@@ -1,15 +1,17 @@
 """Images from the arrays of one npz file."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
 import numpy as np
 
+from lightning_xai.data.arrays import memory, stored_arrays
 from lightning_xai.data.items import Item, sorted_classes
 from lightning_xai.data.module import ImageDataModule
 from lightning_xai.data.options import Options
-from lightning_xai.data.sources.labels import from_zero, warn_of_labels, whole_labels
+from lightning_xai.data.sources.labels import check_class_count, from_zero, warn_of_labels, whole_labels
 from lightning_xai.data.splits import SPLITS
 
 
@@ -79,6 +81,9 @@ class NpzData(ImageDataModule):
         if not self.path.is_file():
             raise FileNotFoundError(f"The file {self.path} does not exist; set data.path to the npz file.")
         try:
+            claimed = sum(math.prod(shape) * dtype.itemsize for shape, dtype in stored_arrays(self.path).values())
+            if claimed > memory():
+                raise ValueError(f"its arrays claim {claimed / 2**30:,.0f} GiB, more than the memory of this machine")
             with np.load(self.path) as file:
                 return {key: file[key] for key in file.files}
         except Exception as error:  # a damaged archive raises errors of zipfile, zlib or numpy
@@ -114,8 +119,10 @@ class NpzData(ImageDataModule):
         names = self.classes if stored is None or self.classes is not None else [str(name) for name in stored]
         if labels.dtype.kind in "US":
             self.class_names = names or sorted_classes(labels.astype(str).tolist())
+            check_class_count(len(self.class_names), f"The labels array of {self.path}")
             warn_of_labels(self.class_names, f"the labels of {self.path}")
         elif self.multilabel:
+            check_class_count(labels.shape[1], f"The labels array of {self.path}")
             self.class_names = names or [str(index) for index in range(labels.shape[1])]
         else:
             shifted, self.class_names = from_zero(labels, names, f"labels of {self.path}")
