@@ -197,8 +197,8 @@ def check_config(content: Any, where: str, allowed: set[str], resolvers: tuple[s
             _refuse(where, f"sets {key}={value}, which only you may decide", key)
     known = (*resolvers, *(name.removeprefix("${") for name in allowed))
     for text in [value for key, value in values if key != "_target_" and isinstance(value, str)]:
-        if (name := foreign_reference(text, known)) is not None:
-            _refuse(where, f"holds the reference {text}, which may do more than read a value", name)
+        if (resolver := foreign_reference(text, known)) is not None:
+            _refuse(where, f"holds the reference {text}, which may do more than read a value", resolver)
 
 
 def _refuse(where: str, problem: str, name: str) -> NoReturn:

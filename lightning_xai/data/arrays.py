@@ -90,6 +90,21 @@ def check_shape(shape: tuple[int, ...], name: str) -> None:
         raise BadImageError(f"The image {name} has shape {shape}; images have 2 or 3 axes and maybe channels.")
 
 
+def check_axis(axis: int, shape: tuple[int, ...], name: str) -> None:
+    """Raise an error for a channel axis that an array does not have.
+
+    Args:
+        axis: Its number, negative from the end.
+        shape: Of the array.
+        name: What messages call it.
+
+    Raises:
+        ValueError: The array has fewer axes.
+    """
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(f"data.channel_axis is {axis}, but {name} has the shape {shape}; name one of its axes.")
+
+
 def guess_channel_axis(shape: tuple[int, ...], name: str) -> int:
     """Return the one axis at either end that is much smaller than all others.
 

@@ -12,6 +12,7 @@ from monai.utils.enums import MetaKeys
 from lightning_xai.data import pictures, scans, tiff
 from lightning_xai.data.arrays import BadImageError as BadImageError
 from lightning_xai.data.arrays import (
+    check_axis,
     check_claim,
     check_shape,
     guess_channel_axis,
@@ -176,6 +177,8 @@ def read_image(
         axis = "none"
     elif axis is None:
         axis = guess_channel_axis(values.shape, name)
+    if axis != "none":
+        check_axis(axis, values.shape, name)
     image = values[None] if axis == "none" else np.moveaxis(values, axis, 0)
     return np.ascontiguousarray(with_channels(image, channels, name))
 
@@ -223,7 +226,10 @@ def read_shape(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name
         axis = "none"
     elif axis is None:
         axis = guess_channel_axis(shape, name)
-    return (1, *shape) if axis == "none" else (shape[axis], *np.delete(shape, axis).tolist())
+    if axis == "none":
+        return (1, *shape)
+    check_axis(axis, shape, name)
+    return (shape[axis], *np.delete(shape, axis).tolist())
 
 
 def read_size(source: Path | np.ndarray, channel_axis: ChannelAxis = None, name: str | None = None) -> tuple[int, ...]:

@@ -104,7 +104,7 @@ def _text_head(path: Path) -> dict[str, str]:
     """The fields of the text that an MHA, MHD or NRRD file begins with, by their names in small letters."""
     with path.open("rb") as file:
         text = file.read(1 << 16).decode("latin-1")
-    fields = {}
+    fields: dict[str, str] = {}
     for line in text.splitlines():
         name, *value = re.split(r"\s*[:=]+\s*", line.strip(), maxsplit=1)
         if value and len(name) < 64:

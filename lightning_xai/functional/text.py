@@ -31,7 +31,7 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def one_line(error: BaseException, limit: int = 400) -> str:
+def one_line(error: BaseException, limit: int = 1000) -> str:
     """An error's message in one line, cut where it is longer than ``limit``, or its type where it has none.
 
     Example:

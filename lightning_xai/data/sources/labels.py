@@ -118,7 +118,12 @@ def whole_labels(labels: np.ndarray, where: str) -> np.ndarray:
     Raises:
         ValueError: They are no whole numbers, such as fractions of raters or the values of a regression, or are NaN.
     """
-    if labels.dtype.kind in "US":
+    if labels.dtype.kind == "S":
+        try:
+            return np.char.decode(labels, "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{where} holds bytes that are no text ({error.reason}); save names as text.") from error
+    if labels.dtype.kind == "U":
         return labels
     if labels.dtype.kind not in "biuf":
         raise ValueError(f"{where} holds {labels.dtype} instead of class indices or names; save them as integers.")

@@ -9,7 +9,7 @@ from typing import Unpack
 from lightning_xai.data.boxes import parse_box
 from lightning_xai.data.items import Box, Item, index_masks, sorted_classes, without_suffix
 from lightning_xai.data.module import ImageDataModule
-from lightning_xai.data.options import Options
+from lightning_xai.data.options import Options, check_names
 from lightning_xai.data.sources.labels import check_class_count, check_uncertain, finding, warn_of_labels
 from lightning_xai.data.sources.table import FileFinder, Inside, Row, check_column, nearest, read_table
 
@@ -84,7 +84,12 @@ class ManifestData(ImageDataModule):
             "id": id_column,
         }
         self.classes = None if classes is None else [str(name) for name in classes]
+        check_names(classes, "classes")
         check_uncertain(uncertain)
+        if label_separator is not None and not (isinstance(label_separator, str) and label_separator):
+            raise ValueError(
+                f"data.label_separator is {label_separator!r}; give what joins labels, such as '|', or null."
+            )
         self.label_separator = label_separator
         self.uncertain = uncertain
         self.box_columns = list(box_columns or [])

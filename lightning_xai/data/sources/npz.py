@@ -10,7 +10,7 @@ import numpy as np
 from lightning_xai.data.arrays import memory, stored_arrays
 from lightning_xai.data.items import Item, sorted_classes
 from lightning_xai.data.module import ImageDataModule
-from lightning_xai.data.options import Options
+from lightning_xai.data.options import Options, check_names
 from lightning_xai.data.sources.labels import check_class_count, from_zero, warn_of_labels, whole_labels
 from lightning_xai.data.splits import SPLITS
 
@@ -40,6 +40,9 @@ class NpzData(ImageDataModule):
         super().__init__(**options)
         self.path = Path(path)
         self.where = str(path)
+        if group is not None and not isinstance(group, str):
+            raise ValueError(f"data.group is {group!r}; give the key of an array, or null.")
+        check_names(classes, "classes")
         self.group = group
         self.classes = None if classes is None else [str(name) for name in classes]
 
