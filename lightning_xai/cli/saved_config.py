@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -85,7 +86,8 @@ def mask_hydra_files() -> None:
         return
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir) / (hydra.output_subdir or "no files")
-    for path in [*folder.glob("*.yaml"), *Path(hydra.sweep.dir).glob("multirun.yaml")]:
+    sweep = [] if hydra.mode != RunMode.MULTIRUN else Path(hydra.sweep.dir).glob("multirun.yaml")
+    for path in [*folder.glob("*.yaml"), *sweep]:
         content: Any = OmegaConf.to_container(OmegaConf.load(path))
         hidden = masked_words(content) if isinstance(content, list) else _without_words(masked(content, NOT_GIVEN))
         if hidden != content:

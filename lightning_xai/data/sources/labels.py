@@ -120,10 +120,12 @@ def whole_labels(labels: np.ndarray, where: str) -> np.ndarray:
     """
     if labels.dtype.kind == "S":
         try:
-            return np.char.decode(labels, "utf-8")
+            labels = np.char.decode(labels, "utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(f"{where} holds bytes that are no text ({error.reason}); save names as text.") from error
     if labels.dtype.kind == "U":
+        if labels.ndim != 1:
+            raise ValueError(f"{where} holds names in the shape {labels.shape}; give one name for each image.")
         return labels
     if labels.dtype.kind not in "biuf":
         raise ValueError(f"{where} holds {labels.dtype} instead of class indices or names; save them as integers.")

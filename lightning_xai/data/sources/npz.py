@@ -118,6 +118,8 @@ class NpzData(ImageDataModule):
         self, labels: np.ndarray, stored: np.ndarray | None, parts: dict[str, dict[str, np.ndarray]]
     ) -> None:
         """Set `class_names`, and have the labels of all parts begin at 0."""
+        if stored is not None and stored.ndim != 1:
+            raise ValueError(f"classes of {self.path} has the shape {stored.shape}; give the name of each class.")
         self.multilabel = labels.ndim == 2
         names = self.classes if stored is None or self.classes is not None else [str(name) for name in stored]
         if labels.dtype.kind in "US":

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
@@ -151,6 +152,7 @@ def test_what_hydra_writes_holds_no_secret(tmp_path, monkeypatch):
     hydra = {
         "runtime": {"output_dir": str(tmp_path / "0")},
         "output_subdir": ".hydra",
+        "mode": "MULTIRUN",
         "sweep": {"dir": str(tmp_path)},
         "overrides": {"task": words, "hydra": []},
         "job": {"override_dirname": ",".join(words)},
@@ -161,7 +163,7 @@ def test_what_hydra_writes_holds_no_secret(tmp_path, monkeypatch):
         OmegaConf.save(OmegaConf.create(content), tmp_path / "0/.hydra" / name)
     OmegaConf.save(OmegaConf.create({"hydra": hydra}), tmp_path / "multirun.yaml")
     monkeypatch.setattr(HydraConfig, "initialized", staticmethod(lambda: True))
-    monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: OmegaConf.create(hydra)))
+    monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: OmegaConf.create(hydra | {"mode": RunMode.MULTIRUN})))
     mask_hydra_files()
     found = [path.name for path in tmp_path.rglob("*.yaml") if SECRET in path.read_text()]
     assert not found and len(list(tmp_path.rglob("*.yaml"))) == 4
