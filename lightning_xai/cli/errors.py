@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
+import hydra
+import omegaconf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
@@ -24,6 +26,8 @@ T = TypeVar("T")
 
 PACKAGE = Path(__file__).parents[1]
 LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("purelib", "platlib", "stdlib"))
+#: Where words and files are read that the user wrote.
+GRAMMAR = tuple(str(Path(part.__file__).parent) for part in (hydra, omegaconf))
 #: Hydra's variable that asks for tracebacks.
 FULL = "HYDRA_FULL_ERROR"
 #: Errors whose message is the sentence, if our own code or the user's raises them.
@@ -60,6 +64,8 @@ def sentence_of(error: Exception) -> str | None:
     if isinstance(error, InstantiationException) and _is_of_the_config(cause):
         key = re.search(r"full_key: (\S+)", str(error))
         return f"train.py: {key[1] if key else 'A part'} cannot be made: {one_line(cause).rstrip('.')}; check its keys."
+    if isinstance(cause, ValueError) and _frames(cause)[-1].filename.startswith(GRAMMAR):
+        return f"train.py: {one_line(cause)}"
     return f"train.py: {_unexpected(cause)}"
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning import Trainer
@@ -24,6 +25,8 @@ NAME = "config.yaml"
 RUNTIME = re.compile(r"\$\{(?:hydra|now):[^{}]*\}")
 # The references that a run writes.
 RESOLVERS = ("oc.env", "oc.select")
+# Bytes of a config; those of runs have some ten thousand.
+LARGEST = 1 << 20
 # A secret in the saved config: a run that starts from it asks for the value.
 NOT_GIVEN = "???"
 
@@ -131,6 +134,11 @@ def read_config(path: Path, allowed: set[str]) -> DictConfig:
         ValueError: If it cannot be read, or names anything else.
     """
     try:
+        assert path.stat().st_size < LARGEST, f"it has more than {LARGEST >> 20} MiB"
+        tokens = yaml.scan(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+        assert not any(isinstance(token, yaml.AliasToken) for token in tokens), (
+            "it repeats parts of itself, without end"
+        )
         config = OmegaConf.load(path)
         missing = [name for name in ("data", "target", "explainer", "data_info") if name not in config]
         assert isinstance(config, DictConfig) and not missing, f"it lacks {', '.join(missing)}"

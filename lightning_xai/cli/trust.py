@@ -108,11 +108,16 @@ def check_command_line(words: list[str], config_dir: Path, config_name: str) -> 
         config_name: Name of the primary config.
 
     Raises:
-        ValueError: If a file names what runs code.
+        ValueError: If a file names what runs code, or is a pickle.
     """
     flags, _ = get_args_parser().parse_known_args(words)
     if flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion:
         return  # nothing of the configuration is made
+    if flags.experimental_rerun:
+        raise ValueError(
+            f"--experimental-rerun={flags.experimental_rerun} would unpickle that file, which can run code; start from "
+            "a run with its checkpoint instead (ckpt_path=<run>/checkpoints/best.ckpt)."
+        )
     try:
         overrides = OverridesParser.create().parse_overrides(flags.overrides)
         allowed = trusted_names(words)

@@ -110,7 +110,7 @@ class DecathlonData(ImageDataModule):
             raise FileNotFoundError(f"{path} does not exist; correct data.root, or set data.download=true.")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is no valid JSON ({error}); replace the file.") from error
         whole = isinstance(content, dict) and content.get("labels") and content.get("training")
         if not whole or any(not {"image", "label"} <= set(row) for row in content["training"]):

@@ -6,6 +6,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
@@ -16,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_xai.cli.errors import exit_with_sentence, one_gate, one_sentence, optimized_value, sentence_of
 from lightning_xai.data.arrays import with_channels
+from tests.running import CONFIGS
 
 
 def raising(error):
@@ -92,6 +94,14 @@ def test_a_librarys_words_are_not_taken_for_ours(monkeypatch):
     with pytest.raises(ValueError) as error:
         json.loads("{")
     assert sentence_of(error.value).startswith("train.py: JSONDecodeError: Expecting property name")
+
+
+def test_what_hydra_reads_is_the_users_word(monkeypatch):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"), pytest.raises(ValueError) as error:
+        compose("train", ["~callbacks=1"])
+    assert re.match("train.py: Config group override deletion value must be a string", sentence_of(error.value))
+    assert "bug" not in sentence_of(error.value)
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError()])

@@ -112,7 +112,12 @@ def test_anything_else_is_refused_with_the_file(tmp_path, text):
     assert str(refused.value).startswith(f"{path} ")
 
 
-@pytest.mark.parametrize("text", ["a: [", "- 1\n- 2", "a: ${b", "text", "", "target: {}\nexplainer: {}\nfacts: {}"])
+LAUGHS = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    "text", [LAUGHS, "x" * (1 << 21), "a: [", "- 1\n- 2", "a: ${b", "text", "", "target: {}\nexplainer: {}\nfacts: {}"]
+)
 def test_what_is_no_config_is_a_sentence(tmp_path, text):
     path = tmp_path / "config.yaml"
     path.write_text(text)

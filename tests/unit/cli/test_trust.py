@@ -212,6 +212,11 @@ def test_what_the_user_types_is_the_users_own(line):
     check_command_line(line.split(), CONFIGS, "train")
 
 
+def test_hydras_pickles_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="would unpickle that file, which can run code"):
+        check_command_line(["--experimental-rerun", str(tmp_path / "config.pickle")], CONFIGS, "train")
+
+
 def test_a_job_that_a_sweeper_made_is_checked_again(monkeypatch):
     done = []
     job = checked(lambda cfg: done.append(cfg) or {})
