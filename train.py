@@ -9,12 +9,14 @@ from omegaconf import DictConfig
 
 from lightning_xai.cli.components import open_data
 from lightning_xai.cli.earlier_run import start_from
-from lightning_xai.cli.errors import one_sentence
+from lightning_xai.cli.errors import FULL, environment, one_gate, one_sentence
 from lightning_xai.cli.overrides import check_overrides
 from lightning_xai.cli.process_group import closed_at_the_end
-from lightning_xai.cli.run_folder import prepare_folder, writing
+from lightning_xai.cli.run_folder import check_checkpoint, is_first, prepare_folder, writing
+from lightning_xai.cli.saved_config import mask_hydra_files
 from lightning_xai.cli.target_cache import build_target
 from lightning_xai.cli.tasks import find_task
+from lightning_xai.cli.trust import check_command_line, checked
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -30,7 +32,10 @@ def main(cfg: DictConfig) -> dict[str, float]:
     """
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     task = find_task(cfg.task)
+    if is_first():
+        mask_hydra_files()
     with writing(cfg.run_dir), closed_at_the_end():
+        check_checkpoint(cfg)
         prepare_folder(cfg)
         data = open_data(cfg)
         target, quality = build_target(cfg, data)
@@ -38,12 +43,13 @@ def main(cfg: DictConfig) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    try:
+    failed: list[bool] = []
+    with one_gate():
         config_name, sys.argv[1:] = start_from(sys.argv[1:], CONFIGS)
         check_overrides(sys.argv[1:], CONFIGS, config_name)
-    except ValueError as error:
-        sys.exit(f"train.py: {error}")
-    failed: list[bool] = []
-    hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(one_sentence(main, failed))()
+        check_command_line(sys.argv[1:], CONFIGS, config_name)
+        job = one_sentence(checked(main), failed)
+        with environment(FULL, "1"):  # Hydra raises its errors then, instead of printing them
+            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
     if any(failed):
         sys.exit(f"train.py: {sum(failed)} of {len(failed)} jobs failed." if len(failed) > 1 else 1)

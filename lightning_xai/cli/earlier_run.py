@@ -9,13 +9,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_xai.cli.overrides import dotted, read_words
-from lightning_xai.cli.saved_config import NAME, read_config, targets_in
+from lightning_xai.cli.saved_config import NAME, read_config
+from lightning_xai.cli.trust import trusted_names
 from lightning_xai.data import ImageDataModule
 
 #: Names of the primary config, and of the choice of each group, that stand for the earlier run's.
 PRIMARY, CHOICE = "train_from_run", "of_the_run"
 # Keys that hold for one run alone.
-OF_ONE_RUN = ("task", "ckpt_path", "run_dir", "from_run", "optimized_metric")
+OF_ONE_RUN = ("task", "ckpt_path", "run_dir", "from_run", "optimized_metric", "allow")
 # Options of the data that change neither which images there are nor what they look like.
 LOADING = ("batch_size", "num_workers", "cache", "cache_limit")
 # Options of a target that say where its weights lie, or how fast it runs, not what it is.
@@ -43,8 +44,7 @@ def start_from(words: list[str], config_dir: Path) -> tuple[str, list[str]]:
     path = config_of(overrides)
     if path is None:
         return "train", words
-    trusted = targets_in(*words, *(file.read_text(encoding="utf-8") for file in config_dir.rglob("*.yaml")))
-    saved = read_config(path, trusted)
+    saved = read_config(path, trusted_names(words))
     goes_on = any(override.key_or_group == "ckpt_path" and override.value() == "last" for override in overrides)
     store_config(saved, path, config_dir, saved.get("task") if goes_on else None)
     return PRIMARY, adapt_words(words, overrides, saved, config_dir)

@@ -208,6 +208,25 @@ def start_checkpoint(cfg: DictConfig) -> str | None:
     return str(last) if last.is_file() else None
 
 
+def check_checkpoint(cfg: DictConfig) -> None:
+    """Refuse to start from a checkpoint that is damaged, holds pickled objects, or was written by another program.
+
+    Args:
+        cfg: See :func:`start_checkpoint`.
+
+    Raises:
+        ValueError: If it is.
+    """
+    from lightning_xai.targets.weights import read_pickle  # PyTorch is not needed before a run begins
+
+    path = start_checkpoint(cfg)
+    if path is None:
+        return
+    content = read_pickle(Path(path))
+    if not isinstance(content, dict) or not {"state_dict", "pytorch-lightning_version"} <= content.keys():
+        raise ValueError(f"{path} is no checkpoint of an explainer; give another ckpt_path.")
+
+
 def link_latest(folder: Path) -> None:
     """Make the link ``latest`` next to a folder point to it, where the file system has links."""
     part = folder.with_name(f".latest.{os.getpid()}")

@@ -6,27 +6,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_class
-from lightning import Callback, LightningDataModule, Trainer
-from lightning.pytorch.loggers import Logger
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_only
-from monai.transforms.transform import Transform
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
-from torch import nn
-from torchmetrics import Metric
 
+from lightning_xai.cli.trust import check_config
 from lightning_xai.functional.files import atomic_write
-from lightning_xai.functional.text import first_line, strings
+from lightning_xai.functional.secrets import masked, masked_words
+from lightning_xai.functional.text import first_line
 
 NAME = "config.yaml"
 # Values that only Hydra can give, while it runs the job.
 RUNTIME = re.compile(r"\$\{(?:hydra|now):[^{}]*\}")
-# What a class of these packages may be, so that a config can do no more than put parts together.
-PACKAGES = ("lightning", "lightning_xai", "monai", "torch", "torchmetrics")
-PARTS = (Callback, LightningDataModule, Logger, Metric, Transform, nn.Module)
+# The references that a run writes.
 RESOLVERS = ("oc.env", "oc.select")
+# Bytes of a config; those of runs have some ten thousand.
+LARGEST = 1 << 20
+# A secret in the saved config: a run that starts from it asks for the value.
+NOT_GIVEN = "???"
 
 
 def write_config(cfg: DictConfig) -> None:
@@ -38,7 +40,7 @@ def write_config(cfg: DictConfig) -> None:
     if is_of_folder(cfg.ckpt_path, path.parent) and cfg.task not in ("explain", "global") and path.is_file():
         return
     with atomic_write(path) as file:
-        file.write(OmegaConf.to_yaml(OmegaConf.create(as_composed(cfg))))
+        file.write(OmegaConf.to_yaml(OmegaConf.create(masked(as_composed(cfg), NOT_GIVEN))))
 
 
 @rank_zero_only
@@ -71,12 +73,39 @@ def as_composed(cfg: DictConfig) -> dict[str, Any]:
 
 
 def without_secrets(cfg: DictConfig) -> dict[str, Any]:
-    """Resolve all references of a config but those to environment variables, for loggers."""
+    """Resolve all references of a config but those to environment variables, and mask secrets, for loggers."""
+    hidden = OmegaConf.create(masked(OmegaConf.to_container(cfg)))  # before a reference takes a value elsewhere
     try:
         with _environment_hidden():
-            content: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+            content: dict[str, Any] = OmegaConf.to_container(hidden, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException:
-        return as_composed(cfg)  # a variable decides what a reference refers to
+        return as_composed(hidden)  # a variable decides what a reference refers to
+    return content
+
+
+def mask_hydra_files() -> None:
+    """Mask the secrets in what Hydra wrote about the run that it runs now, and about its sweep."""
+    if not HydraConfig.initialized():
+        return
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir) / (hydra.output_subdir or "no files")
+    sweep = [] if hydra.mode != RunMode.MULTIRUN else Path(hydra.sweep.dir).glob("multirun.yaml")
+    for path in [*folder.glob("*.yaml"), *sweep]:
+        content: Any = OmegaConf.to_container(OmegaConf.load(path))
+        hidden = masked_words(content) if isinstance(content, list) else _without_words(masked(content, NOT_GIVEN))
+        if hidden != content:
+            with atomic_write(path) as file:
+                file.write(OmegaConf.to_yaml(OmegaConf.create(hidden)))
+
+
+def _without_words(content: dict[str, Any]) -> dict[str, Any]:
+    """Mask the command line that Hydra's own part of a config repeats."""
+    hydra = content.get("hydra")
+    if isinstance(hydra, dict):
+        words = (hydra.get("overrides") or {}).get("task") or []
+        hydra["overrides"] = (hydra.get("overrides") or {}) | {"task": masked_words(words)}
+        if isinstance(name := (hydra.get("job") or {}).get("override_dirname"), str):
+            hydra["job"]["override_dirname"] = ",".join(masked_words(name.split(",")))
     return content
 
 
@@ -94,52 +123,30 @@ def _environment_hidden() -> Iterator[None]:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
-def read_config(path: Path, trusted: set[str]) -> DictConfig:
+def read_config(path: Path, allowed: set[str]) -> DictConfig:
     """Read the config of a run, which may come from a stranger: it can put parts together, and run nothing else.
 
     Args:
         path: The file.
-        trusted: What ``_target_`` may name besides the classes of the project and of :data:`PACKAGES`.
+        allowed: What it may name besides, see :func:`~lightning_xai.cli.trust.trusted_names`.
 
     Raises:
         ValueError: If it cannot be read, or names anything else.
     """
     try:
+        assert path.stat().st_size < LARGEST, f"it has more than {LARGEST >> 20} MiB"
+        tokens = yaml.scan(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+        assert not any(isinstance(token, yaml.AliasToken) for token in tokens), (
+            "it repeats parts of itself, without end"
+        )
         config = OmegaConf.load(path)
         missing = [name for name in ("data", "target", "explainer", "data_info") if name not in config]
         assert isinstance(config, DictConfig) and not missing, f"it lacks {', '.join(missing)}"
     except Exception as error:  # of YAML, of OmegaConf and of reading
         reason = first_line(error)
         raise ValueError(f"{path} is no config of a run ({reason}); give another ckpt_path.") from error
-    for key, value in strings(OmegaConf.to_container(config)):
-        if key == "_target_" and value not in trusted and not _is_part(value):
-            raise ValueError(
-                f"{path} names {value}, which is no part of this project; if you trust it, repeat the word of the "
-                f"command line that names it, such as target.model._target_={value}."
-            )
-        if (reference := _foreign_reference(value)) is not None:
-            raise ValueError(f"{path} holds the reference {reference}, which no run writes; give another ckpt_path.")
+    content: Any = OmegaConf.to_container(config)
+    if isinstance(content["target"], dict):
+        content["target"].pop("allow_code", None)  # it is never taken over
+    check_config(content, str(path), allowed, RESOLVERS)
     return config
-
-
-def targets_in(*texts: str) -> set[str]:
-    """Collect everything that texts name as ``_target_``, in YAML or as words of a command line."""
-    return {name for text in texts for name in re.findall(r"_target_\s*[:=]\s*[\"']?([\w.]+)", text)}
-
-
-def _is_part(name: str) -> bool:
-    """Whether a dotted path is a class of :data:`PACKAGES` whose construction does nothing else."""
-    if name.partition(".")[0] not in PACKAGES:
-        return False
-    try:
-        return issubclass(get_class(name), PARTS)
-    except Exception:  # whatever an import or a look-up may raise
-        return False
-
-
-def _foreign_reference(text: str) -> str | None:
-    """The first reference in a text that calls another resolver than those that a run's config may hold."""
-    for found in re.finditer(r"\$\{([^:}$]*)([:}$]?)", text):
-        if found[2] == "$" or (found[2] == ":" and found[1].strip() not in RESOLVERS):
-            return text[found.start() :]
-    return None

@@ -212,6 +212,7 @@ def target_key(cfg: DictConfig) -> str:
     del parts["target_trainer"]["min_accuracy"]
     for name in ("allow_code", "weights_prefix"):
         parts["target"].pop(name, None)
+    parts["data"].pop("allow_outside", None)
     parts |= {"seed": cfg.seed, "fingerprint": cfg.data_info.fingerprint}
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

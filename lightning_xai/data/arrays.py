@@ -1,5 +1,11 @@
 """Bring the array of an image into natural units and the wanted channels, or say why it is none."""
 
+import math
+import os
+import zipfile
+from pathlib import Path
+from typing import IO
+
 import numpy as np
 
 #: How much red, green and blue give of the gray that a viewer makes of them (ITU-R 601).
@@ -8,6 +14,66 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 
 class BadImageError(ValueError):
     """An image or mask that cannot be used; `data.on_bad_image` decides whether it stops the run."""
+
+
+def memory() -> int:
+    """Bytes of memory that this machine has; 64 GiB where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 64 << 30
+
+
+#: Values that one image may have; reading takes up to 16 bytes for each.
+LARGEST_IMAGE = min(1 << 31, memory() // 16)
+
+
+def check_claim(shape: tuple[int, ...], what: str) -> None:
+    """Raise an error for a file whose head claims more pixels than can be read, before any memory is taken for them.
+
+    Args:
+        shape: What the head claims.
+        what: What messages call the file.
+
+    Raises:
+        BadImageError: It is too large, or negative.
+    """
+    if min(shape, default=0) < 0 or math.prod(map(int, shape)) > LARGEST_IMAGE:
+        raise BadImageError(
+            f"The {what} claims a size of {' x '.join(map(str, shape))}; the largest that is read here has "
+            f"{LARGEST_IMAGE:,} values. Replace the file, cut it into parts, or set data.on_bad_image=skip."
+        )
+
+
+def stored_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Read shape and type of the arrays of an npy or npz file from their heads.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Name -> shape and type; the one array of an npy file has the name "".
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            return {"": _array_head(file)}
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".npy")]
+        heads = {}
+        for name in names:
+            with archive.open(name) as file:
+                heads[name.removesuffix(".npy")] = _array_head(file)
+        return heads
+
+
+def _array_head(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    return tuple(shape), dtype
 
 
 def check_shape(shape: tuple[int, ...], name: str) -> None:
@@ -22,6 +88,21 @@ def check_shape(shape: tuple[int, ...], name: str) -> None:
     """
     if 0 in shape or not 2 <= len(shape) <= 4:
         raise BadImageError(f"The image {name} has shape {shape}; images have 2 or 3 axes and maybe channels.")
+
+
+def check_axis(axis: int, shape: tuple[int, ...], name: str) -> None:
+    """Raise an error for a channel axis that an array does not have.
+
+    Args:
+        axis: Its number, negative from the end.
+        shape: Of the array.
+        name: What messages call it.
+
+    Raises:
+        ValueError: The array has fewer axes.
+    """
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(f"data.channel_axis is {axis}, but {name} has the shape {shape}; name one of its axes.")
 
 
 def guess_channel_axis(shape: tuple[int, ...], name: str) -> int:

@@ -158,7 +158,7 @@ def _read_coco(path: Path) -> dict[str, Named]:
             left, top, width, height = map(float, mark["bbox"])
             label = labels.get(mark.get("category_id"), "")
             boxes[names[mark["image_id"]]].append((label, (left, top, left + width, top + height)))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is no COCO file with images, annotations and their bbox ({error!r}).") from error
     return boxes
 

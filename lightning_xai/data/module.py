@@ -123,8 +123,10 @@ class ImageDataModule(SplitLoaders, ABC):
     ) -> None:
         super().__init__()
         options: Options = {"size": size, "splits": splits, "mask_classes": mask_classes, "on_bad_image": on_bad_image}
-        pixels: Options = {"normalize": normalize, "channels": channels, "resize": resize}
-        check_options(options | pixels | {"orientation": orientation, "spacing": spacing, "window_hu": window_hu})
+        options |= {"batch_size": batch_size, "seed": seed, "cache": cache, "num_workers": num_workers, "limit": limit}
+        options |= {"normalize": normalize, "channels": channels, "channel_axis": channel_axis, "resize": resize}
+        options |= {"orientation": orientation, "spacing": spacing, "window_hu": window_hu, "patch": patch}
+        check_options(options | {"boxes": boxes, "ignore_index": ignore_index, "cache_limit": cache_limit})
         self.size: int | tuple[int, ...] | Literal["auto"] | None
         self.size = size if size is None or isinstance(size, int | str) else tuple(size)
         self.batch_size = batch_size

@@ -1,5 +1,6 @@
 """Read images of any supported format into channel-first arrays, with MONAI readers."""
 
+import math
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,7 +11,16 @@ from monai.utils.enums import MetaKeys
 
 from lightning_xai.data import pictures, scans, tiff
 from lightning_xai.data.arrays import BadImageError as BadImageError
-from lightning_xai.data.arrays import check_numbers, check_shape, guess_channel_axis, to_float, with_channels
+from lightning_xai.data.arrays import (
+    check_axis,
+    check_claim,
+    check_numbers,
+    check_shape,
+    guess_channel_axis,
+    stored_arrays,
+    to_float,
+    with_channels,
+)
 from lightning_xai.data.notes import Notes
 from lightning_xai.data.pictures import PictureReader
 from lightning_xai.data.scans import DicomReader, ItkReader
@@ -88,6 +98,11 @@ def read_file(path: Path, readers: tuple[ImageReader, ...], what: str) -> Stored
     if path.is_file() and not path.stat().st_size:
         raise BadImageError(f"The {what} {path} is an empty file; replace it or set data.on_bad_image=skip.")
     try:
+        claimed = _claimed_shape(reader, path)
+    except Exception:  # reading it whole says what is wrong
+        claimed = ()
+    check_claim(claimed, f"{what} {path}")
+    try:
         array, meta = reader.get_data(reader.read(str(path)))
         array = np.asarray(array)
     except Exception as error:  # each format's library raises its own kinds for a damaged file
@@ -109,6 +124,19 @@ def read_file(path: Path, readers: tuple[ImageReader, ...], what: str) -> Stored
         array, "none" if declared is not None and np.isnan(declared) else declared, reader,
         affine if affine.shape == (4, 4) else None, meta,
     )  # fmt: skip
+
+
+def _claimed_shape(reader: ImageReader, path: Path) -> tuple[int, ...]:
+    """The shape that the head of a file claims, pages and frames included; Pillow checks pictures by itself."""
+    if isinstance(reader, TiffReader):
+        return tiff.claimed_shape(path)
+    if isinstance(reader, NumpyReader):
+        return max((shape for shape, _ in stored_arrays(path).values()), key=math.prod)
+    if isinstance(reader, NibabelReader):
+        return tuple(map(int, nibabel.load(path).shape))  # type: ignore[attr-defined]
+    if isinstance(reader, ItkReader):
+        return scans.claimed_shape(path)
+    return scans.stored_shape(path) if isinstance(reader, DicomReader) and path.is_file() else ()
 
 
 def _nifti_axes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ChannelAxis]:
@@ -181,7 +209,11 @@ def _resolve_axis(
     # Pictures and scans always state where their channels are; everything else may be overruled.
     fixed = isinstance(reader, PictureReader | DicomReader | ItkReader)
     axis = declared if wanted is None or fixed else wanted
-    return guess_channel_axis(shape, name) if axis is None else axis
+    if axis is None:
+        return guess_channel_axis(shape, name)
+    if axis != "none":
+        check_axis(axis, shape, name)
+    return axis
 
 
 def _check_pages(stored: Stored, channel_axis: ChannelAxis, name: str) -> None:

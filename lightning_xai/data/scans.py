@@ -1,5 +1,6 @@
 """Read DICOM files and series, and the volumes that ITK reads (MHA, MHD, NRRD); each needs its extra."""
 
+import re
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -69,7 +70,8 @@ class ItkReader(ImageReader):
         return str(filename).lower().endswith(ITK_SUFFIXES)
 
     def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Any:
-        """Read the file `data`."""
+        """Read the file `data`; pixels in a file of their own must lie next to it."""
+        _check_pixel_file(Path(str(data)))
         _require("itk", "itk")
         return ITKReader(**kwargs).read(str(data))
 
@@ -79,6 +81,39 @@ class ItkReader(ImageReader):
         planar = int(img.GetImageDimension()) == 2
         meta["color"] = planar and int(img.GetNumberOfComponentsPerPixel()) in (3, 4) and array.dtype == np.uint8
         return np.swapaxes(array, 0, 1) if planar else array, dict(meta)
+
+
+def claimed_shape(path: Path) -> tuple[int, ...]:
+    """Read the shape that the head of an MHA, MHD or NRRD file claims; empty where it claims none."""
+    head = _text_head(path)
+    return tuple(map(int, (head.get("dimsize") or head.get("sizes") or "").split()))
+
+
+def _check_pixel_file(path: Path) -> None:
+    """Raise an error where a head names a file elsewhere as its pixels: it could be any file of this machine.
+
+    Raises:
+        ValueError: If it does.
+    """
+    head = _text_head(path)
+    named = head.get("elementdatafile") or head.get("data file") or head.get("datafile") or ""
+    first = named.split()[0] if named.split() else ""
+    if "/" in first or "\\" in first or first.upper() == "LIST":
+        raise ValueError(f"its pixels are said to be in {named}; put them into one file next to it")
+
+
+def _text_head(path: Path) -> dict[str, str]:
+    """The fields of the text that an MHA, MHD or NRRD file begins with, by their names in small letters."""
+    with path.open("rb") as file:
+        text = file.read(1 << 16).decode("latin-1")
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        name, *value = re.split(r"\s*[:=]+\s*", line.strip(), maxsplit=1)
+        if value and len(name) < 64:
+            fields.setdefault(name.lower(), value[0])
+        if not line.strip() or fields.get("elementdatafile"):
+            break  # pixels begin
+    return fields
 
 
 def stored_shape(path: Path) -> tuple[int, ...]:

@@ -199,6 +199,19 @@ def stored_shape(path: Path) -> tuple[tuple[int, ...], int | Literal["none"] | N
         return tuple(series.shape), channel_axis(series.axes)
 
 
+def claimed_shape(path: Path) -> tuple[int, ...]:
+    """Read the shape that a TIFF file claims to have, whatever its colors are.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The shape of its only image.
+    """
+    with tifffile.TiffFile(str(path)) as file:
+        return tuple(only_series(file).shape)
+
+
 def channel_axis(axes: str) -> int | Literal["none"] | None:
     """The channel axis among the axes of a TIFF file, as tifffile names them.
 

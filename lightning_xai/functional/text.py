@@ -29,3 +29,14 @@ def first_line(error: BaseException) -> str:
         ('wrong size', 'KeyError')
     """
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def one_line(error: BaseException, limit: int = 1000) -> str:
+    """An error's message in one line, cut where it is longer than ``limit``, or its type where it has none.
+
+    Example:
+        >>> one_line(ValueError("wrong size" + chr(10) + "  at layer 3")), one_line(KeyError())
+        ('wrong size at layer 3', 'KeyError')
+    """
+    text = " ".join(str(error).split())
+    return (text if len(text) <= limit else f"{text[:limit]} ...") or type(error).__name__

@@ -3,17 +3,21 @@
 import netrc
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import urlsplit
 
 import wandb
 from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+
+from lightning_xai.functional.secrets import masked_words
 
 # W&B's own limit on its start should fire before ours, because its error names the reason.
 MARGIN = 15.0
@@ -126,7 +130,8 @@ class ResilientWandbLogger(WandbLogger):
         self._experiment = _DummyExperiment()  # type: ignore[assignment]
 
     def _start(self) -> None:
-        _ = super().experiment
+        with patch.object(sys, "argv", [*sys.argv[:1], *masked_words(sys.argv[1:])]):  # W&B keeps the command line
+            _ = super().experiment
 
     def _warn(self, what: str, error: BaseException, otherwise: str) -> None:
         """Warn once of what failed, and of what happens instead."""

@@ -13,6 +13,7 @@ from lightning_xai.data.loading import LoadItem
 from lightning_xai.data.mask_rules import MaskRule
 from lightning_xai.data.module import ImageDataModule
 from lightning_xai.data.options import Options
+from lightning_xai.data.sources.table import Inside
 
 
 class DecathlonData(ImageDataModule):
@@ -24,6 +25,7 @@ class DecathlonData(ImageDataModule):
         root: The task's folder, which holds dataset.json.
         axis: Axis along which volumes are cut into slices; None gives whole volumes. Slices are held in memory.
         slices: "foreground" keeps the slices that show a class besides the background, "all" every one.
+        allow_outside: Whether dataset.json may name files that lie outside of `root`.
         download: Whether to fetch the task with MONAI's DecathlonDataset where dataset.json is missing; the folder must
             then be named as the task, such as data/Task04_Hippocampus.
         **options: As in `ImageDataModule`; `orientation` is "RAS" unless it is given.
@@ -35,6 +37,7 @@ class DecathlonData(ImageDataModule):
         axis: int | None = None,
         slices: str = "foreground",
         download: bool = False,
+        allow_outside: bool = False,
         **options: Unpack[Options],
     ) -> None:
         options.setdefault("orientation", "RAS")
@@ -48,6 +51,7 @@ class DecathlonData(ImageDataModule):
         self.axis = axis
         self.slices = slices
         self.download = download
+        self._inside = None if allow_outside is True else Inside(self.root)
         self.class_names = []
         self._of_volumes = (self.orientation, self.spacing)
         if axis is not None:
@@ -63,7 +67,7 @@ class DecathlonData(ImageDataModule):
         listed = self._listed()
         volumes = []
         for row in listed["training"]:
-            image, mask = (self.root / row[key] for key in ("image", "label"))
+            image, mask = (self._file(row[key]) for key in ("image", "label"))
             name = without_suffix(Path(image.name))
             volumes.append(Item(name, image, None, mask, group=name))
         if self.axis is None:
@@ -76,10 +80,17 @@ class DecathlonData(ImageDataModule):
     def predict_items(self) -> list[Item]:
         """List all volumes, those for testing included as far as they are there, or all their slices."""
         listed = self._listed()
-        tests = [self.root / (row["image"] if isinstance(row, dict) else row) for row in listed.get("test", [])]
-        paths = [self.root / row["image"] for row in listed["training"]] + [path for path in tests if path.is_file()]
+        tests = [self._file(row["image"] if isinstance(row, dict) else row) for row in listed.get("test", [])]
+        paths = [self._file(row["image"]) for row in listed["training"]] + [path for path in tests if path.is_file()]
         volumes = [Item(without_suffix(Path(path.name)), path) for path in paths]
         return volumes if self.axis is None else self._slices(volumes, with_mask=False)
+
+    def _file(self, name: str) -> Path:
+        """A file that dataset.json names."""
+        path = self.root / name
+        if self._inside is not None:
+            self._inside.check(path, str(self.root / "dataset.json"))
+        return path
 
     def _listed(self) -> dict[str, Any]:
         """The content of dataset.json, with what is needed in it; takes the classes from there."""
@@ -90,7 +101,7 @@ class DecathlonData(ImageDataModule):
             raise FileNotFoundError(f"{path} does not exist; correct data.root, or set data.download=true.")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is no valid JSON ({error}); replace the file.") from error
         whole = isinstance(content, dict) and content.get("labels") and content.get("training")
         if not whole or any(not {"image", "label"} <= set(row) for row in content["training"]):

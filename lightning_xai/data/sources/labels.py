@@ -25,6 +25,27 @@ _MANY = 10
 JOINTS = ("|", ";", ",", "+", "/", "&")
 
 
+#: Classes that a data set may have; the largest that people train on have some 20,000.
+LARGEST_COUNT = 100_000
+
+
+def check_class_count(count: int, where: str) -> None:
+    """Raise an error for more classes than a data set can have, as where labels are ids or measurements.
+
+    Args:
+        count: The classes that there would be.
+        where: What messages call the labels.
+
+    Raises:
+        ValueError: There are too many.
+    """
+    if count > LARGEST_COUNT:
+        raise ValueError(
+            f"{where} would make {count:,} classes, and at most {LARGEST_COUNT:,} are read; give labels that are class "
+            "indices or names, counted from 0."
+        )
+
+
 def check_uncertain(value: str | None) -> None:
     """Raise an error for an unknown way to treat uncertain findings."""
     if value is not None and value not in get_args(Uncertain):
@@ -129,7 +150,14 @@ def whole_labels(labels: np.ndarray, where: str) -> np.ndarray:
     Raises:
         ValueError: They are no whole numbers, such as fractions of raters or the values of a regression, or are NaN.
     """
-    if labels.dtype.kind in "US":
+    if labels.dtype.kind == "S":
+        try:
+            labels = np.char.decode(labels, "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{where} holds bytes that are no text ({error.reason}); save names as text.") from error
+    if labels.dtype.kind == "U":
+        if labels.ndim != 1:
+            raise ValueError(f"{where} holds names in the shape {labels.shape}; give one name for each image.")
         return labels
     if labels.dtype.kind not in "biuf":
         raise ValueError(f"{where} holds {labels.dtype} instead of class indices or names; save them as integers.")
@@ -165,7 +193,10 @@ def from_zero(labels: np.ndarray, names: Sequence[str] | None, where: str) -> tu
         (array([0, 2, 1]), ['1', '2', '3'])
     """
     largest = int(labels.max(initial=-1))
-    from_one = bool(len(labels)) and np.array_equal(np.unique(labels), np.arange(1, largest + 1))
+    if names is None:
+        check_class_count(largest + 1, where)
+    stored = np.unique(labels)
+    from_one = len(stored) == largest and stored[0] == 1  # every number up to the largest
     if from_one and largest > 1 and (names is None or len(names) == largest):
         log.info("%s begins with 1: class 1 is %s.", where, "'1'" if names is None else repr(names[0]))
         return labels - 1, list(names or map(str, range(1, largest + 1)))

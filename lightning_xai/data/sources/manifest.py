@@ -9,9 +9,9 @@ from typing import Unpack
 from lightning_xai.data.boxes import parse_box
 from lightning_xai.data.items import Box, Item, index_masks, sorted_classes, without_suffix
 from lightning_xai.data.module import ImageDataModule
-from lightning_xai.data.options import Options
-from lightning_xai.data.sources.labels import check_uncertain, finding, warn_of_labels
-from lightning_xai.data.sources.table import FileFinder, Row, check_column, nearest, read_table
+from lightning_xai.data.options import Options, check_names
+from lightning_xai.data.sources.labels import check_class_count, check_uncertain, finding, warn_of_labels
+from lightning_xai.data.sources.table import FileFinder, Inside, Row, check_column, nearest, read_table
 from lightning_xai.functional.segmentation import IGNORED
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ class ManifestData(ImageDataModule):
         label_separator: What joins several labels in a cell of the label column, such as "|"; None: each cell is one.
         uncertain: What -1 counts as in columns of findings, where blank is 0 then: "zero", "one", or "ignore": such a
             label counts in no loss and no metric, and of a single column the image is left out. None refuses both.
+        allow_outside: Whether the table may name files that lie outside of `root`, `image_root` and `mask_root`.
         box_columns: Columns of boxes, which serve as masks of the evidence, as in `parse_box`; an image may have
             several rows then, one for each box.
         **options: As in `ImageDataModule`.
@@ -62,6 +63,7 @@ class ManifestData(ImageDataModule):
         label_separator: str | None = None,
         uncertain: str | None = None,
         box_columns: Sequence[str] | None = None,
+        allow_outside: bool = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(**options)
@@ -70,6 +72,7 @@ class ManifestData(ImageDataModule):
         self.root = self.csv.parent if root is None else Path(root)
         self.image_root = self.root / (image_root or "")
         self.mask_root = None if mask_root is None else self.root / mask_root
+        self._inside = None if allow_outside is True else Inside(self.root, self.image_root, self.mask_root)
         self._images, self._mask_files = FileFinder(self.image_root), FileFinder(self.mask_root or self.root)
         self.image_column = image_column
         self.label_column = label_column
@@ -82,7 +85,12 @@ class ManifestData(ImageDataModule):
             "id": id_column,
         }
         self.classes = None if classes is None else [str(name) for name in classes]
+        check_names(classes, "classes")
         check_uncertain(uncertain)
+        if label_separator is not None and not (isinstance(label_separator, str) and label_separator):
+            raise ValueError(
+                f"data.label_separator is {label_separator!r}; give what joins labels, such as '|', or null."
+            )
         self.label_separator = label_separator
         self.uncertain = uncertain
         self.box_columns = list(box_columns or [])
@@ -165,6 +173,7 @@ class ManifestData(ImageDataModule):
         """Set `class_names` from the labels in the table, and drop the rows of other classes."""
         labels = {part for _, row in rows for part in self._parts(row[column])}
         if self.classes is None:
+            check_class_count(len(labels), f"Column {column!r} of {self.csv}")
             self.class_names = sorted_classes(labels)  # an empty label is reported with its row
             warn_of_labels(labels, f"column {column!r} of {self.csv}")
             return rows
@@ -183,13 +192,13 @@ class ManifestData(ImageDataModule):
         written = row[self.image_column]
         if not written:
             raise ValueError(f"Row {number} of {self.csv} has no {self.image_column!r}; fill it in or delete the row.")
-        image, relative = self._images.find(written), Path(written)
+        image, relative = self._find(self._images, written, number), Path(written)
         if image != self.image_root / written:  # found under the name that was meant
             relative = image.relative_to(self.image_root)
         return Item(
             id=cell("id") or without_suffix(relative),
             image=image,
-            mask=self._mask(relative, cell("mask"), masks),
+            mask=self._mask(relative, cell("mask"), masks, number),
             split=cell("split") or None,
             group=cell("group") or None,
             laterality=cell("laterality"),
@@ -217,9 +226,20 @@ class ManifestData(ImageDataModule):
             )
         return found
 
-    def _mask(self, image: Path, cell: str | None, masks: dict[str, Path]) -> Path | None:
+    def _find(self, files: FileFinder, cell: str, number: int) -> Path:
+        """The file of a cell, which lies inside of the folders of the data."""
+        where = f"Row {number} of {self.csv}"
+        try:
+            path = files.find(cell)
+            if self._inside is not None:
+                self._inside.check(path, where)
+        except OSError as error:  # such as a name that is too long
+            raise ValueError(f"{where} names a file that no system has ({error.strerror}); correct it.") from error
+        return path
+
+    def _mask(self, image: Path, cell: str | None, masks: dict[str, Path], number: int) -> Path | None:
         if cell is not None:
-            return self._mask_files.find(cell) if cell else None
+            return self._find(self._mask_files, cell, number) if cell else None
         if self.mask_root is None:
             return None
         relative = Path(image.name) if image.is_absolute() else image

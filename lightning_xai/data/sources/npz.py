@@ -1,15 +1,17 @@
 """Images from the arrays of one npz file."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
 import numpy as np
 
+from lightning_xai.data.arrays import memory, stored_arrays
 from lightning_xai.data.items import Item, sorted_classes
 from lightning_xai.data.module import ImageDataModule
-from lightning_xai.data.options import Options
-from lightning_xai.data.sources.labels import from_zero, warn_of_alike, whole_labels
+from lightning_xai.data.options import Options, check_names
+from lightning_xai.data.sources.labels import check_class_count, from_zero, warn_of_alike, whole_labels
 from lightning_xai.data.splits import SPLITS
 
 
@@ -38,6 +40,9 @@ class NpzData(ImageDataModule):
         super().__init__(**options)
         self.path = Path(path)
         self.where = str(path)
+        if group is not None and not isinstance(group, str):
+            raise ValueError(f"data.group is {group!r}; give the key of an array, or null.")
+        check_names(classes, "classes")
         self.group = group
         self.classes = None if classes is None else [str(name) for name in classes]
 
@@ -79,6 +84,9 @@ class NpzData(ImageDataModule):
         if not self.path.is_file():
             raise FileNotFoundError(f"The file {self.path} does not exist; set data.path to the npz file.")
         try:
+            claimed = sum(math.prod(shape) * dtype.itemsize for shape, dtype in stored_arrays(self.path).values())
+            if claimed > memory():
+                raise ValueError(f"its arrays claim {claimed / 2**30:,.0f} GiB, more than the memory of this machine")
             file = np.load(self.path)
             if isinstance(file, np.ndarray):
                 raise ValueError("it holds one array without a name")
@@ -107,19 +115,22 @@ class NpzData(ImageDataModule):
 
     def _labels(self, part: dict[str, np.ndarray]) -> np.ndarray:
         labels = self._array(part, "labels")
-        labels = np.char.decode(labels, "utf-8") if labels.dtype.kind == "S" else labels
         return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
     def _set_classes(
         self, labels: np.ndarray, stored: np.ndarray | None, parts: dict[str, dict[str, np.ndarray]]
     ) -> None:
         """Set `class_names`, and have the labels of all parts begin at 0."""
+        if stored is not None and stored.ndim != 1:
+            raise ValueError(f"classes of {self.path} has the shape {stored.shape}; give the name of each class.")
         self.multilabel = labels.ndim == 2
         names = self.classes if stored is None or self.classes is not None else [str(name) for name in stored]
         if labels.dtype.kind in "US":
             self.class_names = names or sorted_classes(labels.astype(str).tolist())
+            check_class_count(len(self.class_names), f"The labels array of {self.path}")
             warn_of_alike(self.class_names, f"the labels of {self.path}")
         elif self.multilabel:
+            check_class_count(labels.shape[1], f"The labels array of {self.path}")
             if labels.min(initial=0) < 0:
                 raise ValueError(f"labels of {self.path} holds {labels.min()}, which has no meaning; give 0 or 1.")
             self.class_names = names or [str(index) for index in range(labels.shape[1])]

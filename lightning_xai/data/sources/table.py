@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 
 #: Line number in a plain table, and column -> stripped cell.
 Row = tuple[int, dict[str, str]]
+#: Bytes that a table may have: some ten million rows.
+LARGEST_TABLE = 1 << 30
 #: What text begins with in an encoding; a longer mark before a shorter one that it begins with.
 _ENCODINGS = (
     *((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")),
@@ -73,6 +75,10 @@ def read_table(path: Path) -> tuple[list[str], list[Row]]:
 
 def _decode(path: Path) -> str:
     """Return the text of a file, whose encoding shows in its first bytes and in what can be decoded."""
+    if (size := path.stat().st_size) > LARGEST_TABLE:
+        raise ValueError(
+            f"The table {path} has {size >> 20:,} MiB, and at most {LARGEST_TABLE >> 20} are read; split it."
+        )
     raw = path.read_bytes()
     if raw.startswith(_ARCHIVES):
         raise ValueError(f"The table {path} is a workbook or compressed, not text; save it as CSV UTF-8.")
@@ -110,6 +116,33 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """Return a clause with the name that is nearest to another, or nothing."""
     close = get_close_matches(name, sorted(names), n=1)
     return f", did you mean {close[0]!r}" if close else ""
+
+
+class Inside:
+    """Refuses files outside of some folders, also where a link inside of them leads out.
+
+    Args:
+        folders: The folders; None is left out.
+    """
+
+    def __init__(self, *folders: Path | None) -> None:
+        self.folders = [folder.resolve() for folder in folders if folder is not None]
+
+    def check(self, path: Path, where: str) -> None:
+        """Raise an error for a file that lies outside.
+
+        Args:
+            path: The file.
+            where: What messages call the place that names it.
+
+        Raises:
+            ValueError: It does.
+        """
+        if not any(path.resolve().is_relative_to(folder) for folder in self.folders):
+            raise ValueError(
+                f"{where} names {path}, which lies outside of {self.folders[0]}; if you trust the list, allow it with "
+                "data.allow_outside=true."
+            )
 
 
 class FileFinder:

@@ -192,11 +192,12 @@ def test_an_environment_variable_may_say_where_it_is(monkeypatch):
     assert start_from(["ckpt_path=${oc.env:XAI_RUNS}/mine/checkpoints/best.ckpt"], CONFIGS)[0] == PRIMARY
 
 
-def test_a_model_of_the_users_own_is_named_again():
+def test_a_model_of_the_users_own_is_allowed_again():
     trained("runs/mine", "target.model={_target_: mine.Net}")
-    with pytest.raises(ValueError, match=r"config\.yaml names mine\.Net, .* target\.model\._target_=mine\.Net"):
+    with pytest.raises(ValueError, match=r"config\.yaml names mine\.Net, .* allow=\[mine\.Net\]"):
         start_from(["task=test", BEST], CONFIGS)
-    assert on_top("task=test", BEST, "target.model._target_=mine.Net").target.model._target_ == "mine.Net"
+    for word in ("target.model._target_=mine.Net", "allow=[mine]"):
+        assert on_top("task=test", BEST, word).target.model._target_ == "mine.Net"
 
 
 def test_a_file_cannot_allow_code():

@@ -1,16 +1,23 @@
 """What becomes of errors: a sentence, a status, or the error itself."""
 
+import json
+import re
+import sys
 from types import SimpleNamespace
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
+from hydra.utils import instantiate
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_xai.cli.errors import exit_with_sentence, one_sentence, optimized_value, sentence_of
+from lightning_xai.cli.errors import exit_with_sentence, one_gate, one_sentence, optimized_value, sentence_of
+from lightning_xai.data.arrays import with_channels
+from tests.running import CONFIGS
 
 
 def raising(error):
@@ -38,7 +45,9 @@ def made_by_the_config(cause):
 def test_bad_input_is_its_sentence(wrap, monkeypatch):
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     assert sentence_of(wrap(FileNotFoundError("x is not there."))) == "train.py: x is not there."
-    assert sentence_of(wrap(RuntimeError("a bug"))) is None
+    assert sentence_of(wrap(RuntimeError("a\n  bug"))).startswith(
+        "train.py: RuntimeError: a bug; this may be a bug of "
+    )
     with pytest.raises(SystemExit, match="^train.py: wrong$"):
         exit_with_sentence(raising(wrap(ValueError("wrong"))))(None)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
@@ -67,11 +76,73 @@ def test_bad_input_ends_a_job_and_a_sweep_goes_on(mode, capsys):
     assert failed == [True]
 
 
-def test_other_errors_pass_and_count_as_failed(mode):
-    failed = []
-    with pytest.raises(RuntimeError, match="a bug"):
-        one_sentence(raising(RuntimeError("a bug")), failed)(None)
-    assert failed == [True]
+def test_what_nobody_foresaw_is_a_sentence_with_its_place_and_its_traceback_is_kept(monkeypatch, tmp_path):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    hydra = SimpleNamespace(mode=RunMode.RUN, runtime=SimpleNamespace(output_dir=str(tmp_path)))
+    monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: hydra))
+    with pytest.raises(SystemExit) as stop:
+        one_sentence(lambda cfg: with_channels(None, 3, "a"), [])(None)
+    said = str(stop.value.code)
+    assert said.startswith("train.py: TypeError: object of type 'NoneType' has no len()") and "\n" not in said
+    assert "(lightning_xai/data/arrays.py, line " in said and "this may be a bug of lightning_xai" in said
+    assert f"the traceback is in {tmp_path}/train.log" in said and "HYDRA_FULL_ERROR=1" in said
+    assert "Traceback (most recent call last)" in (tmp_path / "train.log").read_text()
+
+
+def test_a_librarys_words_are_not_taken_for_ours(monkeypatch):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    with pytest.raises(ValueError) as error:
+        json.loads("{")
+    assert sentence_of(error.value).startswith("train.py: JSONDecodeError: Expecting property name")
+
+
+def test_what_hydra_reads_is_the_users_word(monkeypatch):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"), pytest.raises(ValueError) as error:
+        compose("train", ["~callbacks=1"])
+    assert re.match("train.py: Config group override deletion value must be a string", sentence_of(error.value))
+    assert "bug" not in sentence_of(error.value)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError()])
+def test_what_the_machine_lacks_is_no_bug(error, monkeypatch):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    assert "bug" not in sentence_of(error) and type(error).__name__ in sentence_of(error)
+
+
+def test_what_the_config_makes_wrongly_names_its_key(monkeypatch):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    cfg = OmegaConf.create({"data": {"net": {"_target_": "torch.nn.Linear", "colour": 3}}})
+    with pytest.raises(InstantiationException) as error:
+        instantiate(cfg)
+    assert re.match(
+        r"train.py: data.net cannot be made: .*argument 'colour'; check its keys.$", sentence_of(error.value)
+    )
+
+
+def test_the_gate_lets_nothing_out(monkeypatch, capsys):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    for raised in (ValueError("wrong"), RuntimeError("odd"), HydraException("bad\nmore")):
+        with pytest.raises(SystemExit, match="^train.py: "), one_gate():
+            raise raised
+    with pytest.raises(SystemExit) as stop, one_gate():
+        raise KeyboardInterrupt
+    assert stop.value.code == 130 and capsys.readouterr().err == "train.py: interrupted.\n"
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(RuntimeError, match="odd"), one_gate():
+        raise RuntimeError("odd")
+
+
+def test_an_interruption_that_lightning_turned_into_an_exit_has_its_own_status(mode):
+    def interrupted(cfg):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+
+    with pytest.raises(SystemExit) as stop:
+        one_sentence(interrupted, [])(None)
+    assert stop.value.code == 130
 
 
 def test_a_terminated_job_does_not_end_well(mode):

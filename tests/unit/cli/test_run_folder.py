@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from torch.distributed import TCPStore
 
 from lightning_xai.cli import run_folder, run_lock
+from tests.running import cfg_of
 
 RANKS = ("WORLD_SIZE", "LOCAL_RANK", "RANK", "NODE_RANK", "GROUP_RANK", "SLURM_NTASKS", "SLURM_STEP_ID")
 
@@ -166,3 +168,28 @@ def test_processes_that_cannot_agree_are_told_to_name_it(monkeypatch):
     with pytest.raises(SystemExit, match="Several processes need one folder: give all of them the same run_dir="):
         folder_of()
     assert folder_of("mine") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "or it is damaged"),
+        (b"half", "or it is damaged"),
+        ({"weight": torch.ones(1)}, "is no checkpoint of an explainer"),
+        ({"state_dict": {}}, "is no checkpoint of an explainer"),
+        ([torch.ones(1)], "is no checkpoint of an explainer"),
+        ({"state_dict": {}, "x": Path("pickled")}, "holds pickled Python objects"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused_before_anything_is_moved(tmp_path, content, sentence):
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    path.parent.mkdir()
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=rf"last\.ckpt .*{sentence}"):
+        run_folder.check_checkpoint(cfg_of(tmp_path, ckpt_path="last"))
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.6"}, path)
+    run_folder.check_checkpoint(cfg_of(tmp_path, ckpt_path="last"))
+    run_folder.check_checkpoint(cfg_of(tmp_path / "other", ckpt_path="last"))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 import time
 
 import numpy as np
@@ -331,3 +332,13 @@ def test_tensorboard_gets_images_and_tables(tmp_path):
     assert sorted(events.Tags()["images"]) == ["maps/0", "maps/1"]
     assert (events.Images("maps/0")[0].width, events.Images("maps/0")[0].step) == (6, 3)
     assert "| a | 1 |" in events.Tensors("scores/text_summary")[0].tensor_proto.string_val[0].decode()
+
+
+def test_the_command_line_that_wandb_keeps_holds_no_secret(tmp_path, monkeypatch):
+    words = ["train.py", "seed=1", "+logger.wandb.api_key=s3cr3t-t0ken", "+x={password:s3cr3t-t0ken}"]
+    monkeypatch.setattr(sys, "argv", words)
+    logger = ResilientWandbLogger(tmp_path, mode="offline")
+    logger.log_hyperparams({"seed": 1})
+    logger.finish()
+    kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"+logger.wandb.api_key=***" in kept and b"s3cr3t-t0ken" not in kept and sys.argv == words

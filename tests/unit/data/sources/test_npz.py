@@ -181,3 +181,32 @@ def test_other_numbers_are_no_labels(tmp_path: Path, labels: np.ndarray, message
 def test_names_that_look_alike(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     ready(save(tmp_path, images=IMAGES_12, labels=np.array(["Cat", "cat", "dog"] * 4)))
     assert "'Cat' and 'cat' of the labels of" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arrays", "sentence"),
+    [
+        ({"labels": np.array([["a", "b"]] * 12)}, r"labels of .*a\.npz holds names in the shape \(12, 2\)"),
+        ({"labels": np.array([b"\x80", b"a"] * 6)}, r"labels of .*a\.npz holds bytes that are no text"),
+        ({"classes": np.array([["a", "b"]])}, r"classes of .*a\.npz has the shape \(1, 2\)"),
+        ({"classes": np.array("ab")}, r"label 1 of 00001 in .*a\.npz is out of range"),
+        ({"labels": np.array(1)}, r"labels of .*a\.npz has 1 entries for 12 images"),
+        ({"labels": np.array([[0, -1]] * 12)}, r"labels of .*a\.npz holds -1, which has no meaning"),
+    ],
+)
+def test_labels_of_other_shapes_and_bytes_are_sentences(tmp_path: Path, arrays: dict, sentence: str) -> None:
+    content = {"images": np.zeros((12, 8, 8, 1), np.float32), "labels": np.arange(12) % 2} | arrays
+    with pytest.raises(ValueError, match=sentence):
+        ready(save(tmp_path, **content))
+
+
+def test_names_as_bytes_are_names(tmp_path: Path) -> None:
+    labels = np.array([b"ill", "gr\u00f6\u00dfer".encode()] * 6)
+    data = ready(save(tmp_path, images=np.zeros((12, 8, 8, 1), np.float32), labels=labels))
+    assert data.class_names == ["gr\u00f6\u00dfer", "ill"]
+
+
+@pytest.mark.parametrize("options", [{"group": 3}, {"classes": 3}, {"classes": ["a", "a"]}, {"classes": "ab"}])
+def test_options_of_another_kind_are_sentences(tmp_path: Path, options: dict) -> None:
+    with pytest.raises(ValueError, match=rf"^data\.{next(iter(options))} is "):
+        NpzData(tmp_path / "a.npz", **options)
