@@ -15,6 +15,7 @@ from lightning_xai.cli.process_group import closed_at_the_end
 from lightning_xai.cli.run_folder import prepare_folder, writing
 from lightning_xai.cli.target_cache import build_target
 from lightning_xai.cli.tasks import find_task
+from lightning_xai.functional.interruption import interruption
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -30,7 +31,7 @@ def main(cfg: DictConfig) -> dict[str, float]:
     """
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     task = find_task(cfg.task)
-    with writing(cfg.run_dir), closed_at_the_end():
+    with interruption.listening(), writing(cfg.run_dir), closed_at_the_end():
         prepare_folder(cfg)
         data = open_data(cfg)
         target, quality = build_target(cfg, data)

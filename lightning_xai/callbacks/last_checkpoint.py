@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from typing_extensions import override
 
 from lightning_xai.functional.interruption import interruption
@@ -54,7 +54,11 @@ class LastCheckpoint(Checkpoint):
             set_random_state(states[trainer.global_rank])
         # Lightning leaves this out where the loader was made before, as for the length of a schedule.
         for state in self._loaded.get("loops", {}).get("fit_loop", {}).get("state_dict", {}).get(LOADERS, []):
-            trainer.train_dataloader.load_state_dict(state)
+            loader: Any = trainer.train_dataloader
+            loader.load_state_dict(state)
+        # Lightning keeps that a training was stopped early, and would do one more epoch before it stops it again.
+        if self._loaded and any(isinstance(each, EarlyStopping) and each.stopped_epoch for each in trainer.callbacks):  # type: ignore[attr-defined]
+            trainer.should_stop = True
         self._loaded = {}
 
     @override

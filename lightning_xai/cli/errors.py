@@ -1,9 +1,9 @@
 """Bad input ends a run with one sentence instead of a traceback."""
 
+import errno
 import functools
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
@@ -11,13 +11,19 @@ from typing import Any, ParamSpec, TypeVar
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf.errors import OmegaConfBaseException
+from torch import OutOfMemoryError
+
+from lightning_xai.functional.text import first_line
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 BAD_INPUT = (ValueError, FileNotFoundError, NotADirectoryError)
+#: Of a disk that is full, over its quota, read-only or broken, or of a folder that is another user's.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
+KILLED_WORKER = re.compile(r"DataLoader worker \(pid.*\) (exited unexpectedly|is killed by signal)")
 #: How OmegaConf names a key that a YAML leaves to the command line.
 NOT_GIVEN = re.compile(r"Missing mandatory value: (?P<key>[\w.]+)")
 
@@ -37,9 +43,26 @@ def sentence_of(error: Exception) -> str | None:
         return None
     if isinstance(cause, OmegaConfBaseException) and (missing := NOT_GIVEN.search(str(cause))):
         return f"train.py: {missing['key']} is needed and is not given; add {missing['key']}=... to the command line."
-    if not isinstance(cause, BAD_INPUT):
-        return None
-    return f"train.py: {cause}"
+    if isinstance(cause, BAD_INPUT):
+        return f"train.py: {cause}"
+    lack = lack_of(cause)
+    return None if lack is None else f"train.py: {lack} What was computed is kept; ckpt_path=last goes on in a run_dir."
+
+
+def lack_of(error: BaseException | None) -> str | None:
+    """What a machine lacked where an error says so: disk, memory or a worker process; one sentence, else ``None``."""
+    text = "" if error is None else first_line(error)
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        where = "A file" if error.filename is None else error.filename
+        return f"{where} cannot be written ({error.strerror}): free space, or name another folder (paths.root=...)."
+    if isinstance(error, (OutOfMemoryError, MemoryError)) or NO_MEMORY.search(text):
+        return (
+            f"Out of memory ({text}): lower data.batch_size, callbacks.faithfulness.chunk_size, or, where it has one, "
+            "explainer.chunk_size."
+        )
+    if KILLED_WORKER.search(text):
+        return f"A process that reads images was killed ({text}), most likely for memory: lower data.num_workers."
+    return None
 
 
 def exit_with_sentence(function: Callable[P, T]) -> Callable[P, T]:
@@ -75,8 +98,6 @@ def one_sentence(job: Callable[[Any], dict[str, float]], failed: list[bool]) -> 
         try:
             results = job(cfg)
             optimized = optimized_value(results, cfg.optimized_metric)
-        except SIGTERMException:  # Lightning's, which alone would end with status 0
-            sys.exit(128 + signal.SIGTERM)
         except Exception as error:
             if (sentence := sentence_of(error)) is None:
                 raise

@@ -1,5 +1,6 @@
 """How an explainer is fitted: its loss in every step, what is logged of it, and its checkpoints."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning
@@ -95,11 +96,13 @@ class Fitting(lightning.LightningModule):
         checkpoint["target_fingerprint"] = self.target.fingerprint()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that explains another target, or whose weights are NaN or infinite.
+        """Refuse a checkpoint of another explainer or target, or whose weights are NaN or infinite.
 
         Raises:
-            ValueError: If the fingerprints differ, or a weight is not finite.
+            ValueError: If weights are missing, unknown or of another shape, the fingerprints differ, or a weight is not
+                finite.
         """
+        check_names(checkpoint.get("state_dict", {}), self.state_dict(), type(self).__name__)
         check_weights(checkpoint.get("state_dict", {}), dict(self.named_buffers()), "The checkpoint")
         stored, own = checkpoint.get("target_fingerprint"), self.target.fingerprint()
         if stored is not None and stored != own:
@@ -107,3 +110,23 @@ class Fitting(lightning.LightningModule):
                 f"The checkpoint explains target {stored}, but this target is {own}: load the weights it was trained "
                 "with, or start a fine-tuning from it with explainer.init_from=<checkpoint>."
             )
+
+
+def check_names(stored: Mapping[str, Any], own: Mapping[str, Any], name: str) -> None:
+    """Refuse weights that are not those of an explainer, before torch lists all of them.
+
+    Args:
+        stored: Tensors by name, of a checkpoint.
+        own: Those of the explainer.
+        name: Of the explainer.
+
+    Raises:
+        ValueError: If a name or a shape differs.
+    """
+    shapes = {key: getattr(value, "shape", None) for key, value in stored.items()}
+    wrong = [key for key in {**own, **stored} if key not in own or shapes.get(key) != own[key].shape]
+    if wrong:
+        raise ValueError(
+            f"The checkpoint is not one of this {name}: {len(wrong)} weights such as {wrong[0]} differ in name or shape; "
+            "give explainer and options with which it was trained, or another checkpoint."
+        )

@@ -40,7 +40,8 @@ class WholeCheckpoints(TorchCheckpointIO):
         try:
             content: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)
         except (EOFError, RuntimeError, UnpicklingError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read as a checkpoint ({first_line(error)}); give another one.") from error
+            reason = first_line(error)
+            raise ValueError(f"{path} cannot be read as a checkpoint ({reason}); give another one.") from error
         if not isinstance(content, dict) or "state_dict" not in content:
-            raise ValueError(f"{path} is no checkpoint of a trained explainer: it holds no state_dict; give another one.")
+            raise ValueError(f"{path} is no checkpoint of a trained explainer (no state_dict); give another one.")
         return content

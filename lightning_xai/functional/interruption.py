@@ -1,15 +1,12 @@
 """SIGTERM and SIGUSR1, with which schedulers announce that a job ends: it leaves, and says so in its exit status."""
 
-import logging
-import os
 import signal
-import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from lightning.fabric.plugins.environments import SLURMEnvironment
-
-log = logging.getLogger(__name__)
+from lightning_xai.functional import slurm
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -32,6 +29,18 @@ class Interruption:
             for each in SIGNALS:
                 signal.signal(each, self._handle)
 
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen, and give the signals back in the end."""
+        before = {each: signal.getsignal(each) for each in SIGNALS}
+        self.listen()
+        try:
+            yield
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                for each, handler in before.items():
+                    signal.signal(each, handler)
+
     def _handle(self, number: int, _: Any) -> None:
         self.received = self.received or number
         if not self.deferred:
@@ -44,21 +53,10 @@ class Interruption:
             SystemExit: With 128 and the number of the signal, as a shell has it.
         """
         number = self.received or signal.SIGTERM
-        if number == signal.SIGUSR1 and SLURMEnvironment.detect() and os.environ.get("SLURM_PROCID", "0") == "0":
-            requeue()
+        if number == signal.SIGUSR1:
+            slurm.requeue()
         self.received, self.deferred = None, False
         raise SystemExit(128 + number)
-
-
-def requeue() -> None:
-    """Ask SLURM to queue this job again; where it does not, the log says so."""
-    array, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
-    job = f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
-    try:
-        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, timeout=30)
-        log.info("SLURM queues job %s again; the same command goes on.", job)
-    except (OSError, subprocess.SubprocessError) as error:
-        log.warning("SLURM does not queue job %s again (%s); submit it once more.", job, error)
 
 
 #: That of this process.

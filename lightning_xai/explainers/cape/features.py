@@ -103,7 +103,7 @@ class CachedFeatures(LightningDataModule):
 
     def _features(self, key: str) -> tuple[Any, Any]:
         paths = [self.folder / f"{key}_{name}.npy" for name in ("features", "logits")]
-        if self.cache != "memory" and all(path.is_file() for path in paths):
+        if self._known(paths):
             log.info("Features of the training images: %s.", paths[0])
             return np.load(paths[0], mmap_mode="r"), np.load(paths[1])
         encoded = self._encoded()
@@ -120,6 +120,11 @@ class CachedFeatures(LightningDataModule):
         if self.trainer is not None:
             self.trainer.strategy.barrier("features")
         return np.load(paths[0], mmap_mode="r"), np.load(paths[1])
+
+    def _known(self, paths: list[Path]) -> bool:
+        """Whether the files are there; all ranks decide as rank zero does, which may be the one that writes them."""
+        known = self.cache != "memory" and all(path.is_file() for path in paths)
+        return known if self.trainer is None else bool(self.trainer.strategy.broadcast(known))
 
     def _encoded(self) -> Iterator[tuple[Tensor, ...]]:
         """Features and logits, batch by batch, float32 on the CPU."""

@@ -64,7 +64,8 @@ def data_of(masks):
         for i, split in enumerate(splits)
     ]
     changes = [RandFlipd(["image"], 0.5, 0), RandGaussianNoised(["image"], prob=0.5)]
-    return ArrayData(items, ["a", "b", "c"], batch_size=4, augment=changes, seed=3, mask_classes=["x", "y", "z"] * masks or None)
+    classes = ["x", "y", "z"] if masks else None
+    return ArrayData(items, ["a", "b", "c"], batch_size=4, augment=changes, seed=3, mask_classes=classes)
 
 
 def amortized():
