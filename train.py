@@ -7,6 +7,7 @@ import hydra
 import lightning
 from omegaconf import DictConfig
 
+from lightning_xai.cli import rank_zero
 from lightning_xai.cli.components import open_data
 from lightning_xai.cli.earlier_run import start_from
 from lightning_xai.cli.errors import one_sentence
@@ -31,7 +32,7 @@ def main(cfg: DictConfig) -> dict[str, float]:
     """
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     task = find_task(cfg.task)
-    with interruption.listening(), writing(cfg.run_dir), closed_at_the_end():
+    with interruption.listening(), rank_zero.met(), writing(cfg.run_dir), closed_at_the_end():
         prepare_folder(cfg)
         data = open_data(cfg)
         target, quality = build_target(cfg, data)

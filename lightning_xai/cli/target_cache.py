@@ -223,8 +223,8 @@ def train_target(cfg: DictConfig, data: ImageDataModule, weights: Path) -> None:
     if not is_first():
         rank_zero.wait(weights.is_file, f"a target in {weights}")
         return
-    with rank_zero.heard():
-        begin_target(cfg, data, weights)
+    begin_target(cfg, data, weights)
+    rank_zero.release()
 
 
 def begin_target(cfg: DictConfig, data: ImageDataModule, weights: Path) -> None:

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from lightning_xai.functional.finite import LossWatch, check_loss, check_weights
+from lightning_xai.functional.finite import LossWatch, check_loss, check_weights, newest_checkpoint
 from lightning_xai.functional.repeats import ImageMeans, Repeats
 from lightning_xai.targets.freezing import evaluating, normalize
 from lightning_xai.targets.model_call import ModelCall
@@ -138,7 +138,8 @@ class ClassifierTask(LightningModule):
             NotFiniteError: If there are any.
         """
         where = f"The target in epoch {self.current_epoch}, step {self.global_step}"
-        check_weights(checkpoint.get("state_dict", {}), dict(self.named_buffers()), where, "lower the learning rate")
+        remedy = f"lower the learning rate{newest_checkpoint(self)}"
+        check_weights(checkpoint.get("state_dict", {}), dict(self.named_buffers()), where, remedy)
 
     def _evaluate(self, batch: dict[str, Any], batch_idx: int, stage: str) -> None:
         if batch_idx == 0:

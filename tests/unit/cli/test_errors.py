@@ -1,12 +1,13 @@
 """What becomes of errors: a sentence, a status, or the error itself."""
 
+import errno
 from types import SimpleNamespace
 
 import pytest
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -74,10 +75,32 @@ def test_other_errors_pass_and_count_as_failed(mode):
     assert failed == [True]
 
 
-def test_a_terminated_job_does_not_end_well(mode):
-    """And the sweep ends with it."""
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/x/checkpoints/last.ckpt"),
+            "runs/x/checkpoints/last.ckpt",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", "runs/x/metrics.csv"), "Permission denied"),
+        (OSError(errno.EROFS, "Read-only file system"), "A file cannot be written"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"), "lower data.batch_size"),
+        (MemoryError(), "lower data.batch_size"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9"), "Out of memory"),
+        (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "lower data.num_workers"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "lower data.num_workers"),
+    ],
+)
+def test_what_the_machine_lacks_is_a_sentence(error, said, monkeypatch):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    sentence = sentence_of(error)
+    assert said in sentence and sentence.endswith("ckpt_path=last goes on in a run_dir.") and "\n" not in sentence
+    assert sentence_of(OSError(errno.EBADF, "Bad file descriptor")) is None, "that is a bug"
+
+
+def test_a_job_that_was_told_to_end_keeps_its_status_and_ends_a_sweep(mode):
     with pytest.raises(SystemExit) as end:
-        one_sentence(raising(SIGTERMException()), [])(None)
+        one_sentence(raising(SystemExit(143)), [])(None)
     assert end.value.code == 143
 
 
