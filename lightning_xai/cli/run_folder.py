@@ -258,7 +258,8 @@ def keep_earlier(folder: Path) -> None:
 
 
 def register_resolvers() -> None:
-    """Let the config ask for ``${run_folder:...}`` and ``${sweep_folder:...}``."""
+    """Let the config ask for ``${run_folder:...}``, ``${sweep_folder:...}`` and ``${slurm:...}``."""
+    OmegaConf.register_new_resolver("slurm", slurm.number, replace=True)
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
     OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True, use_cache=True)
 

@@ -21,8 +21,8 @@ from lightning_xai.functional.files import atomic_write
 from lightning_xai.functional.text import first_line, strings
 
 NAME = "config.yaml"
-# Values that only Hydra can give, while it runs the job.
-RUNTIME = re.compile(r"\$\{(?:hydra|now):[^{}]*\}")
+# Values that only Hydra can give, while it runs the job, or only SLURM.
+RUNTIME = re.compile(r"\$\{(?:hydra|now|slurm):[^{}]*\}")
 # What a class of these packages may be, so that a config can do no more than put parts together.
 PACKAGES = ("lightning", "lightning_xai", "monai", "torch", "torchmetrics")
 PARTS = (Callback, LightningDataModule, Logger, Metric, Transform, nn.Module)
@@ -55,7 +55,10 @@ def is_of_folder(ckpt_path: str | None, folder: Path) -> bool:
 
 
 def as_composed(cfg: DictConfig) -> dict[str, Any]:
-    """Turn a config into plain values and references; only what Hydra's runtime alone knows is filled in."""
+    """Turn a config into plain values and references; only what the runtime alone knows is filled in."""
+
+    def found(reference: str) -> Any:
+        return OmegaConf.create({"value": reference}).value
 
     def filled(value: Any) -> Any:
         if isinstance(value, dict):
@@ -64,7 +67,7 @@ def as_composed(cfg: DictConfig) -> dict[str, Any]:
             return [filled(each) for each in value]
         if not isinstance(value, str):
             return value
-        return RUNTIME.sub(lambda found: str(OmegaConf.create({"value": found[0]}).value), value)
+        return found(value) if RUNTIME.fullmatch(value) else RUNTIME.sub(lambda match: str(found(match[0])), value)
 
     content: dict[str, Any] = filled(OmegaConf.to_container(cfg))
     return content

@@ -19,6 +19,12 @@ def job() -> str | None:
     return os.environ.get("SLURM_JOB_ID") if "SLURM_NTASKS" in os.environ and not shell else None
 
 
+def number(name: str, otherwise: int | str) -> int | str:
+    """A number that SLURM has put in the environment, for a config that asks for ``${slurm:name,otherwise}``."""
+    value = os.environ.get(name, "")
+    return int(value) if value.isdecimal() else otherwise
+
+
 def attempt() -> str:
     """The job, and how often it was queued again; empty without a job."""
     return "" if job() is None else f"{job()}#{os.environ.get('SLURM_RESTART_COUNT', '0')}"
@@ -43,8 +49,8 @@ def is_of_this_job(folder: Path) -> bool:
 
 def mark(folder: Path) -> None:
     """Note the job in its run folder."""
-    if (number := job()) is not None:
-        (folder / NAME).write_text(number)
+    if (name := job()) is not None:
+        (folder / NAME).write_text(name)
     else:
         (folder / NAME).unlink(missing_ok=True)
 

@@ -2,7 +2,7 @@
 
 import csv
 from argparse import Namespace
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,12 @@ class _KeepingWriter(ExperimentWriter):
             self._earlier = bool(rows)
 
     def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
-        if self._earlier and step is not None and not is_result(metrics_dict):
-            self._earlier = False
-            self._rewind(metrics_dict.keys() - {"epoch", "step"}, step)
+        if self._earlier and step is not None:
+            if is_result(metrics_dict):
+                self._drop(lambda row: is_result(row) and int(row["step"]) == step)
+            else:
+                self._earlier = False
+                self._rewind(metrics_dict.keys() - {"epoch", "step"}, step)
         super().log_metrics(metrics_dict, step)
 
     def _rewind(self, names: Set[str], step: int) -> None:
@@ -65,8 +68,11 @@ class _KeepingWriter(ExperimentWriter):
             at = int(row["step"])
             return is_result(row) or at > step or (at == step and any(row.get(name) for name in names))
 
+        self._drop(comes_again)
+
+    def _drop(self, which: Callable[[dict[str, str]], bool]) -> None:
         fieldnames, rows = whole_rows(Path(self.metrics_file_path))
-        self._replace(fieldnames, [row for row in rows if not comes_again(row)])
+        self._replace(fieldnames, [row for row in rows if not which(row)])
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         self._replace(fieldnames, whole_rows(Path(self.metrics_file_path))[1])

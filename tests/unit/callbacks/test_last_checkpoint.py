@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from lightning import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from monai.transforms.intensity.dictionary import RandGaussianNoised
 from monai.transforms.spatial.dictionary import RandFlipd
 
@@ -127,11 +127,26 @@ def assert_the_same(folder, module, reference):
 @pytest.mark.parametrize("make", [amortized, unoise, cape, target])
 def test_killed_within_an_epoch_or_after_it(tmp_path_factory, make):
     reference = whole(tmp_path_factory, make)
-    for step in (3, 4, 7, 10, 12):
+    for step, save_every in ((3, 2), (4, 2), (7, 2), (10, 2), (12, 2), (5, None), (12, None)):
         folder = tmp_path_factory.mktemp("killed")
         with pytest.raises(Killed):
-            fit(folder, make, At(kill, step))
-        assert_the_same(folder, fit(folder, make, go_on=True), reference)
+            fit(folder, make, At(kill, step), save_every=save_every)
+        assert_the_same(folder, fit(folder, make, go_on=True, save_every=save_every), reference)
+
+
+def test_a_training_that_was_stopped_early_is_over(tmp_path_factory):
+    """Also where it was killed after that, in its test."""
+    folder = tmp_path_factory.mktemp("early")
+
+    def early():
+        return EarlyStopping("target/val_loss", patience=1, min_delta=1e9)
+
+    once = fit(folder, target, early()).state_dict()
+    last = torch.load(folder / "last.ckpt", weights_only=True)
+    assert last["epoch"] == 1, "before the last epoch"
+    again = fit(folder, target, early(), go_on=True).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in once.items())
+    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 1
 
 
 @pytest.mark.parametrize("hook", ["on_train_batch_end", "on_validation_batch_end"])

@@ -355,6 +355,14 @@ def test_csv_keeps_the_last_step_before_a_validation_that_is_done_again(tmp_path
     assert [(row["train/loss"], row["val/loss"]) for row in rows(tmp_path)] == [("1.0", ""), ("", "2.0")]
 
 
+def test_csv_replaces_the_results_of_a_test_that_was_cut_short(tmp_path):
+    first = RunCSVLogger(tmp_path)
+    first.log_metrics({"epoch": 0, "val/loss": 1.0}, 1)
+    first.log_metrics({"epoch": 1, "test/gap": 1.0}, 2)
+    RunCSVLogger(tmp_path).log_metrics({"epoch": 1, "test/gap": 2.0}, 2)
+    assert [row["test/gap"] for row in rows(tmp_path)] == ["", "2.0"]
+
+
 def test_csv_keeps_the_training_when_it_is_only_tested(tmp_path):
     first = RunCSVLogger(tmp_path)
     first.log_metrics({"epoch": 0, "val/loss": 1.0}, 1)
