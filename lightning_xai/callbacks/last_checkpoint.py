@@ -17,10 +17,10 @@ LOADERS = "combined_loader"  # where Lightning keeps that of the training data, 
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps ``last.ckpt``: after every epoch, every so many steps, and when SIGTERM or SIGUSR1 tell the run to end.
+    """Keeps ``last.ckpt``: after every epoch, every so many steps, and when SIGTERM or SIGUSR1 ask the run to end.
 
     With the place in the training data, which Lightning keeps of a loader that knows it, and the random state of all
-    ranks, which this adds to every checkpoint, the resumed run ends like an uninterrupted one. A run that was told to
+    ranks, which this adds to every checkpoint, the resumed run ends like an uninterrupted one. A run that was asked to
     end does so with status 143 or 138, after the step that it is in.
 
     Args:
@@ -69,7 +69,7 @@ class LastCheckpoint(Checkpoint):
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if last or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        self._ends = told_to_end(trainer)
+        self._ends = asked_to_end(trainer)
         if self._ends or (self.save_every is not None and trainer.global_step % self.save_every == 0):
             self._after_step = random_state()
 
@@ -106,7 +106,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save."""
         self._save(trainer)
-        if told_to_end(trainer):
+        if asked_to_end(trainer):
             interruption.leave()
 
     @override
@@ -143,7 +143,7 @@ class LastCheckpoint(Checkpoint):
             self._loaded = checkpoint
 
     def _end_validation(self, trainer: Trainer) -> None:
-        if told_to_end(trainer):
+        if asked_to_end(trainer):
             assert self._before_validation is not None
             self._save(trainer, (self._before_validation, with_failed_validation))
             interruption.leave()
@@ -159,10 +159,10 @@ class LastCheckpoint(Checkpoint):
         self.last_model_path = str(self.path)
 
 
-def told_to_end(trainer: Trainer) -> bool:
-    """Whether any rank was told to end: all of them must leave at one point."""
-    told = interruption.received is not None
-    return trainer.strategy.reduce_boolean_decision(told, all=False) if trainer.world_size > 1 else told
+def asked_to_end(trainer: Trainer) -> bool:
+    """Whether any rank was asked to end: all of them must leave at one point."""
+    asked = interruption.received is not None
+    return trainer.strategy.reduce_boolean_decision(asked, all=False) if trainer.world_size > 1 else asked
 
 
 def without_started_batch(loop: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from lightning_xai.functional.text import first_line
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Lightning's plugin for checkpoints, but each is written beside its place, and moved there when it is on the disk.
+    """Lightning's plugin for checkpoints, but each is written next to its place, and moved there when it is on disk.
 
     Lightning's own writes into the folder of temporary files; from there, a file moves to another file system piece by
     piece, and a kill leaves half of it.

@@ -23,8 +23,8 @@ from lightning_xai.functional.files import atomic_write
 
 # W&B's own limit on its start should fire before ours, because its error names the reason.
 MARGIN = 3.0
-#: Seconds in which a server answers at all, or cannot be reached: the run is then logged offline.
-ANSWERS = 4.0
+#: Seconds in which a server replies at all, or cannot be reached: the run is then logged offline.
+REPLIES = 4.0
 #: Where the run folder keeps the id of its W&B run, so that a resumed run goes on in it.
 ID_FILE = "wandb_id.txt"
 WITHOUT = "the run goes on without W&B"
@@ -47,13 +47,13 @@ def server() -> str:
 
 
 def is_reachable(url: str) -> bool:
-    """Whether a server answers, whatever its answer is."""
+    """Whether a server replies, whatever it says."""
 
     def ask() -> None:
-        with suppress(HTTPError), urlopen(url, timeout=ANSWERS):  # through a proxy, where one is set
+        with suppress(HTTPError), urlopen(url, timeout=REPLIES):  # through a proxy, where one is set
             pass
 
-    return _within(ANSWERS, ask) is None
+    return _within(REPLIES, ask) is None
 
 
 def run_id(folder: Path) -> str:
