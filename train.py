@@ -7,6 +7,7 @@ import hydra
 import lightning
 from omegaconf import DictConfig
 
+from lightning_xai.cli import rank_zero
 from lightning_xai.cli.components import open_data
 from lightning_xai.cli.earlier_run import start_from
 from lightning_xai.cli.errors import FULL, environment, one_gate, one_sentence
@@ -17,6 +18,7 @@ from lightning_xai.cli.saved_config import mask_hydra_files
 from lightning_xai.cli.target_cache import build_target
 from lightning_xai.cli.tasks import find_task
 from lightning_xai.cli.trust import check_command_line, checked
+from lightning_xai.functional.interruption import interruption
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -34,7 +36,7 @@ def main(cfg: DictConfig) -> dict[str, float]:
     task = find_task(cfg.task)
     if is_first():
         mask_hydra_files()
-    with writing(cfg.run_dir), closed_at_the_end():
+    with interruption.listening(), rank_zero.met(), writing(cfg.run_dir), closed_at_the_end():
         check_checkpoint(cfg)
         prepare_folder(cfg)
         data = open_data(cfg)

@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_xai.cli import run_lock
 from lightning_xai.cli.errors import exit_with_sentence
 from lightning_xai.cli.saved_config import is_of_folder
+from lightning_xai.functional import slurm
 from lightning_xai.functional.files import safe_name
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,7 @@ RESULTS = (
     "visibility.csv",
     "summary.json",
     "target_quality.json",
+    "wandb_id.txt",
     "sanity.json",
     "global.json",
     "global.html",
@@ -53,13 +56,18 @@ def make_folder(path: str | Path, key: str) -> Path:
     """Make a folder that a key of the config names.
 
     Raises:
-        ValueError: If it cannot be made.
+        ValueError: If it cannot be made, or nothing can be written there.
     """
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"{key}={path} cannot be made ({error.strerror}); name another folder.") from error
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{key}={path} cannot be written ({error.strerror}); name another folder.") from error
     return folder
 
 
@@ -136,15 +144,15 @@ def shared_folder(parent: Path, suffix: str = "") -> Path:
         suffix: End of its name.
 
     Returns:
-        See :func:`new_folder`; under SLURM it is named after the job, and not created yet.
+        See :func:`new_folder`; in a batch job of SLURM it is named after that, and not created yet: queued again, the
+        job finds it.
 
     Raises:
         ValueError: If the processes cannot agree.
     """
     environment = os.environ
-    if int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in environment:
-        step = (environment["SLURM_JOB_ID"], environment["SLURM_STEP_ID"], environment.get("SLURM_RESTART_COUNT", "0"))
-        return parent / f"slurm_{'_'.join(step)}{suffix}"
+    if slurm.job() is not None:
+        return parent / slurm.folder_name(suffix)
     if int(environment.get("WORLD_SIZE", "1")) == 1 and "LOCAL_RANK" not in environment:
         return new_folder(parent, suffix)
     if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
@@ -163,22 +171,41 @@ def shared_folder(parent: Path, suffix: str = "") -> Path:
 def prepare_folder(cfg: DictConfig) -> None:
     """Make the run folder, or clear it of the results of an earlier run.
 
-    They move into ``earlier/<time>``, unless the new run goes on with a checkpoint of this folder.
+    They move into ``earlier/<time>``, unless the new run goes on with a checkpoint of this folder. A job that SLURM has
+    queued again goes on too, with ``ckpt_path=last`` where it trains.
 
     Args:
-        cfg: ``task``, ``run_dir`` and ``ckpt_path`` are read.
+        cfg: ``task``, ``run_dir``, ``ckpt_path`` and the places of what is kept between runs are read.
 
     Raises:
-        ValueError: If the folder cannot be made.
+        ValueError: If a folder cannot be made, or nothing can be written there.
         FileNotFoundError: If ``ckpt_path`` names a missing file.
     """
     folder = make_folder(cfg.run_dir, "run_dir")
     log.info("Run folder: %s", folder)
+    check_caches(cfg)
+    queued_again = slurm.is_of_this_job(folder)
+    if queued_again and cfg.ckpt_path is None and cfg.task in ("explain", "global"):
+        cfg.ckpt_path = "last"
     checkpoint = start_checkpoint(cfg)
     if cfg.ckpt_path == "last":
         log.info("Resuming from %s." if checkpoint else "No %s yet: starting from scratch.", folder / LAST)
-    if not is_of_folder(cfg.ckpt_path, folder):
+    if not (queued_again or is_of_folder(cfg.ckpt_path, folder)):
         keep_earlier(folder)
+    if is_first():
+        slurm.mark(folder)
+
+
+def check_caches(cfg: DictConfig) -> None:
+    """Find before anything is trained that what comes after it could not be kept.
+
+    Raises:
+        ValueError: If a folder cannot be made, or nothing can be written there.
+    """
+    if cfg.task == "global":
+        make_folder(cfg.paths.peppr, "paths.peppr")
+    if (features := OmegaConf.select(cfg, "explainer.cache_dir")) is not None:
+        make_folder(features, "paths.features")
 
 
 def start_checkpoint(cfg: DictConfig) -> str | None:
@@ -250,7 +277,8 @@ def keep_earlier(folder: Path) -> None:
 
 
 def register_resolvers() -> None:
-    """Let the config ask for ``${run_folder:...}`` and ``${sweep_folder:...}``."""
+    """Let the config ask for ``${run_folder:...}``, ``${sweep_folder:...}`` and ``${slurm:...}``."""
+    OmegaConf.register_new_resolver("slurm", slurm.number, replace=True)
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
     OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True, use_cache=True)
 

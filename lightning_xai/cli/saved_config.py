@@ -21,8 +21,8 @@ from lightning_xai.functional.secrets import masked, masked_words
 from lightning_xai.functional.text import first_line
 
 NAME = "config.yaml"
-# Values that only Hydra can give, while it runs the job.
-RUNTIME = re.compile(r"\$\{(?:hydra|now):[^{}]*\}")
+# Values that only Hydra can give, while it runs the job, or only SLURM.
+RUNTIME = re.compile(r"\$\{(?:hydra|now|slurm):[^{}]*\}")
 # The references that a run writes.
 RESOLVERS = ("oc.env", "oc.select")
 # Bytes of a config; those of runs have some ten thousand.
@@ -57,7 +57,10 @@ def is_of_folder(ckpt_path: str | None, folder: Path) -> bool:
 
 
 def as_composed(cfg: DictConfig) -> dict[str, Any]:
-    """Turn a config into plain values and references; only what Hydra's runtime alone knows is filled in."""
+    """Turn a config into plain values and references; only what the runtime alone knows is filled in."""
+
+    def found(reference: str) -> Any:
+        return OmegaConf.create({"value": reference}).value
 
     def filled(value: Any) -> Any:
         if isinstance(value, dict):
@@ -66,7 +69,7 @@ def as_composed(cfg: DictConfig) -> dict[str, Any]:
             return [filled(each) for each in value]
         if not isinstance(value, str):
             return value
-        return RUNTIME.sub(lambda found: str(OmegaConf.create({"value": found[0]}).value), value)
+        return found(value) if RUNTIME.fullmatch(value) else RUNTIME.sub(lambda match: str(found(match[0])), value)
 
     content: dict[str, Any] = filled(OmegaConf.to_container(cfg))
     return content

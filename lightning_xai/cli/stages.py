@@ -1,5 +1,6 @@
 """Stages that several tasks share: build the trainer, fit, test."""
 
+import lightning
 from hydra.utils import instantiate
 from lightning import Trainer
 from omegaconf import DictConfig
@@ -55,6 +56,8 @@ def score(
     Returns:
         ``{"test/<metric>": mean}``.
     """
+    # What a test draws must not depend on how, or in how many pieces, the explainer was trained.
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     trainer.test(explainer, datamodule=data, ckpt_path=checkpoint, verbose=False, weights_only=True)
     results = finish(cfg, trainer, checkpoint)
     finish_loggers(trainer.loggers)

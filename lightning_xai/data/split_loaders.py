@@ -10,7 +10,7 @@ from monai.data.dataset import Dataset
 
 from lightning_xai.data.batches import EqualSizes
 from lightning_xai.data.geometry import Geometry
-from lightning_xai.data.loaders import choose_workers, make_loader
+from lightning_xai.data.loaders import choose_workers, make_loader, make_training_loader
 
 
 class SplitLoaders(LightningDataModule):
@@ -61,4 +61,6 @@ class SplitLoaders(LightningDataModule):
         if not len(dataset):
             raise ValueError(f"The {split} split of {self.where} ends up empty; give it images.")
         setattr(dataset, "grids", self.geometry.grids)  # noqa: B010  # MONAI's class does not know it
-        return make_loader(dataset, self.batch_size, split == "train" and not plain, workers, self.seed)
+        if split == "train" and not plain:
+            return make_training_loader(dataset, self.batch_size, workers, self.seed, self.trainer)
+        return make_loader(dataset, self.batch_size, workers, self.seed)
