@@ -4,17 +4,12 @@ import sys
 from pathlib import Path
 
 import hydra
-import lightning
 from omegaconf import DictConfig
 
-from lightning_xai.cli.components import open_data
 from lightning_xai.cli.earlier_run import start_from
 from lightning_xai.cli.errors import one_sentence
 from lightning_xai.cli.overrides import check_overrides
-from lightning_xai.cli.process_group import closed_at_the_end
 from lightning_xai.cli.run_folder import prepare_folder, writing
-from lightning_xai.cli.target_cache import build_target
-from lightning_xai.cli.tasks import find_task
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -28,6 +23,14 @@ def main(cfg: DictConfig) -> dict[str, float]:
     Returns:
         ``target/...`` numbers, and those of the task: ``test/...``, ``val/...``, ``sanity/...`` or ``global/...``.
     """
+    # PyTorch and Lightning take seconds to import: help, completion and the answer to a typo do without them.
+    import lightning
+
+    from lightning_xai.cli.components import open_data
+    from lightning_xai.cli.process_group import closed_at_the_end
+    from lightning_xai.cli.target_cache import build_target
+    from lightning_xai.cli.tasks import find_task
+
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     task = find_task(cfg.task)
     with writing(cfg.run_dir), closed_at_the_end():

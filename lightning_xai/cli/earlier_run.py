@@ -1,7 +1,7 @@
 """Start from an earlier run: Hydra composes on top of the ``config.yaml`` of the run that a checkpoint comes from."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override, Sweep
@@ -10,7 +10,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_xai.cli.overrides import dotted, read_words
 from lightning_xai.cli.saved_config import NAME, read_config, targets_in
-from lightning_xai.data import ImageDataModule
+
+if TYPE_CHECKING:
+    from lightning_xai.data import ImageDataModule
 
 #: Names of the primary config, and of the choice of each group, that stand for the earlier run's.
 PRIMARY, CHOICE = "train_from_run", "of_the_run"
@@ -160,7 +162,7 @@ def fit_to_target(cfg: DictConfig, saved: DictConfig) -> None:
             cfg.data.limit = None  # it held for the training
 
 
-def check_data(cfg: DictConfig, data: ImageDataModule, labeled: bool) -> None:
+def check_data(cfg: DictConfig, data: "ImageDataModule", labeled: bool) -> None:
     """Refuse data that the run's target cannot have been trained on.
 
     Args:

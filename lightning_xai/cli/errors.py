@@ -11,7 +11,6 @@ from typing import Any, ParamSpec, TypeVar
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf.errors import OmegaConfBaseException
 
 P = ParamSpec("P")
@@ -71,6 +70,8 @@ def one_sentence(job: Callable[[Any], dict[str, float]], failed: list[bool]) -> 
 
     @functools.wraps(job)
     def quiet(cfg: Any) -> float | None:
+        from lightning.pytorch.utilities.exceptions import SIGTERMException  # after the command line was checked
+
         failed.append(True)  # until it has ended well
         try:
             results = job(cfg)

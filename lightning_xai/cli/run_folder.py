@@ -10,7 +10,7 @@ from datetime import timedelta
 from itertools import count
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_xai.cli import run_lock
@@ -39,6 +39,8 @@ RESULTS = (
 )
 # The checkpoint of the last finished epoch, in a run folder.
 LAST = Path("checkpoints") / "last.ckpt"
+# The environment variables that may hold a process's rank, the first that is there.
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 # The environment variable with which the other ranks of a sweep, started by Lightning, find its folder.
 SWEEP = "LIGHTNING_XAI_SWEEP_DIR"
 
@@ -46,7 +48,9 @@ SWEEP = "LIGHTNING_XAI_SWEEP_DIR"
 def is_first() -> bool:
     """Whether this is the process of a job that writes: the first, or the only one."""
     node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
-    return bool(rank_zero_only.rank == 0) and node == "0"  # type: ignore[attr-defined]
+    # Lightning sets the rank when it is imported, by these variables; a folder is made before that.
+    by_variables = next((os.environ[name] for name in RANKS if name in os.environ), "0")
+    return int(getattr(rank_zero_only, "rank", by_variables)) == 0 and node == "0"
 
 
 def make_folder(path: str | Path, key: str) -> Path:

@@ -7,15 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_class
-from lightning import Callback, LightningDataModule, Trainer
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
-from monai.transforms.transform import Transform
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
-from torch import nn
-from torchmetrics import Metric
 
 from lightning_xai.functional.files import atomic_write
 from lightning_xai.functional.text import first_line, strings
@@ -25,7 +19,6 @@ NAME = "config.yaml"
 RUNTIME = re.compile(r"\$\{(?:hydra|now):[^{}]*\}")
 # What a class of these packages may be, so that a config can do no more than put parts together.
 PACKAGES = ("lightning", "lightning_xai", "monai", "torch", "torchmetrics")
-PARTS = (Callback, LightningDataModule, Logger, Metric, Transform, nn.Module)
 RESOLVERS = ("oc.env", "oc.select")
 
 
@@ -39,14 +32,6 @@ def write_config(cfg: DictConfig) -> None:
         return
     with atomic_write(path) as file:
         file.write(OmegaConf.to_yaml(OmegaConf.create(as_composed(cfg))))
-
-
-@rank_zero_only
-def log_config(cfg: DictConfig, trainer: Trainer) -> None:
-    """Write the composed configuration into the run folder, and send it to every logger."""
-    write_config(cfg)
-    for logger in trainer.loggers:
-        logger.log_hyperparams(without_secrets(cfg))
 
 
 def is_of_folder(ckpt_path: str | None, folder: Path) -> bool:
@@ -131,8 +116,14 @@ def _is_part(name: str) -> bool:
     """Whether a dotted path is a class of :data:`PACKAGES` whose construction does nothing else."""
     if name.partition(".")[0] not in PACKAGES:
         return False
+    from lightning import Callback, LightningDataModule
+    from lightning.pytorch.loggers import Logger
+    from monai.transforms.transform import Transform
+    from torch import nn
+    from torchmetrics import Metric
+
     try:
-        return issubclass(get_class(name), PARTS)
+        return issubclass(get_class(name), (Callback, LightningDataModule, Logger, Metric, Transform, nn.Module))
     except Exception:  # whatever an import or a look-up may raise
         return False
 
