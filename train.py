@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> dict[str, float]:
     Returns:
         ``target/...`` numbers, and those of the task: ``test/...``, ``val/...``, ``sanity/...`` or ``global/...``.
     """
-    # PyTorch and Lightning take seconds to import: help, completion and the answer to a typo do without them.
+    # PyTorch and Lightning take seconds to import: what only reads a command line does without.
     import lightning
 
     from lightning_xai.cli.components import open_data

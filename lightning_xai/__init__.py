@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["ClassifierTarget", "Explainer", "Explanation", "Query", "SegmenterTarget", "Target", "__version__"]
 
-# PyTorch and Lightning take seconds to import: help, completion and the answer to a typo do without them.
+# PyTorch and Lightning take seconds to import: what only reads a command line does without.
 _MODULES = {
     "ClassifierTarget": "targets",
     "Explainer": "explainers.base",

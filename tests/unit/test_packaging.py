@@ -183,3 +183,11 @@ def test_the_target_that_contributing_shows() -> None:
         assert explainer.explain(images).shape == (2, 1, 6, 6)
     with pytest.raises(ValueError, match="CAPE explains classification, but a RegressorTarget does regression"):
         CAPE(target)
+
+
+def test_the_package_offers_its_names_and_its_parts_and_nothing_else():
+    for name in lightning_xai.__all__:
+        assert getattr(lightning_xai, name) is not None and name in dir(lightning_xai)
+    assert lightning_xai.explainers.PCIM.__name__ == "PCIM", "a part that nobody imported"
+    with pytest.raises(AttributeError, match="has no attribute 'Explaner'"):
+        _ = lightning_xai.Explaner

@@ -7,12 +7,12 @@ from omegaconf import OmegaConf
 
 from lightning_xai.cli.saved_config import (
     as_composed,
-    log_config,
     read_config,
     targets_in,
     without_secrets,
     write_config,
 )
+from lightning_xai.cli.stages import log_config
 
 SECRET = "s3cr3t-t0ken"
 
