@@ -10,6 +10,7 @@ from lightning_xai.cli.earlier_run import start_from
 from lightning_xai.cli.errors import one_sentence
 from lightning_xai.cli.overrides import check_overrides
 from lightning_xai.cli.run_folder import prepare_folder, writing
+from lightning_xai.cli.sweep_table import recorded, sweep_reported
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -47,6 +48,8 @@ if __name__ == "__main__":
     except ValueError as error:
         sys.exit(f"train.py: {error}")
     failed: list[bool] = []
-    hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(one_sentence(main, failed))()
+    job = one_sentence(recorded(main), failed)
+    with sweep_reported():
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
     if any(failed):
-        sys.exit(f"train.py: {sum(failed)} of {len(failed)} jobs failed." if len(failed) > 1 else 1)
+        sys.exit(1)
