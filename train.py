@@ -24,21 +24,23 @@ def main(cfg: DictConfig) -> dict[str, float]:
     Returns:
         ``target/...`` numbers, and those of the task: ``test/...``, ``val/...``, ``sanity/...`` or ``global/...``.
     """
-    # PyTorch and Lightning take seconds to import: what only reads a command line does without.
-    import lightning
-
-    from lightning_xai.cli.components import open_data
-    from lightning_xai.cli.process_group import closed_at_the_end
-    from lightning_xai.cli.target_cache import build_target
-    from lightning_xai.cli.tasks import find_task
-
-    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
-    task = find_task(cfg.task)
-    with writing(cfg.run_dir), closed_at_the_end():
+    with writing(cfg.run_dir):
         prepare_folder(cfg)
-        data = open_data(cfg)
-        target, quality = build_target(cfg, data)
-        return quality | task(cfg, data, target)
+        # PyTorch and Lightning take seconds to import: what only reads a command line does without, and a run says
+        # where it writes before.
+        import lightning
+
+        from lightning_xai.cli.components import open_data
+        from lightning_xai.cli.process_group import closed_at_the_end
+        from lightning_xai.cli.target_cache import build_target
+        from lightning_xai.cli.tasks import find_task
+
+        lightning.seed_everything(cfg.seed, workers=True, verbose=False)
+        task = find_task(cfg.task)
+        with closed_at_the_end():
+            data = open_data(cfg)
+            target, quality = build_target(cfg, data)
+            return quality | task(cfg, data, target)
 
 
 if __name__ == "__main__":

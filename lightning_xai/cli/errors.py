@@ -70,14 +70,15 @@ def one_sentence(job: Callable[[Any], dict[str, float]], failed: list[bool]) -> 
 
     @functools.wraps(job)
     def quiet(cfg: Any) -> float | None:
-        from lightning.pytorch.utilities.exceptions import SIGTERMException  # after the command line was checked
-
         failed.append(True)  # until it has ended well
         try:
             results = job(cfg)
             optimized = optimized_value(results, cfg.optimized_metric)
-        except SIGTERMException:  # Lightning's, which alone would end with status 0
-            sys.exit(128 + signal.SIGTERM)
+        except SystemExit as end:
+            # Lightning's, which alone would end with status 0; by its name, as Lightning may not be imported yet.
+            if type(end).__name__ == "SIGTERMException":
+                sys.exit(128 + signal.SIGTERM)
+            raise
         except Exception as error:
             if (sentence := sentence_of(error)) is None:
                 raise
