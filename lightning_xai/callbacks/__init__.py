@@ -5,6 +5,7 @@ from lightning_xai.callbacks.contributions import Contributions
 from lightning_xai.callbacks.faithfulness import Faithfulness
 from lightning_xai.callbacks.global_maps import SaveGlobalMaps
 from lightning_xai.callbacks.map_variety import MapVariety
+from lightning_xai.callbacks.prediction_table import PredictionTable
 from lightning_xai.callbacks.save_maps import SaveMaps
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Contributions",
     "Faithfulness",
     "MapVariety",
+    "PredictionTable",
     "SaveGlobalMaps",
     "SaveMaps",
 ]

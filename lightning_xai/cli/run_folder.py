@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_xai.cli import run_lock
 from lightning_xai.cli.errors import exit_with_sentence
+from lightning_xai.cli.kept_predictions import FOLDER, can_go_on, write_recipe
 from lightning_xai.cli.saved_config import is_of_folder
 from lightning_xai.functional.files import safe_name
 
@@ -181,8 +182,26 @@ def prepare_folder(cfg: DictConfig) -> None:
     checkpoint = start_checkpoint(cfg)
     if cfg.ckpt_path == "last":
         log.info("Resuming from %s." if checkpoint else "No %s yet: starting from scratch.", folder / LAST)
-    if not is_of_folder(cfg.ckpt_path, folder):
-        keep_earlier(folder)
+    if cfg.task == "predict":
+        prepare_predictions(cfg, checkpoint)
+    elif not is_of_folder(cfg.ckpt_path, folder):
+        keep_earlier(folder, RESULTS)
+
+
+def prepare_predictions(cfg: DictConfig, checkpoint: str | None) -> None:
+    """Move earlier maps aside, unless they are this run's, killed before its end.
+
+    Args:
+        cfg: ``run_dir``, ``ckpt_path`` and what maps depend on are read.
+        checkpoint: The explainer's weights, if they come from a file.
+    """
+    folder = Path(cfg.run_dir)
+    if can_go_on(cfg, checkpoint):
+        log.info("Going on with the maps of %s.", folder / FOLDER)
+        return
+    keep_earlier(folder, (FOLDER,) if is_of_folder(cfg.ckpt_path, folder) else RESULTS)
+    if is_first():
+        write_recipe(cfg, checkpoint)
 
 
 def start_checkpoint(cfg: DictConfig) -> str | None:
@@ -223,9 +242,14 @@ def link_latest(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def keep_earlier(folder: Path) -> None:
-    """Move the results of an earlier run in this folder aside; only the first process of a job does."""
-    old = [folder / name for name in RESULTS if (folder / name).exists()]
+def keep_earlier(folder: Path, names: tuple[str, ...]) -> None:
+    """Move the results of an earlier run in this folder aside; only the first process of a job does.
+
+    Args:
+        folder: The run folder.
+        names: Files and folders in it.
+    """
+    old = [folder / name for name in names if (folder / name).exists()]
     if old and is_first():
         written = time.localtime(max(path.stat().st_mtime for path in old))
         aside = new_folder(folder / "earlier", when=written)  # runs of the same second must not mix
