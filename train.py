@@ -11,6 +11,7 @@ from lightning_xai.cli.errors import one_sentence
 from lightning_xai.cli.overrides import check_overrides
 from lightning_xai.cli.run_folder import prepare_folder, writing
 from lightning_xai.cli.sweep_table import recorded, sweep_reported
+from lightning_xai.cli.tasks import check_task, find_task
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -24,6 +25,7 @@ def main(cfg: DictConfig) -> dict[str, float]:
     Returns:
         ``target/...`` numbers, and those of the task: ``test/...``, ``val/...``, ``sanity/...`` or ``global/...``.
     """
+    check_task(cfg.task)
     with writing(cfg.run_dir):
         prepare_folder(cfg)
         # PyTorch and Lightning take seconds to import: what only reads a command line does without, and a run says
@@ -33,14 +35,12 @@ def main(cfg: DictConfig) -> dict[str, float]:
         from lightning_xai.cli.components import open_data
         from lightning_xai.cli.process_group import closed_at_the_end
         from lightning_xai.cli.target_cache import build_target
-        from lightning_xai.cli.tasks import find_task
 
         lightning.seed_everything(cfg.seed, workers=True, verbose=False)
-        task = find_task(cfg.task)
         with closed_at_the_end():
             data = open_data(cfg)
             target, quality = build_target(cfg, data)
-            return quality | task(cfg, data, target)
+            return quality | find_task(cfg.task)(cfg, data, target)
 
 
 if __name__ == "__main__":

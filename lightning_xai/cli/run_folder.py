@@ -185,7 +185,7 @@ def prepare_folder(cfg: DictConfig) -> None:
     if cfg.task == "predict":
         prepare_predictions(cfg, checkpoint)
     elif not is_of_folder(cfg.ckpt_path, folder):
-        keep_earlier(folder, RESULTS)
+        keep_earlier(folder)
 
 
 def prepare_predictions(cfg: DictConfig, checkpoint: str | None) -> None:
@@ -242,7 +242,7 @@ def link_latest(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def keep_earlier(folder: Path, names: tuple[str, ...]) -> None:
+def keep_earlier(folder: Path, names: tuple[str, ...] = RESULTS) -> None:
     """Move the results of an earlier run in this folder aside; only the first process of a job does.
 
     Args:

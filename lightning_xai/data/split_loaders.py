@@ -60,8 +60,8 @@ class SplitLoaders(LightningDataModule):
         split = "predict" if "predict" in self._datasets else "test"
         items = self.split_items[split]
         left = [row for row, item in enumerate(items) if item.id not in done]
-        if not left or len(left) == len(items):
-            return self.predict_dataloader() if left else None
+        if not left:
+            return None
         whole = self._datasets[split]
         samples: Any = Subset(whole.dataset if isinstance(whole, EqualSizes) else whole, left)
         self._datasets["rest"] = batched(samples, self.geometry.sizes_of([items[row] for row in left]), self.batch_size)

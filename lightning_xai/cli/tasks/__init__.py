@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import TYPE_CHECKING, TypeAlias
 
 from omegaconf import DictConfig
 
-from lightning_xai.data import ImageDataModule
-from lightning_xai.targets import Target
+if TYPE_CHECKING:
+    from lightning_xai.data import ImageDataModule
+    from lightning_xai.targets import Target
 
-Task = Callable[[DictConfig, ImageDataModule, Target], dict[str, float]]
+Task: TypeAlias = "Callable[[DictConfig, ImageDataModule, Target], dict[str, float]]"
 
 #: The module here that ``task=<name>`` runs; ``configs/task/<name>.yaml`` holds the keys that only it reads.
 TASKS = {
@@ -21,8 +23,8 @@ TASKS = {
 }
 
 
-def find_task(name: str) -> Task:
-    """Look up the function of a task.
+def check_task(name: str) -> None:
+    """Refuse the name of a task that there is not.
 
     Args:
         name: A key of :data:`TASKS`.
@@ -32,5 +34,14 @@ def find_task(name: str) -> Task:
     """
     if name not in TASKS:
         raise ValueError(f"task is {name!r}; use one of {', '.join(TASKS)}.")
+
+
+def find_task(name: str) -> Task:
+    """Import the function of a task, and with it what only this task needs.
+
+    Args:
+        name: A key of :data:`TASKS`; see :func:`check_task`.
+    """
+    check_task(name)
     task: Task = import_module(f"{__name__}.{TASKS[name]}").run
     return task

@@ -38,7 +38,8 @@ def run(cfg: DictConfig, data: ImageDataModule, target: Target) -> dict[str, flo
         trainer.callbacks.append(PredictionTable())  # type: ignore[attr-defined]  # after the one that writes the maps
     if done:
         log.info("Maps of %d images are there already.", len(done))
-    if (images := data.rest_dataloader(done)) is not None:
+    images = data.rest_dataloader(done) if done else data.predict_dataloader()
+    if images is not None:
         trainer.predict(explainer, images, ckpt_path=checkpoint, return_predictions=False, weights_only=True)
     if saver is not None:
         say_where(saver.folder(trainer))

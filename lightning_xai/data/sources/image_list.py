@@ -27,7 +27,8 @@ def listed_items(path: Path) -> list[Item]:
         ValueError: The list is empty, has no such column, or names an image twice.
         FileNotFoundError: An image does not exist.
     """
-    cells = text_cells(path) if path.suffix.lower() == ".txt" else table_cells(path)
+    listed = text_cells(path) if path.suffix.lower() == ".txt" else table_cells(path)
+    cells = [(number, cell.replace("\\", "/")) for number, cell in listed]
     if not cells:
         raise ValueError(f"{path} lists no images; give it a path a line.")
     finder = FileFinder(path.parent)
