@@ -6,6 +6,7 @@ from lightning_xai.callbacks.faithfulness import Faithfulness
 from lightning_xai.callbacks.global_maps import SaveGlobalMaps
 from lightning_xai.callbacks.last_checkpoint import LastCheckpoint
 from lightning_xai.callbacks.map_variety import MapVariety
+from lightning_xai.callbacks.prediction_table import PredictionTable
 from lightning_xai.callbacks.save_maps import SaveMaps
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Faithfulness",
     "LastCheckpoint",
     "MapVariety",
+    "PredictionTable",
     "SaveGlobalMaps",
     "SaveMaps",
 ]

@@ -28,7 +28,7 @@ T = TypeVar("T")
 PACKAGE = Path(__file__).parents[1]
 LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("purelib", "platlib", "stdlib"))
 #: Where words and files are read that the user wrote.
-GRAMMAR = tuple(str(Path(part.__file__).parent) for part in (hydra, omegaconf))
+GRAMMAR = tuple(str(Path(str(part.__file__)).parent) for part in (hydra, omegaconf))
 #: Hydra's variable that asks for tracebacks.
 FULL = "HYDRA_FULL_ERROR"
 #: Errors whose message is the sentence, if our own code or the user's raises them.

@@ -6,16 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-
 from lightning_xai.cli.run_folder import is_first
 
 #: Seconds in which all ranks must have come, and in which its file must show on another machine.
 COMES, SHOWS = 120.0, 10.0
-EXTERNAL: tuple[type[ClusterEnvironment], ...] = (TorchElasticEnvironment, SLURMEnvironment)
+#: What is in the environment of a process that is not alone, of torchrun, SLURM and a start by hand.
+SIGNS = {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "NODE_RANK"}
 
 _lines: list[socket.socket] = []
 
@@ -26,7 +22,14 @@ def meeting() -> tuple[str, int, int] | None:
     Returns:
         ``None``: there are none so far, as where Lightning starts them itself. Without a number: they are not counted.
     """
-    found = next((each() for each in EXTERNAL if each.detect()), None)
+    if not SIGNS & os.environ.keys():
+        return None  # before Lightning is imported, which takes seconds
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    external: tuple[type[TorchElasticEnvironment | SLURMEnvironment], ...] = (TorchElasticEnvironment, SLURMEnvironment)
+    found = next((each() for each in external if each.detect()), None)
     if found is not None:
         others = found.world_size() - 1
         return (found.main_address, found.main_port + 1, others) if others else None

@@ -11,12 +11,14 @@ from itertools import count
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from lightning.pytorch.utilities import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_xai.cli import run_lock
 from lightning_xai.cli.errors import exit_with_sentence
+from lightning_xai.cli.kept_predictions import FOLDER, can_go_on, write_recipe
 from lightning_xai.cli.saved_config import is_of_folder
+from lightning_xai.cli.start_checkpoint import LAST, start_checkpoint
 from lightning_xai.functional import slurm
 from lightning_xai.functional.files import safe_name
 
@@ -40,8 +42,8 @@ RESULTS = (
     "checkpoints",
     "predictions",
 )
-# The checkpoint of the last finished epoch, in a run folder.
-LAST = Path("checkpoints") / "last.ckpt"
+# The environment variables that may hold a process's rank, the first that is there.
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 # The environment variable with which the other ranks of a sweep, started by Lightning, find its folder.
 SWEEP = "LIGHTNING_XAI_SWEEP_DIR"
 
@@ -49,7 +51,9 @@ SWEEP = "LIGHTNING_XAI_SWEEP_DIR"
 def is_first() -> bool:
     """Whether this is the process of a job that writes: the first, or the only one."""
     node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
-    return bool(rank_zero_only.rank == 0) and node == "0"  # type: ignore[attr-defined]
+    # Lightning sets the rank when it is imported, by these variables; a folder is made before that.
+    by_variables = next((os.environ[name] for name in RANKS if name in os.environ), "0")
+    return int(getattr(rank_zero_only, "rank", by_variables)) == 0 and node == "0"
 
 
 def make_folder(path: str | Path, key: str) -> Path:
@@ -190,7 +194,9 @@ def prepare_folder(cfg: DictConfig) -> None:
     checkpoint = start_checkpoint(cfg)
     if cfg.ckpt_path == "last":
         log.info("Resuming from %s." if checkpoint else "No %s yet: starting from scratch.", folder / LAST)
-    if not (queued_again or is_of_folder(cfg.ckpt_path, folder)):
+    if cfg.task == "predict":
+        prepare_predictions(cfg, checkpoint)
+    elif not (queued_again or is_of_folder(cfg.ckpt_path, folder)):
         keep_earlier(folder)
     if is_first():
         slurm.mark(folder)
@@ -208,50 +214,20 @@ def check_caches(cfg: DictConfig) -> None:
         make_folder(features, "paths.features")
 
 
-def start_checkpoint(cfg: DictConfig) -> str | None:
-    """Find the explainer's checkpoint that a run starts from.
+def prepare_predictions(cfg: DictConfig, checkpoint: str | None) -> None:
+    """Move earlier maps aside, unless they are this run's, killed before its end.
 
     Args:
-        cfg: ``task``, ``run_dir`` and ``ckpt_path`` are read.
-
-    Returns:
-        Its path. ``None`` if there is none: ``ckpt_path=last`` in a folder without one trains from the start.
-
-    Raises:
-        FileNotFoundError: If it is missing, or ``ckpt_path=last`` finds none that could be tested.
+        cfg: ``run_dir``, ``ckpt_path`` and what maps depend on are read.
+        checkpoint: The explainer's weights, if they come from a file.
     """
-    if cfg.ckpt_path is None:
-        return None
-    if cfg.ckpt_path != "last":
-        if not Path(cfg.ckpt_path).is_file():
-            raise FileNotFoundError(
-                f"ckpt_path={cfg.ckpt_path} does not exist; give an explainer checkpoint, or 'last' to go on in "
-                "run_dir."
-            )
-        return str(cfg.ckpt_path)
-    last = Path(cfg.run_dir) / LAST
-    if not last.is_file() and cfg.task in ("test", "predict"):
-        raise FileNotFoundError(f"ckpt_path=last finds no {last}; give another run_dir, or a checkpoint.")
-    return str(last) if last.is_file() else None
-
-
-def check_checkpoint(cfg: DictConfig) -> None:
-    """Refuse to start from a checkpoint that is damaged, holds pickled objects, or was written by another program.
-
-    Args:
-        cfg: See :func:`start_checkpoint`.
-
-    Raises:
-        ValueError: If it is.
-    """
-    from lightning_xai.targets.weights import read_pickle  # PyTorch is not needed before a run begins
-
-    path = start_checkpoint(cfg)
-    if path is None:
+    folder = Path(cfg.run_dir)
+    if can_go_on(cfg, checkpoint):
+        log.info("Going on with the maps of %s.", folder / FOLDER)
         return
-    content = read_pickle(Path(path))
-    if not isinstance(content, dict) or not {"state_dict", "pytorch-lightning_version"} <= content.keys():
-        raise ValueError(f"{path} is no checkpoint of an explainer; give another ckpt_path.")
+    keep_earlier(folder, (FOLDER,) if is_of_folder(cfg.ckpt_path, folder) else RESULTS)
+    if is_first():
+        write_recipe(cfg, checkpoint)
 
 
 def link_latest(folder: Path) -> None:
@@ -265,9 +241,14 @@ def link_latest(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def keep_earlier(folder: Path) -> None:
-    """Move the results of an earlier run in this folder aside; only the first process of a job does."""
-    old = [folder / name for name in RESULTS if (folder / name).exists()]
+def keep_earlier(folder: Path, names: tuple[str, ...] = RESULTS) -> None:
+    """Move the results of an earlier run in this folder aside; only the first process of a job does.
+
+    Args:
+        folder: The run folder.
+        names: Files and folders in it.
+    """
+    old = [folder / name for name in names if (folder / name).exists()]
     if old and is_first():
         written = time.localtime(max(path.stat().st_mtime for path in old))
         aside = new_folder(folder / "earlier", when=written)  # runs of the same second must not mix

@@ -9,8 +9,6 @@ from typing import Any
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning import Trainer
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
@@ -41,14 +39,6 @@ def write_config(cfg: DictConfig) -> None:
         return
     with atomic_write(path) as file:
         file.write(OmegaConf.to_yaml(OmegaConf.create(masked(as_composed(cfg), NOT_GIVEN))))
-
-
-@rank_zero_only
-def log_config(cfg: DictConfig, trainer: Trainer) -> None:
-    """Write the composed configuration into the run folder, and send it to every logger."""
-    write_config(cfg)
-    for logger in trainer.loggers:
-        logger.log_hyperparams(without_secrets(cfg))
 
 
 def is_of_folder(ckpt_path: str | None, folder: Path) -> bool:

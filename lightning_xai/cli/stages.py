@@ -3,10 +3,11 @@
 import lightning
 from hydra.utils import instantiate
 from lightning import Trainer
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from lightning_xai.cli.run_folder import start_checkpoint
-from lightning_xai.cli.saved_config import log_config
+from lightning_xai.cli.saved_config import without_secrets, write_config
+from lightning_xai.cli.start_checkpoint import start_checkpoint
 from lightning_xai.cli.summary import finish
 from lightning_xai.data import ImageDataModule
 from lightning_xai.explainers.base import Explainer
@@ -23,6 +24,14 @@ def build_trainer(cfg: DictConfig) -> Trainer:
     trainer: Trainer = instantiate(cfg.trainer, logger=loggers, callbacks=list(instantiate(cfg.callbacks).values()))
     log_config(cfg, trainer)
     return trainer
+
+
+@rank_zero_only
+def log_config(cfg: DictConfig, trainer: Trainer) -> None:
+    """Write the composed configuration into the run folder, and send it to every logger."""
+    write_config(cfg)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(without_secrets(cfg))
 
 
 def fit(cfg: DictConfig, trainer: Trainer, explainer: Explainer, data: ImageDataModule) -> str | None:

@@ -12,7 +12,8 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lightning_xai.cli import rank_zero
-from lightning_xai.cli.run_folder import LAST, is_first, make_folder
+from lightning_xai.cli.run_folder import is_first, make_folder
+from lightning_xai.cli.start_checkpoint import LAST
 from lightning_xai.data import ImageDataModule
 from lightning_xai.functional.files import atomic_write
 from lightning_xai.functional.finite import naming_images

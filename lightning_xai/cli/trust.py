@@ -49,7 +49,6 @@ FUNCTIONS = (
 )
 #: Parts of those that start, fetch or unpickle something.
 CLOSED = (
-    "lightning_xai.cli",
     "monai.transforms.io",
     "torchmetrics.utilities",
     "timm.models._hub",

@@ -16,7 +16,6 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-import wandb
 from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
@@ -35,6 +34,8 @@ WITHOUT = "the run goes on without W&B"
 
 def has_wandb_key() -> bool:
     """Whether this machine is logged in to W&B: an API key in the environment, the session, or the netrc file."""
+    import wandb
+
     if os.environ.get("WANDB_API_KEY") or wandb.setup().settings.api_key:
         return True
     host = urlsplit(server()).netloc
@@ -107,6 +108,8 @@ class ResilientWandbLogger(WandbLogger):
         finish_timeout: float = 120.0,
         **kwargs: Any,
     ) -> None:
+        import wandb  # takes a second, which runs without it save
+
         os.makedirs(save_dir, exist_ok=True)
         mode = kwargs.pop("mode", None) or os.environ.get("WANDB_MODE")
         if mode is None and not has_wandb_key():
@@ -198,6 +201,8 @@ def _within(limit: float, call: Callable[[], Any]) -> BaseException | None:
 
 
 def _finish(run: Any) -> None:
+    import wandb
+
     run.finish()
     # Without this the files may be incomplete for a moment more; a later run starts W&B's service again.
     wandb.teardown()

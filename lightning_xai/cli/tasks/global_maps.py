@@ -16,8 +16,8 @@ from typing_extensions import override
 
 from lightning_xai.callbacks import SaveGlobalMaps
 from lightning_xai.cli.components import build_explainer
-from lightning_xai.cli.run_folder import start_checkpoint
 from lightning_xai.cli.stages import build_trainer, fit
+from lightning_xai.cli.start_checkpoint import start_checkpoint
 from lightning_xai.cli.target_cache import make_target, target_module
 from lightning_xai.data import ImageDataModule, MirrorSided
 from lightning_xai.data.splits import SPLITS

@@ -12,6 +12,7 @@ import torch
 from torch.distributed import TCPStore
 
 from lightning_xai.cli import run_folder, run_lock
+from lightning_xai.cli.start_checkpoint import check_checkpoint
 from tests.running import cfg_of
 
 RANKS = (
@@ -205,7 +206,7 @@ def test_what_is_no_checkpoint_is_refused_before_anything_is_moved(tmp_path, con
     else:
         torch.save(content, path)
     with pytest.raises(ValueError, match=rf"last\.ckpt .*{sentence}"):
-        run_folder.check_checkpoint(cfg_of(tmp_path, ckpt_path="last"))
+        check_checkpoint(cfg_of(tmp_path, ckpt_path="last"))
     torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.6"}, path)
-    run_folder.check_checkpoint(cfg_of(tmp_path, ckpt_path="last"))
-    run_folder.check_checkpoint(cfg_of(tmp_path / "other", ckpt_path="last"))
+    check_checkpoint(cfg_of(tmp_path, ckpt_path="last"))
+    check_checkpoint(cfg_of(tmp_path / "other", ckpt_path="last"))
