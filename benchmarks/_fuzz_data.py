@@ -96,7 +96,7 @@ def fuzz_npz(folder: Path) -> Callable[[], None]:
     )
     def run(content: bytes, options: dict[str, Any]) -> None:
         (folder / "data.npz").write_bytes(content)
-        with promised("data.npz", "data.", "image", "images", "train_", "Class"):
+        with promised("data.npz", "data.", "image", "images", "train_", "Class", "splits"):
             data = NpzData(folder / "data.npz", num_workers=0, **options)
             data.setup()
             check_batches(data)

@@ -56,7 +56,7 @@ def test_pins_are_plain_versions() -> None:
 
 
 def test_third_party_imports_are_declared() -> None:
-    names = {"PIL": "pillow", "hydra": "hydra-core", "sklearn": "scikit-learn"}
+    names = {"PIL": "pillow", "hydra": "hydra-core", "sklearn": "scikit-learn", "yaml": "pyyaml"}
     lines = [
         *PROJECT["dependencies"],
         *PROJECT["optional-dependencies"]["pretrained"],
