@@ -103,7 +103,7 @@ def uninterrupted(place: Path, name: str, words: list[str]) -> tuple[Path, float
         shutil.move(folder / "run" / "checkpoints", folder / "trained")
         shutil.rmtree(folder / "run")
     elif not RUNS[name][1]:
-        finish([*command(folder, name, words, []), "task=target"])
+        finish([*command(folder, "fit", words, []), "task=target"])
         shutil.rmtree(folder / "run")
     process = start(command(folder, name, words, []))
     began = when_begun(process, folder)

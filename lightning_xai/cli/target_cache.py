@@ -244,6 +244,8 @@ def begin_target(cfg: DictConfig, data: ImageDataModule, weights: Path) -> None:
         json.dump(quality, file, indent=2)
     with atomic_write(weights, "wb") as file:
         file.write(Path(trainer.checkpoint_callback.best_model_path).read_bytes())
+    for path in (last, recipe):
+        path.unlink(missing_ok=True)
 
 
 def target_module(cfg: DictConfig) -> ClassifierTask:

@@ -120,13 +120,19 @@ def test_an_interrupted_training_goes_on_only_with_its_recipe(tmp_path, monkeypa
     def fit(module, trainer, data, last):
         begun.append(last)
         (tmp_path / "target" / "last.ckpt").write_text("half")
+        if len(begun) < 4:
+            raise KeyboardInterrupt
         return {}
 
     monkeypatch.setattr(target_cache, "fit_target", fit)
     cfg = cfg_of(tmp_path, target_trainer={"trainer": {}})
     for recipe in ("first", "first", "second"):
-        target_cache.begin_target(cfg, None, tmp_path / "targets" / f"{recipe}.ckpt")
-    assert begun == [None, str(tmp_path / "target" / "last.ckpt"), None]
+        with pytest.raises(KeyboardInterrupt):
+            target_cache.begin_target(cfg, None, tmp_path / "targets" / f"{recipe}.ckpt")
+    target_cache.begin_target(cfg, None, tmp_path / "targets" / "second.ckpt")
+    last = str(tmp_path / "target" / "last.ckpt")
+    assert begun == [None, last, None, last]
+    assert not list((tmp_path / "target").iterdir()), "what is kept needs no more"
 
 
 @pytest.mark.parametrize(("target", "trainer"), [("Segmenter", "Classifier"), ("Classifier", "Segmenter")])
