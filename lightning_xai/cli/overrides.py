@@ -96,7 +96,7 @@ def check_job(lines: list[str], config_dir: Path, config_name: str) -> None:
             raise ValueError(f"{group}={name} needs packages that are missing: pip install -e '.[sweep]'.") from error
         if group in PLUGINS:
             raise ValueError(no_such_choice(group, name, PLUGINS[group])) from error
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:
         if (unknown := UNKNOWN_KEY.match(str(error))) is None:
             return
         added = [each.input_line or "" for each in overrides if each in groups or each.is_add() or each.is_force_add()]
