@@ -28,11 +28,11 @@ class SaveMaps(BasePredictionWriter):
     for the images of a data module, and what the sample did not reach is 0. Where a transform cannot be taken back, the
     maps stay on the grid that the target saw, with a warning.
 
-    ``npy`` holds the raw maps ``(T, *S)`` as float32, ``png`` an overlay a query, ``nifti`` the raw maps of a
-    volume, ``(X, Y, Z)`` or ``(X, Y, Z, T)``, with the image's affine.
+    ``npy`` holds the raw maps ``(T, *S)`` as float32, ``png`` an overlay a query (of a volume the slice with most of
+    the map), ``nifti`` the raw maps of a volume, ``(X, Y, Z)`` or ``(X, Y, Z, T)``, with the image's affine.
 
     Args:
-        format: ``"npy"``, ``"png"``, ``"nifti"``, or ``"auto"``: NIfTI for volumes, npy and PNG for 2-D images.
+        format: ``"npy"``, ``"png"``, ``"nifti"``, or ``"auto"``: NIfTI for volumes, npy for 2-D images, PNG for both.
         dirpath: Folder; ``<run>/predictions`` if ``None``.
     """
 
@@ -66,7 +66,7 @@ class SaveMaps(BasePredictionWriter):
         Raises:
             ValueError: If two ids become the same file name, or 2-D images are to be written as NIfTI.
         """
-        folder = Path(self.dirpath or Path(trainer.default_root_dir) / "predictions")
+        folder = self.folder(trainer)
         grids = getattr(getattr(getattr(trainer, "predict_dataloaders", None), "dataset", None), "grids", {})
         for i, image_id in enumerate(batch["id"]):
             image, maps = torch.as_tensor(batch["image"][i]), prediction.maps[i].detach().float().cpu()
@@ -74,6 +74,27 @@ class SaveMaps(BasePredictionWriter):
             if grid is not None and grid.moved:
                 image, maps, affine = self._restored(grid, image.float().cpu(), maps, affine)
             self._write(folder / self._file_name(image_id), image, maps, affine, pl_module.title)
+
+    def folder(self, trainer: Trainer) -> Path:
+        """The folder of the maps."""
+        return Path(self.dirpath or Path(trainer.default_root_dir) / "predictions")
+
+    def map_file(self, image_id: str, query: int, queries: int, is_volume: bool) -> str:
+        """Name the file in the folder that holds the map of a query: raw where there is one, else the overlay.
+
+        Args:
+            image_id: Of the image.
+            query: Number of the query about it.
+            queries: How many there are.
+            is_volume: Whether the image is a volume.
+        """
+        formats = self._formats(is_volume)
+        if "nifti" in formats:
+            return f"{safe_name(image_id)}.nii.gz"
+        return f"{safe_name(image_id)}.npy" if "npy" in formats else _figure(safe_name(image_id), query, queries)
+
+    def _formats(self, is_volume: bool) -> set[str]:
+        return {self.format} if self.format != "auto" else {"nifti" if is_volume else "npy", "png"}
 
     def _restored(
         self, grid: Grid, image: Tensor, maps: Tensor, affine: np.ndarray[Any, Any]
@@ -90,7 +111,7 @@ class SaveMaps(BasePredictionWriter):
     def _write(self, stem: Path, image: Tensor, maps: Tensor, affine: np.ndarray[Any, Any], about: str) -> None:
         values = maps.numpy()
         is_volume = values.ndim == 4
-        formats = {self.format} if self.format != "auto" else {"nifti"} if is_volume else {"npy", "png"}
+        formats = self._formats(is_volume)
         if "nifti" in formats:
             if not is_volume:
                 raise ValueError(
@@ -104,8 +125,7 @@ class SaveMaps(BasePredictionWriter):
                 np.save(file, values)
         if "png" in formats:
             for query, value in enumerate(maps):
-                name = f"{stem}.png" if len(maps) == 1 else f"{stem}_{query}.png"
-                save_png(name, overlay(image.cpu(), value), about)
+                save_png(_figure(str(stem), query, len(maps)), overlay(image.cpu(), value), about)
 
     def _file_name(self, image_id: str) -> str:
         name = safe_name(image_id)
@@ -115,6 +135,10 @@ class SaveMaps(BasePredictionWriter):
                 "make the ids differ in letters or digits."
             )
         return name
+
+
+def _figure(stem: str, query: int, queries: int) -> str:
+    return f"{stem}.png" if queries == 1 else f"{stem}_{query}.png"
 
 
 def affine_of(batch: Any, index: int) -> np.ndarray[Any, Any]:

@@ -77,9 +77,14 @@ def build_explainer(cfg: DictConfig, target: Target, classes: str | None = None)
         cfg: ``explainer``, ``ask`` and ``region`` are read.
         target: The target.
         classes: The classes of its queries instead of ``cfg.ask``.
+
+    Raises:
+        ValueError: If it learns, and the run that is to be applied has no checkpoint of it.
     """
     policy = QueryPolicy(classes or cfg.ask, instantiate(cfg.region))
     explainer: Explainer = instantiate(cfg.explainer)(target, query_policy=policy)
+    if cfg.get("run") and cfg.ckpt_path is None and explainer.learned and cfg.task in ("test", "predict", "global"):
+        raise ValueError(f"run={cfg.run} holds no checkpoint; let it finish an epoch, or give a ckpt_path.")
     # The loggers get them with the composed config, which names no secret.
     explainer._log_hyperparams = False
     return explainer

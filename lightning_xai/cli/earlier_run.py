@@ -1,24 +1,37 @@
 """Start from an earlier run: Hydra composes on top of the ``config.yaml`` of the run that a checkpoint comes from."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Sweep
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_xai.cli.overrides import dotted, read_words
+from lightning_xai.cli.run_key import anchored, chosen_run, words_of_run
 from lightning_xai.cli.saved_config import NAME, read_config
 from lightning_xai.cli.trust import trusted_names
-from lightning_xai.data import ImageDataModule
+
+if TYPE_CHECKING:
+    from lightning_xai.data import ImageDataModule
 
 #: Names of the primary config, and of the choice of each group, that stand for the earlier run's.
 PRIMARY, CHOICE = "train_from_run", "of_the_run"
 # Keys that hold for one run alone.
-OF_ONE_RUN = ("task", "ckpt_path", "run_dir", "from_run", "optimized_metric", "allow")
+OF_ONE_RUN = ("task", "run", "ckpt_path", "run_dir", "from_run", "optimized_metric", "allow")
 # Options of the data that change neither which images there are nor what they look like.
 LOADING = ("batch_size", "num_workers", "cache", "cache_limit")
+# Options of the data that change what images look like to the target, and their defaults.
+LOOKS: dict[str, Any] = {
+    "channels": None,
+    "resize": "pad",
+    "orientation": None,
+    "spacing": None,
+    "window_hu": None,
+    "prepare": [],
+}
 # Options of a target that say where its weights lie, or how fast it runs, not what it is.
 WEIGHTS = ("weights", "allow_code", "compile", "channels_last", "window_batch")
 
@@ -26,8 +39,9 @@ WEIGHTS = ("weights", "allow_code", "compile", "channels_last", "window_batch")
 def start_from(words: list[str], config_dir: Path) -> tuple[str, list[str]]:
     """Find the run that a command line's checkpoint comes from, and let Hydra compose on top of its config.
 
-    The checkpoint lies in ``<run>/checkpoints``, or ``ckpt_path=last`` goes on in ``run_dir``. Every group that the
-    command line does not choose is that run's, and so is every key that it does not set.
+    ``run`` names its folder, or the checkpoint lies in ``<run>/checkpoints``, or ``ckpt_path=last`` goes on in
+    ``run_dir``. Every group that the command line does not choose is that run's, and so is every key that it does not
+    set.
 
     Args:
         words: The command line without the program's name.
@@ -41,10 +55,17 @@ def start_from(words: list[str], config_dir: Path) -> tuple[str, list[str]]:
     """
     read = read_words(words)
     overrides = [] if read is None or read[0].config_name else read[1]
-    path = config_of(overrides)
+    folder = chosen_run(overrides)
+    if read is not None and folder is not None:
+        more = words_of_run(folder, overrides, read[0].multirun)
+        chosen = next(each.input_line or "" for each in overrides if each.key_or_group == "run")
+        words = [each for word in words for each in ([word, *more] if word == chosen else [word])]
+        overrides += OverridesParser.create().parse_overrides(more)
+    path = config_of(overrides) if folder is None else folder / NAME
     if path is None:
         return "train", words
     saved = read_config(path, trusted_names(words))
+    anchored(saved, path.parent)
     goes_on = any(override.key_or_group == "ckpt_path" and override.value() == "last" for override in overrides)
     store_config(saved, path, config_dir, saved.get("task") if goes_on else None)
     return PRIMARY, adapt_words(words, overrides, saved, config_dir)
@@ -111,24 +132,34 @@ def store_config(saved: DictConfig, path: Path, config_dir: Path, task: str | No
 def adapt_words(words: list[str], overrides: list[Override], saved: DictConfig, config_dir: Path) -> list[str]:
     """Adapt a command line that was written for the default config to the config of a run.
 
-    What ``+key`` adds may be there, and what ``~key`` deletes may be gone.
+    What ``+key`` adds may be there, and what ``~key`` deletes may be gone; ``data.root`` means a folder, whatever the
+    data of the run were.
     """
     content: Any = OmegaConf.to_container(saved)
     keys, changed = set(dotted(content)), dict[str, list[str]]()
+    chosen = {override.key_or_group for override in overrides}
     for override in overrides:
         line, is_group = override.input_line or "", (config_dir / override.key_or_group).is_dir()
         if override.is_add() and not is_group:
             changed[line] = [f"+{line}"]
         elif override.is_delete() and override.key_or_group not in keys:
             changed[line] = []
+        elif override.key_or_group == "data.root" and "data" not in chosen and not reads_root(override, saved, chosen):
+            changed[line] = ["data=folder", line]
     return [each for word in words for each in changed.get(word, [word])]
+
+
+def reads_root(override: Override, saved: DictConfig, chosen: set[str]) -> bool:
+    """Whether ``data.root=<folder>`` is an option of the run's own data, and not a folder of images instead of them."""
+    own = saved.data.get("_target_") == "lightning_xai.data.FolderData" or "data.csv" in chosen
+    return "root" in saved.data and (own or (Path(str(override.value())) / "dataset.json").is_file())
 
 
 def run_behind(cfg: DictConfig) -> DictConfig | None:
     """Read the config of the run that a composed config starts from; ``None`` if it has another target."""
     if cfg.get("from_run") is None:
         return None
-    saved: Any = OmegaConf.load(cfg.from_run)
+    saved: Any = anchored(OmegaConf.load(cfg.from_run), Path(cfg.from_run).parent)  # type: ignore[arg-type]
     return saved if without_keys(saved.target, WEIGHTS) == without_keys(cfg.target, WEIGHTS) else None
 
 
@@ -158,9 +189,12 @@ def fit_to_target(cfg: DictConfig, saved: DictConfig) -> None:
             cfg.data.normalize = cfg.data_info.get("normalize", "dataset")
         if cfg.data.get("limit") == saved.data.get("limit"):
             cfg.data.limit = None  # it held for the training
+        for name, default in LOOKS.items() if cfg.data._target_ != saved.data._target_ else ():
+            if cfg.data.get(name) == default:
+                cfg.data[name] = saved.data.get(name, default)
 
 
-def check_data(cfg: DictConfig, data: ImageDataModule, labeled: bool) -> None:
+def check_data(cfg: DictConfig, data: "ImageDataModule", labeled: bool) -> None:
     """Refuse data that the run's target cannot have been trained on.
 
     Args:

@@ -19,6 +19,7 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
+from lightning_xai.cli.machine import lack_of
 from lightning_xai.functional.text import first_line, one_line
 
 P = ParamSpec("P")
@@ -34,8 +35,6 @@ FULL = "HYDRA_FULL_ERROR"
 BAD_INPUT = (ValueError, FileNotFoundError, NotADirectoryError)
 #: Errors of libraries whose message is one that a user understands, by name: their libraries may not be imported yet.
 EXPLAINED = {"MisconfigurationException"}
-#: Errors of the machine: no bug, and nothing wrong with the input.
-OF_THE_MACHINE = (OSError, MemoryError)
 #: How OmegaConf names a key that a YAML leaves to the command line.
 NOT_GIVEN = re.compile(r"Missing mandatory value: (?P<key>[\w.]+)")
 # Like a shell's: 128 and the number of the signal.
@@ -61,11 +60,14 @@ def sentence_of(error: Exception) -> str | None:
         return f"train.py: {first_line(cause)}"
     if isinstance(cause, BAD_INPUT) and not _of_a_library(cause):
         return f"train.py: {one_line(cause)}"
+    if (lack := lack_of(cause)) is not None:
+        return f"train.py: {lack} What was computed is kept; ckpt_path=last goes on in a run_dir."
     if isinstance(error, InstantiationException) and _is_of_the_config(cause):
         key = re.search(r"full_key: (\S+)", str(error))
         return f"train.py: {key[1] if key else 'A part'} cannot be made: {one_line(cause).rstrip('.')}; check its keys."
-    if isinstance(cause, ValueError) and _frames(cause)[-1].filename.startswith(GRAMMAR):
-        return f"train.py: {one_line(cause)}"
+    if isinstance(cause, ValueError | AssertionError) and _frames(cause)[-1].filename.startswith(GRAMMAR):
+        unread = "Hydra cannot read the command line, or a config; check its words"
+        return f"train.py: {unread if isinstance(cause, AssertionError) else one_line(cause)}"
     return f"train.py: {_unexpected(cause)}"
 
 
@@ -81,10 +83,9 @@ def _cause_of(error: BaseException) -> BaseException:
 def _unexpected(error: BaseException) -> str:
     """The sentence of an error that nobody foresaw; its traceback goes into the log of the run."""
     said = f"{type(error).__name__}: {one_line(error).rstrip('.')}{_place(error)}"
-    of_machine = isinstance(error, OF_THE_MACHINE) or type(error).__name__ == "OutOfMemoryError"
     kept = _keep_traceback(error)
     return (
-        f"{said}; {'' if of_machine else 'this may be a bug of lightning_xai: '}"
+        f"{said}; {'' if isinstance(error, OSError) else 'this may be a bug of lightning_xai: '}"
         f"{f'the traceback is in {kept}, and ' if kept else ''}{FULL}=1 shows it."
     )
 
@@ -189,14 +190,10 @@ def one_sentence(job: Callable[[Any], dict[str, float]], failed: list[bool]) -> 
             return run(cfg)
 
     def run(cfg: Any) -> float | None:
-        from lightning.pytorch.utilities.exceptions import SIGTERMException  # after the command line was checked
-
         failed.append(True)  # until it has ended well
         try:
             results = job(cfg)
             optimized = optimized_value(results, cfg.optimized_metric)
-        except SIGTERMException:  # Lightning's, which alone would end with status 0
-            sys.exit(128 + signal.SIGTERM)
         except SystemExit as stop:  # what Lightning makes of an interruption
             if isinstance(stop.__context__, KeyboardInterrupt):
                 _exit_interrupted()

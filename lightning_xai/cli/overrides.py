@@ -18,6 +18,11 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+#: Groups of Hydra's own that packages of the extra ``sweep`` extend, with their choices.
+PLUGINS = {
+    "hydra/launcher": ["basic", "joblib", "submitit_local", "submitit_slurm"],
+    "hydra/sweeper": ["basic", "optuna"],
+}
 # How Hydra names a key of the command line that the config does not have.
 UNKNOWN_KEY = re.compile(r"Could not (?:override|delete from config\.) '(?P<key>[^']+)'")
 
@@ -25,8 +30,8 @@ UNKNOWN_KEY = re.compile(r"Could not (?:override|delete from config\.) '(?P<key>
 def check_overrides(words: list[str], config_dir: Path, config_name: str = "train") -> None:
     """Refuse a command line that names an unknown config group, choice or key.
 
-    The config is composed as Hydra would. Malformed overrides, ``hydra.*`` and command lines that bring their own
-    config folder (as a DDP relaunch does) are left to Hydra.
+    The config is composed as Hydra would. Malformed overrides, keys of ``hydra.*`` and command lines that bring their
+    own config folder (as a DDP relaunch does) are left to Hydra.
 
     Args:
         words: The command line without the program's name, flags included.
@@ -40,7 +45,7 @@ def check_overrides(words: list[str], config_dir: Path, config_name: str = "trai
     if read is None:
         return
     flags, parsed = read
-    checked = [each for each in parsed if each.key_or_group.replace("/", ".").split(".")[0] != "hydra"]
+    checked = [each for each in parsed if each.key_or_group in PLUGINS or not re.match("hydra[./]", each.key_or_group)]
     with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
         for job in product(*(single_lines(override, config_dir) for override in checked)):
             check_job(list(job), config_dir, flags.config_name or config_name)
@@ -86,11 +91,12 @@ def check_job(lines: list[str], config_dir: Path, config_name: str) -> None:
     try:
         compose(config_name, lines)
     except MissingConfigException as error:
-        if (missing := error.missing_cfg_file or "").startswith("hydra/"):
-            raise ValueError(
-                f"A package that brings {missing} is not installed; for hparams_search: pip install -e '.[sweep]'."
-            ) from error
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        if name in PLUGINS.get(group, []):
+            raise ValueError(f"{group}={name} needs packages that are missing: pip install -e '.[sweep]'.") from error
+        if group in PLUGINS:
+            raise ValueError(no_such_choice(group, name, PLUGINS[group])) from error
+    except (HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:
         if (unknown := UNKNOWN_KEY.match(str(error))) is None:
             return
         added = [each.input_line or "" for each in overrides if each in groups or each.is_add() or each.is_force_add()]
@@ -108,9 +114,14 @@ def check_choices(override: Override, available: list[str]) -> None:
             continue
         if choice is None:
             raise ValueError(f"A group takes the name of a file, not null: leave '{group}' out with ~{group}.")
-        close = get_close_matches(str(choice), available, 1)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
-        raise ValueError(f"There is no {group} '{choice}'{hint} (available: {', '.join(available)})")
+        raise ValueError(no_such_choice(group, str(choice), available))
+
+
+def no_such_choice(group: str, choice: str, available: list[str]) -> str:
+    """The sentence about a choice that a group does not have, with the nearest one that it has."""
+    close = get_close_matches(choice, available, 1)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    return f"There is no {group} '{choice}'{hint} (available: {', '.join(available)})"
 
 
 def dotted(config: dict[str, Any], prefix: str = "") -> Iterator[str]:

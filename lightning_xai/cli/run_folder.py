@@ -9,13 +9,17 @@ from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryFile
 
-from lightning.pytorch.utilities import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_xai.cli import run_lock
 from lightning_xai.cli.errors import exit_with_sentence
+from lightning_xai.cli.kept_predictions import FOLDER, can_go_on, write_recipe
 from lightning_xai.cli.saved_config import is_of_folder
+from lightning_xai.cli.start_checkpoint import LAST, start_checkpoint
+from lightning_xai.functional import slurm
 from lightning_xai.functional.files import safe_name
 
 log = logging.getLogger(__name__)
@@ -28,6 +32,7 @@ RESULTS = (
     "visibility.csv",
     "summary.json",
     "target_quality.json",
+    "wandb_id.txt",
     "sanity.json",
     "global.json",
     "global.html",
@@ -37,8 +42,8 @@ RESULTS = (
     "checkpoints",
     "predictions",
 )
-# The checkpoint of the last finished epoch, in a run folder.
-LAST = Path("checkpoints") / "last.ckpt"
+# The environment variables that may hold a process's rank, the first that is there.
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 # The environment variable with which the other ranks of a sweep, started by Lightning, find its folder.
 SWEEP = "LIGHTNING_XAI_SWEEP_DIR"
 
@@ -46,20 +51,27 @@ SWEEP = "LIGHTNING_XAI_SWEEP_DIR"
 def is_first() -> bool:
     """Whether this is the process of a job that writes: the first, or the only one."""
     node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
-    return bool(rank_zero_only.rank == 0) and node == "0"  # type: ignore[attr-defined]
+    # Lightning sets the rank when it is imported, by these variables; a folder is made before that.
+    by_variables = next((os.environ[name] for name in RANKS if name in os.environ), "0")
+    return int(getattr(rank_zero_only, "rank", by_variables)) == 0 and node == "0"
 
 
 def make_folder(path: str | Path, key: str) -> Path:
     """Make a folder that a key of the config names.
 
     Raises:
-        ValueError: If it cannot be made.
+        ValueError: If it cannot be made, or nothing can be written there.
     """
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"{key}={path} cannot be made ({error.strerror}); name another folder.") from error
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{key}={path} cannot be written ({error.strerror}); name another folder.") from error
     return folder
 
 
@@ -136,15 +148,15 @@ def shared_folder(parent: Path, suffix: str = "") -> Path:
         suffix: End of its name.
 
     Returns:
-        See :func:`new_folder`; under SLURM it is named after the job, and not created yet.
+        See :func:`new_folder`; in a batch job of SLURM it is named after that, and not created yet: queued again, the
+        job finds it.
 
     Raises:
         ValueError: If the processes cannot agree.
     """
     environment = os.environ
-    if int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in environment:
-        step = (environment["SLURM_JOB_ID"], environment["SLURM_STEP_ID"], environment.get("SLURM_RESTART_COUNT", "0"))
-        return parent / f"slurm_{'_'.join(step)}{suffix}"
+    if slurm.job() is not None:
+        return parent / slurm.folder_name(suffix)
     if int(environment.get("WORLD_SIZE", "1")) == 1 and "LOCAL_RANK" not in environment:
         return new_folder(parent, suffix)
     if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
@@ -163,68 +175,59 @@ def shared_folder(parent: Path, suffix: str = "") -> Path:
 def prepare_folder(cfg: DictConfig) -> None:
     """Make the run folder, or clear it of the results of an earlier run.
 
-    They move into ``earlier/<time>``, unless the new run goes on with a checkpoint of this folder.
+    They move into ``earlier/<time>``, unless the new run goes on with a checkpoint of this folder. A job that SLURM has
+    queued again goes on too, with ``ckpt_path=last`` where it trains.
 
     Args:
-        cfg: ``task``, ``run_dir`` and ``ckpt_path`` are read.
+        cfg: ``task``, ``run_dir``, ``ckpt_path`` and the places of what is kept between runs are read.
 
     Raises:
-        ValueError: If the folder cannot be made.
+        ValueError: If a folder cannot be made, or nothing can be written there.
         FileNotFoundError: If ``ckpt_path`` names a missing file.
     """
     folder = make_folder(cfg.run_dir, "run_dir")
     log.info("Run folder: %s", folder)
+    check_caches(cfg)
+    queued_again = slurm.is_of_this_job(folder)
+    if queued_again and cfg.ckpt_path is None and cfg.task in ("explain", "global"):
+        cfg.ckpt_path = "last"
     checkpoint = start_checkpoint(cfg)
     if cfg.ckpt_path == "last":
         log.info("Resuming from %s." if checkpoint else "No %s yet: starting from scratch.", folder / LAST)
-    if not is_of_folder(cfg.ckpt_path, folder):
+    if cfg.task == "predict":
+        prepare_predictions(cfg, checkpoint)
+    elif not (queued_again or is_of_folder(cfg.ckpt_path, folder)):
         keep_earlier(folder)
+    if is_first():
+        slurm.mark(folder)
 
 
-def start_checkpoint(cfg: DictConfig) -> str | None:
-    """Find the explainer's checkpoint that a run starts from.
-
-    Args:
-        cfg: ``task``, ``run_dir`` and ``ckpt_path`` are read.
-
-    Returns:
-        Its path. ``None`` if there is none: ``ckpt_path=last`` in a folder without one trains from the start.
+def check_caches(cfg: DictConfig) -> None:
+    """Find before anything is trained that what comes after it could not be kept.
 
     Raises:
-        FileNotFoundError: If it is missing, or ``ckpt_path=last`` finds none that could be tested.
+        ValueError: If a folder cannot be made, or nothing can be written there.
     """
-    if cfg.ckpt_path is None:
-        return None
-    if cfg.ckpt_path != "last":
-        if not Path(cfg.ckpt_path).is_file():
-            raise FileNotFoundError(
-                f"ckpt_path={cfg.ckpt_path} does not exist; give an explainer checkpoint, or 'last' to go on in "
-                "run_dir."
-            )
-        return str(cfg.ckpt_path)
-    last = Path(cfg.run_dir) / LAST
-    if not last.is_file() and cfg.task in ("test", "predict"):
-        raise FileNotFoundError(f"ckpt_path=last finds no {last}; give another run_dir, or a checkpoint.")
-    return str(last) if last.is_file() else None
+    if cfg.task == "global":
+        make_folder(cfg.paths.peppr, "paths.peppr")
+    if (features := OmegaConf.select(cfg, "explainer.cache_dir")) is not None:
+        make_folder(features, "paths.features")
 
 
-def check_checkpoint(cfg: DictConfig) -> None:
-    """Refuse to start from a checkpoint that is damaged, holds pickled objects, or was written by another program.
+def prepare_predictions(cfg: DictConfig, checkpoint: str | None) -> None:
+    """Move earlier maps aside, unless they are this run's, killed before its end.
 
     Args:
-        cfg: See :func:`start_checkpoint`.
-
-    Raises:
-        ValueError: If it is.
+        cfg: ``run_dir``, ``ckpt_path`` and what maps depend on are read.
+        checkpoint: The explainer's weights, if they come from a file.
     """
-    from lightning_xai.targets.weights import read_pickle  # PyTorch is not needed before a run begins
-
-    path = start_checkpoint(cfg)
-    if path is None:
+    folder = Path(cfg.run_dir)
+    if can_go_on(cfg, checkpoint):
+        log.info("Going on with the maps of %s.", folder / FOLDER)
         return
-    content = read_pickle(Path(path))
-    if not isinstance(content, dict) or not {"state_dict", "pytorch-lightning_version"} <= content.keys():
-        raise ValueError(f"{path} is no checkpoint of an explainer; give another ckpt_path.")
+    keep_earlier(folder, (FOLDER,) if is_of_folder(cfg.ckpt_path, folder) else RESULTS)
+    if is_first():
+        write_recipe(cfg, checkpoint)
 
 
 def link_latest(folder: Path) -> None:
@@ -238,9 +241,14 @@ def link_latest(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def keep_earlier(folder: Path) -> None:
-    """Move the results of an earlier run in this folder aside; only the first process of a job does."""
-    old = [folder / name for name in RESULTS if (folder / name).exists()]
+def keep_earlier(folder: Path, names: tuple[str, ...] = RESULTS) -> None:
+    """Move the results of an earlier run in this folder aside; only the first process of a job does.
+
+    Args:
+        folder: The run folder.
+        names: Files and folders in it.
+    """
+    old = [folder / name for name in names if (folder / name).exists()]
     if old and is_first():
         written = time.localtime(max(path.stat().st_mtime for path in old))
         aside = new_folder(folder / "earlier", when=written)  # runs of the same second must not mix
@@ -250,7 +258,8 @@ def keep_earlier(folder: Path) -> None:
 
 
 def register_resolvers() -> None:
-    """Let the config ask for ``${run_folder:...}`` and ``${sweep_folder:...}``."""
+    """Let the config ask for ``${run_folder:...}``, ``${sweep_folder:...}`` and ``${slurm:...}``."""
+    OmegaConf.register_new_resolver("slurm", slurm.number, replace=True)
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
     OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True, use_cache=True)
 

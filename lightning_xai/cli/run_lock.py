@@ -10,25 +10,33 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lightning_xai.functional import slurm
+
 NAME = ".lock"
 _held: set[Path] = set()
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A process that writes in a folder; ``started`` distinguishes it from a later one with the same number."""
+    """A process that writes in a folder; ``started`` distinguishes it from a later one with the same number.
+
+    ``attempt`` is that of a job of SLURM.
+    """
 
     host: str
     pid: int
     started: str
     since: str
+    attempt: str = ""
 
     def is_me(self) -> bool:
         """Whether it is this process."""
         return (self.host, self.pid, self.started) == (socket.gethostname(), os.getpid(), started(os.getpid()))
 
     def is_gone(self) -> bool:
-        """Whether it is known to have ended; a process of another host never is."""
+        """Whether it is known to have ended; of a process of another host only SLURM can tell, which starts it anew."""
+        if slurm.is_earlier(self.attempt):
+            return True
         return self.host == socket.gethostname() and started(self.pid) not in (self.started, "")
 
 
@@ -82,7 +90,7 @@ def take(folder: Path) -> None:
         except OSError as error:
             raise ValueError(f"run_dir={folder} cannot be written ({error.strerror}); name another folder.") from error
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        me = Holder(socket.gethostname(), os.getpid(), started(os.getpid()) or "", since)
+        me = Holder(socket.gethostname(), os.getpid(), started(os.getpid()) or "", since, slurm.attempt())
         with os.fdopen(handle, "w") as file:
             json.dump(asdict(me), file)
         _held.add(path)

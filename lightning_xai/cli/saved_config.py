@@ -9,8 +9,6 @@ from typing import Any
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning import Trainer
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
@@ -21,8 +19,8 @@ from lightning_xai.functional.secrets import masked, masked_words
 from lightning_xai.functional.text import first_line
 
 NAME = "config.yaml"
-# Values that only Hydra can give, while it runs the job.
-RUNTIME = re.compile(r"\$\{(?:hydra|now):[^{}]*\}")
+# Values that only Hydra can give, while it runs the job, or only SLURM.
+RUNTIME = re.compile(r"\$\{(?:hydra|now|slurm):[^{}]*\}")
 # The references that a run writes.
 RESOLVERS = ("oc.env", "oc.select")
 # Bytes of a config; those of runs have some ten thousand.
@@ -43,21 +41,16 @@ def write_config(cfg: DictConfig) -> None:
         file.write(OmegaConf.to_yaml(OmegaConf.create(masked(as_composed(cfg), NOT_GIVEN))))
 
 
-@rank_zero_only
-def log_config(cfg: DictConfig, trainer: Trainer) -> None:
-    """Write the composed configuration into the run folder, and send it to every logger."""
-    write_config(cfg)
-    for logger in trainer.loggers:
-        logger.log_hyperparams(without_secrets(cfg))
-
-
 def is_of_folder(ckpt_path: str | None, folder: Path) -> bool:
     """Whether a run starts from a checkpoint of its own folder."""
     return ckpt_path == "last" or (ckpt_path is not None and folder.resolve() in Path(ckpt_path).resolve().parents)
 
 
 def as_composed(cfg: DictConfig) -> dict[str, Any]:
-    """Turn a config into plain values and references; only what Hydra's runtime alone knows is filled in."""
+    """Turn a config into plain values and references; only what the runtime alone knows is filled in."""
+
+    def found(reference: str) -> Any:
+        return OmegaConf.create({"value": reference}).value
 
     def filled(value: Any) -> Any:
         if isinstance(value, dict):
@@ -66,7 +59,7 @@ def as_composed(cfg: DictConfig) -> dict[str, Any]:
             return [filled(each) for each in value]
         if not isinstance(value, str):
             return value
-        return RUNTIME.sub(lambda found: str(OmegaConf.create({"value": found[0]}).value), value)
+        return found(value) if RUNTIME.fullmatch(value) else RUNTIME.sub(lambda match: str(found(match[0])), value)
 
     content: dict[str, Any] = filled(OmegaConf.to_container(cfg))
     return content

@@ -1,11 +1,13 @@
 """Stages that several tasks share: build the trainer, fit, test."""
 
+import lightning
 from hydra.utils import instantiate
 from lightning import Trainer
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from lightning_xai.cli.run_folder import start_checkpoint
-from lightning_xai.cli.saved_config import log_config
+from lightning_xai.cli.saved_config import without_secrets, write_config
+from lightning_xai.cli.start_checkpoint import start_checkpoint
 from lightning_xai.cli.summary import finish
 from lightning_xai.data import ImageDataModule
 from lightning_xai.explainers.base import Explainer
@@ -22,6 +24,14 @@ def build_trainer(cfg: DictConfig) -> Trainer:
     trainer: Trainer = instantiate(cfg.trainer, logger=loggers, callbacks=list(instantiate(cfg.callbacks).values()))
     log_config(cfg, trainer)
     return trainer
+
+
+@rank_zero_only
+def log_config(cfg: DictConfig, trainer: Trainer) -> None:
+    """Write the composed configuration into the run folder, and send it to every logger."""
+    write_config(cfg)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(without_secrets(cfg))
 
 
 def fit(cfg: DictConfig, trainer: Trainer, explainer: Explainer, data: ImageDataModule) -> str | None:
@@ -55,6 +65,8 @@ def score(
     Returns:
         ``{"test/<metric>": mean}``.
     """
+    # What a test draws must not depend on how, or in how many pieces, the explainer was trained.
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     trainer.test(explainer, datamodule=data, ckpt_path=checkpoint, verbose=False, weights_only=True)
     results = finish(cfg, trainer, checkpoint)
     finish_loggers(trainer.loggers)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,9 @@ import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from lightning_xai.cli import rank_zero
 from lightning_xai.cli.run_folder import is_first, make_folder
+from lightning_xai.cli.start_checkpoint import LAST
 from lightning_xai.data import ImageDataModule
 from lightning_xai.functional.files import atomic_write
 from lightning_xai.functional.finite import naming_images
@@ -24,7 +25,6 @@ from lightning_xai.targets.training.classifier import ClassifierTask, fit_target
 
 log = logging.getLogger(__name__)
 
-WAIT_FOR_TARGET = 3600.0
 #: How many images a target is shown before the run begins.
 PROBED = 8
 #: Where a run keeps the test numbers of a target whose weights came from elsewhere.
@@ -220,9 +220,10 @@ def target_key(cfg: DictConfig) -> str:
 def train_target(cfg: DictConfig, data: ImageDataModule, weights: Path) -> None:
     """Train the target on rank zero and keep its best checkpoint and its quality; other ranks wait for them.
 
+    A training of the same recipe that was interrupted in this run folder goes on.
+
     Raises:
-        ValueError: If the trainer is not one of this kind of target.
-        TimeoutError: If rank zero does not finish.
+        ValueError: If the trainer is not one of this kind of target, or rank zero ended without it.
     """
     kinds: list[Any] = [get_class(part._target_) for part in (cfg.target, cfg.target_trainer.module)]
     if kinds[0].dense != kinds[1].dense:
@@ -231,15 +232,29 @@ def train_target(cfg: DictConfig, data: ImageDataModule, weights: Path) -> None:
             "target_trainer=segmenter for segmenters alone, or give target.weights=<file>."
         )
     if not is_first():
-        wait_for(weights)
+        rank_zero.wait(weights.is_file, f"a target in {weights}")
         return
-    log.info("The target has no weights: training it on the data.")
+    begin_target(cfg, data, weights)
+    rank_zero.release()
+
+
+def begin_target(cfg: DictConfig, data: ImageDataModule, weights: Path) -> None:
+    """Train the target, or go on with its training, and keep its best checkpoint and its quality."""
+    last, recipe = (Path(cfg.run_dir) / "target" / name for name in (LAST.name, "recipe"))
+    goes_on = last.is_file() and recipe.is_file() and recipe.read_text() == weights.stem
+    log.info("The target has no weights: %s.", f"going on from {last}" if goes_on else "training it on the data")
+    if not goes_on:
+        last.unlink(missing_ok=True)  # of another recipe
+        with atomic_write(recipe) as file:
+            file.write(weights.stem)
     trainer = instantiate(cfg.target_trainer.trainer)
-    quality = fit_target(target_module(cfg), trainer, data)
+    quality = fit_target(target_module(cfg), trainer, data, str(last) if goes_on else None)
     with atomic_write(weights.with_suffix(".json")) as file:
         json.dump(quality, file, indent=2)
     with atomic_write(weights, "wb") as file:
         file.write(Path(trainer.checkpoint_callback.best_model_path).read_bytes())
+    for path in (last, recipe):
+        path.unlink(missing_ok=True)
 
 
 def target_module(cfg: DictConfig) -> ClassifierTask:
@@ -254,14 +269,3 @@ def target_module(cfg: DictConfig) -> ClassifierTask:
         cfg.target_trainer.module, model=model, **sizes, **stated, **statistics_of(cfg, model)
     )
     return module
-
-
-def wait_for(path: Path) -> None:
-    """Wait until rank zero has written a file."""
-    end = time.monotonic() + WAIT_FOR_TARGET
-    while not path.is_file():
-        if time.monotonic() > end:
-            raise TimeoutError(
-                f"Rank zero did not write {path} within {WAIT_FOR_TARGET:.0f} s; train it first with task=target."
-            )
-        time.sleep(1)

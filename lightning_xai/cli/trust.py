@@ -49,7 +49,6 @@ FUNCTIONS = (
 )
 #: Parts of those that start, fetch or unpickle something.
 CLOSED = (
-    "lightning_xai.cli",
     "monai.transforms.io",
     "torchmetrics.utilities",
     "timm.models._hub",
@@ -147,7 +146,7 @@ def _composed(lines: list[str], folder: Path, more: str | None, name: str) -> Di
         OmegaConf.set_readonly(config, False)
         OmegaConf.set_struct(config, False)
         return config
-    except (HydraException, OmegaConfBaseException, ValueError):
+    except (HydraException, OmegaConfBaseException, ValueError, AssertionError):
         return None
     finally:
         Singleton.set_state(state)

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
+from lightning import Trainer
 from monai.data.dataloader import DataLoader
 from monai.data.dataset import CacheDataset, Dataset
 from monai.transforms.compose import Compose
@@ -17,6 +18,7 @@ from lightning_xai.data.batches import EqualSizes
 from lightning_xai.data.cache import CachedRows
 from lightning_xai.data.items import Item
 from lightning_xai.data.loading import LoadItem
+from lightning_xai.data.order import EpochDraws, EpochOrder, TrainingLoader
 from lightning_xai.data.reading import BadImageError
 
 Result = TypeVar("Result")
@@ -107,31 +109,54 @@ def make_dataset(
     return CacheDataset(items, Compose(steps), runtime_cache=cached, progress=False)  # type: ignore[arg-type]
 
 
-def make_loader(dataset: Dataset | EqualSizes, batch_size: int, shuffle: bool, workers: int, seed: int) -> DataLoader:
-    """Make the loader that gives a data set in batches.
+def make_loader(dataset: Any, batch_size: int, workers: int, seed: int) -> DataLoader:
+    """Make the loader that gives a data set in batches, in its order.
 
     Args:
         dataset: Samples, or lists of patches, or whole batches.
         batch_size: Images a batch.
-        shuffle: Whether to shuffle them each epoch.
         workers: Processes that make the samples.
-        seed: Of the order.
+        seed: Of what workers draw.
 
     Returns:
         The loader.
     """
-    return DataLoader(
-        dataset,
-        batch_size=1 if isinstance(dataset, EqualSizes) else batch_size,
-        shuffle=shuffle,
-        num_workers=workers,
-        prefetch_factor=prefetched(workers),
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        collate_fn=collate,
+    return DataLoader(dataset, **_loader_options(dataset, batch_size, workers, seed))
+
+
+def make_training_loader(
+    dataset: Any, batch_size: int, workers: int, seed: int, trainer: Trainer | None
+) -> TrainingLoader:
+    """Make the loader that gives training images in an order of every epoch, and goes on in an interrupted one.
+
+    Args:
+        dataset: See :func:`make_loader`.
+        batch_size: Images a batch.
+        workers: Processes that make the samples.
+        seed: Of the order and of the augmentation.
+        trainer: Its ranks share the images; ``None``: there is one.
+
+    Returns:
+        The loader.
+    """
+    ranks = (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
+    samples = dataset.dataset if isinstance(dataset, EqualSizes) else dataset
+    draws = EpochDraws(dataset, getattr(samples, "transform", None), seed)
+    options = _loader_options(dataset, batch_size, workers, seed)
+    return TrainingLoader(draws, sampler=EpochOrder(dataset, ranks, seed), **options)
+
+
+def _loader_options(dataset: Any, batch_size: int, workers: int, seed: int) -> dict[str, Any]:
+    return {
+        "batch_size": 1 if isinstance(dataset, EqualSizes) else batch_size,
+        "num_workers": workers,
+        "prefetch_factor": prefetched(workers),
+        "persistent_workers": workers > 0,
+        "pin_memory": torch.cuda.is_available(),
+        "collate_fn": collate,
         # Without a generator, MONAI's loader would reset the global one.
-        generator=torch.Generator().manual_seed(seed),
-    )
+        "generator": torch.Generator().manual_seed(seed),
+    }
 
 
 def choose_workers(light: bool, ranks: int = 1) -> int:

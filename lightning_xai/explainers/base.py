@@ -190,7 +190,7 @@ class Explainer(Fitting):
         Raises:
             NotFiniteOutputError: If the target's logits for the images are NaN or infinite; it names the images.
         """
-        with naming_images(batch), differentiable():
+        with naming_images(batch, self), differentiable():
             images = as_plain_tensor(batch["image"])
 
             def complete(logits: Tensor | None) -> Query:

@@ -6,7 +6,6 @@ import warnings
 from contextlib import nullcontext
 from typing import Any
 
-import captum.attr
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -80,6 +79,8 @@ class CaptumExplainer(Explainer):
         query_policy: QueryPolicy | None = None,
         **options: Any,
     ) -> None:
+        import captum.attr  # at first use: other explainers do without it
+
         super().__init__(target, query_policy)
         if not hasattr(captum.attr, method):
             raise ValueError(
@@ -117,6 +118,8 @@ class CaptumExplainer(Explainer):
 
     def _one(self, images: Tensor, query: Query) -> Tensor:
         """The map ``(B, 1, *S)`` of one query per image."""
+        import captum.attr
+
         score = Score(self.target, self.output)
         method = getattr(captum.attr, self.method)(*((score,) if self.layer is None else (score, self.layer)))
         options = self._options(method, images)

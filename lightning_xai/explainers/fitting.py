@@ -1,12 +1,13 @@
 """How an explainer is fitted: its loss in every step, what is logged of it, and its checkpoints."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
 
-from lightning_xai.functional.finite import LossWatch, check_loss, check_weights, naming_images
+from lightning_xai.functional.finite import LossWatch, check_loss, check_weights, naming_images, newest_checkpoint
 from lightning_xai.functional.repeats import ImageMeans, Repeats
 from lightning_xai.functional.sharding import shard
 from lightning_xai.functional.tensors import as_plain_tensor
@@ -47,7 +48,7 @@ class Fitting(lightning.LightningModule):
         """
         if "image" in batch:
             batch = {**batch, "image": as_plain_tensor(batch["image"])}
-        with naming_images(batch):
+        with naming_images(batch, self):
             losses = self.loss(batch)
         self.loss_watch(self, losses["loss"], batch)
         values = self.mean_over_ranks({f"train/{name}": value.detach() for name, value in losses.items()})
@@ -76,7 +77,7 @@ class Fitting(lightning.LightningModule):
         if batch_idx == 0:
             self.repeats.start(self, stage)
         batch, count = self.repeats.counted(batch)
-        with naming_images(batch):
+        with naming_images(batch, self):
             losses = self.loss(batch)
         check_loss(self, losses["loss"], batch, {"val": "validation"}.get(stage, stage))
         self.means.log(self, {f"{stage}/{name}": value for name, value in losses.items()}, count)
@@ -98,15 +99,18 @@ class Fitting(lightning.LightningModule):
             NotFiniteError: If weights have become NaN or infinite: no such checkpoint is written.
         """
         where = f"{type(self).__name__} in epoch {self.current_epoch}, step {self.global_step}"
-        check_weights(checkpoint.get("state_dict", {}), dict(self.named_buffers()), where, "lower the learning rate")
+        remedy = f"lower the learning rate{newest_checkpoint(self)}"
+        check_weights(checkpoint.get("state_dict", {}), dict(self.named_buffers()), where, remedy)
         checkpoint["target_fingerprint"] = self.target.fingerprint()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that explains another target, or whose weights are NaN or infinite.
+        """Refuse a checkpoint of another explainer or target, or whose weights are NaN or infinite.
 
         Raises:
-            ValueError: If the fingerprints differ, or a weight is not finite.
+            ValueError: If weights are missing, unknown or of another shape, the fingerprints differ, or a weight is not
+                finite.
         """
+        check_names(checkpoint.get("state_dict", {}), self.state_dict(), type(self).__name__)
         check_weights(checkpoint.get("state_dict", {}), dict(self.named_buffers()), "The checkpoint")
         stored, own = checkpoint.get("target_fingerprint"), self.target.fingerprint()
         if stored is not None and stored != own:
@@ -114,3 +118,23 @@ class Fitting(lightning.LightningModule):
                 f"The checkpoint explains target {stored}, but this target is {own}: load the weights it was trained "
                 "with, or start a fine-tuning from it with explainer.init_from=<checkpoint>."
             )
+
+
+def check_names(stored: Mapping[str, Any], own: Mapping[str, Any], name: str) -> None:
+    """Refuse weights that are not those of an explainer, before torch lists all of them.
+
+    Args:
+        stored: Tensors by name, of a checkpoint.
+        own: Those of the explainer.
+        name: Of the explainer.
+
+    Raises:
+        ValueError: If a name or a shape differs.
+    """
+    shapes = {key: getattr(value, "shape", None) for key, value in stored.items()}
+    wrong = [key for key in {**own, **stored} if key not in own or shapes.get(key) != own[key].shape]
+    if wrong:
+        raise ValueError(
+            f"The checkpoint is not one of this {name}: {len(wrong)} weights such as {wrong[0]} differ in name or "
+            "shape; give the explainer and the options that it was trained with, or another checkpoint."
+        )

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-import nibabel
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         part.unlink(missing_ok=True)
 
 
-def write_nifti(path: Path, values: NDArray[Any], affine: NDArray[Any]) -> None:
+def write_nifti(path: Path, values: "NDArray[Any]", affine: "NDArray[Any]") -> None:
     """Write a volume as compressed NIfTI.
 
     Args:
@@ -38,6 +38,8 @@ def write_nifti(path: Path, values: NDArray[Any], affine: NDArray[Any]) -> None:
         values: ``(X, Y, Z)`` or ``(X, Y, Z, T)``.
         affine: Voxel-to-world matrix ``(4, 4)``.
     """
+    import nibabel  # at first use: the start of a command needs the other functions alone
+
     volume = nibabel.Nifti1Image(values, affine)  # type: ignore[no-untyped-call]
     with atomic_write(path, "wb") as file:
         file.write(gzip.compress(volume.to_bytes()))

@@ -42,8 +42,12 @@ def check_outputs(outputs: Tensor) -> None:
 
 
 @contextmanager
-def naming_images(batch: Mapping[str, Any]) -> Iterator[None]:
+def naming_images(batch: Mapping[str, Any], module: LightningModule | None = None) -> Iterator[None]:
     """Let a :class:`NotFiniteOutputError` name the images of a batch by their ids, where it has any.
+
+    Args:
+        batch: Its ``"id"`` names the images.
+        module: While this is fitted, the error also says where, and names the newest checkpoint.
 
     Raises:
         NotFiniteError: With the ids.
@@ -53,7 +57,12 @@ def naming_images(batch: Mapping[str, Any]) -> Iterator[None]:
     except NotFiniteOutputError as error:
         if "id" not in batch:
             raise
-        raise NotFiniteError(_bad_outputs(_images([batch["id"][row] for row in error.rows]))) from error
+        images = _images([batch["id"][row] for row in error.rows])
+        fitted = module is not None and module._trainer is not None and module._trainer.state.fn == "fit"
+        if module is None or not fitted:
+            raise NotFiniteError(_bad_outputs(images)) from error
+        place = f"{images} in epoch {module.current_epoch}, step {module.global_step}"
+        raise NotFiniteError(_bad_outputs(place, newest_checkpoint(module))) from error
 
 
 def check_weights(
@@ -162,11 +171,12 @@ def _skips_steps(module: LightningModule) -> bool:
     return trainer is not None and getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
-def _newest_checkpoint(module: LightningModule) -> str:
-    """Path of the newest checkpoint that the trainer of a module wrote, or ``""``."""
+def newest_checkpoint(module: LightningModule) -> str:
+    """The end of a sentence that names the newest checkpoint that the trainer of a module wrote; or nothing."""
     callbacks = [] if module._trainer is None else module._trainer.checkpoint_callbacks
     paths = {getattr(callback, name, "") for callback in callbacks for name in ("best_model_path", "last_model_path")}
-    return max((path for path in paths if path and Path(path).exists()), key=_time, default="")
+    newest = max((path for path in paths if path and Path(path).exists()), key=_time, default="")
+    return f"; the newest checkpoint is {newest}" if newest else ""
 
 
 def _time(path: str) -> float:
@@ -180,18 +190,17 @@ def _place(module: LightningModule, batch: Mapping[str, Any]) -> str:
 
 def _bad_loss(module: LightningModule, loss: Tensor, place: str, stage: str) -> str:
     precision = ", train in precision=32-true or bf16-mixed" if _skips_steps(module) else ""
-    newest = _newest_checkpoint(module)
-    back = f"; the newest checkpoint is {newest}" if newest else ""
+    back = newest_checkpoint(module)
     return (
         f"The {stage} loss is {'NaN' if loss.isnan() else 'infinite'} {place}: lower the learning rate{precision}, or "
         f"look at these images{back}."
     )
 
 
-def _bad_outputs(images: str) -> str:
+def _bad_outputs(images: str, back: str = "") -> str:
     return (
         f"The target's logits are NaN or infinite for {images}: give a target that is finite for its own images "
-        "(check its weights, mean and std, and whether 16 bits are too few)."
+        f"(check its weights, mean and std, and whether 16 bits are too few){back}."
     )
 
 

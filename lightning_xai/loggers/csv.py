@@ -2,7 +2,7 @@
 
 import csv
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -48,22 +48,31 @@ class _KeepingWriter(ExperimentWriter):
             self._earlier = bool(rows)
 
     def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
-        if self._earlier and step is not None and not is_result(metrics_dict):
-            self._earlier = False
-            self._rewind(int(metrics_dict.get("epoch", 0)), step)
+        if self._earlier and step is not None:
+            if is_result(metrics_dict):
+                self._drop(lambda row: is_result(row) and int(row["step"]) == step)
+            else:
+                self._earlier = False
+                self._rewind(metrics_dict.keys() - {"epoch", "step"}, step)
         super().log_metrics(metrics_dict, step)
 
-    def _rewind(self, epoch: int, step: int) -> None:
-        """Forget the rows that a resumed run writes again, and the results of the earlier end."""
+    def _rewind(self, names: Set[str], step: int) -> None:
+        """Forget the rows that a resumed run writes again, and the results of the earlier end.
+
+        Args:
+            names: What its first row holds; in the step of that row, others came before it and do not come again.
+            step: Of its first row.
+        """
 
         def comes_again(row: dict[str, str]) -> bool:
-            if not row.get("epoch"):
-                return int(row["step"]) >= step
-            at = int(float(row["epoch"]))
-            return at > epoch or (at == epoch and (int(row["step"]) >= step or is_result(row)))
+            at = int(row["step"])
+            return is_result(row) or at > step or (at == step and any(row.get(name) for name in names))
 
+        self._drop(comes_again)
+
+    def _drop(self, which: Callable[[dict[str, str]], bool]) -> None:
         fieldnames, rows = whole_rows(Path(self.metrics_file_path))
-        self._replace(fieldnames, [row for row in rows if not comes_again(row)])
+        self._replace(fieldnames, [row for row in rows if not which(row)])
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         self._replace(fieldnames, whole_rows(Path(self.metrics_file_path))[1])

@@ -2,37 +2,71 @@
 
 import netrc
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from threading import Thread
 from typing import Any
 from unittest.mock import patch
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
-import wandb
 from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
+from lightning_xai.functional.files import atomic_write
 from lightning_xai.functional.secrets import masked_words
 
 # W&B's own limit on its start should fire before ours, because its error names the reason.
-MARGIN = 15.0
+MARGIN = 3.0
+#: Seconds in which a server replies at all, or cannot be reached: the run is then logged offline.
+REPLIES = 4.0
+#: Where the run folder keeps the id of its W&B run, so that a resumed run goes on in it.
+ID_FILE = "wandb_id.txt"
 WITHOUT = "the run goes on without W&B"
 
 
 def has_wandb_key() -> bool:
     """Whether this machine is logged in to W&B: an API key in the environment, the session, or the netrc file."""
+    import wandb
+
     if os.environ.get("WANDB_API_KEY") or wandb.setup().settings.api_key:
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
+    host = urlsplit(server()).netloc
     try:
         return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def server() -> str:
+    """The address of W&B's server."""
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+
+
+def is_reachable(url: str) -> bool:
+    """Whether a server replies, whatever it says."""
+
+    def ask() -> None:
+        with suppress(HTTPError), urlopen(url, timeout=REPLIES):  # through a proxy, where one is set
+            pass
+
+    return _within(REPLIES, ask) is None
+
+
+def run_id(folder: Path) -> str:
+    """The id of the W&B run of a run folder: a new one for a new run, else that of the run that goes on."""
+    path = folder / ID_FILE
+    if not path.is_file() or not path.read_text().isalnum():
+        with atomic_write(path) as file:
+            file.write(secrets.token_hex(4))
+    return path.read_text()
 
 
 def _guarded(method: Callable[..., Any]) -> Callable[..., None]:
@@ -70,14 +104,19 @@ class ResilientWandbLogger(WandbLogger):
         save_dir: str | Path,
         project: str = "lightning_xai",
         name: str | None = None,
-        init_timeout: float = 60.0,
+        init_timeout: float = 8.0,
         finish_timeout: float = 120.0,
         **kwargs: Any,
     ) -> None:
+        import wandb  # takes a second, which runs without it save
+
         os.makedirs(save_dir, exist_ok=True)
         mode = kwargs.pop("mode", None) or os.environ.get("WANDB_MODE")
         if mode is None and not has_wandb_key():
             rank_zero_info("W&B: no API key found (WANDB_API_KEY or `wandb login`), so this run is logged offline.")
+            mode = "offline"
+        if rank_zero_only.rank == 0 and mode in (None, "online") and not is_reachable(server()):  # type: ignore[attr-defined]
+            rank_zero_warn(f"W&B: {server()} cannot be reached, so this run is logged offline.")
             mode = "offline"
         settings = wandb.Settings(silent=True, init_timeout=init_timeout, finish_timeout=finish_timeout)
         super().__init__(name=name, save_dir=save_dir, project=project, mode=mode, settings=settings, **kwargs)
@@ -91,6 +130,7 @@ class ResilientWandbLogger(WandbLogger):
     def experiment(self) -> Any:
         """The W&B run, or a stand-in that ignores every call when W&B does not work."""
         if self._experiment is None:
+            self._wandb_init["id"] = self._wandb_init["id"] or run_id(Path(self._wandb_init["dir"]))
             error = _within(self.init_timeout + MARGIN, self._start)
             if error is not None and self._wandb_init["mode"] != "offline" and not isinstance(error, TimeoutError):
                 self._warn("the start", error, "the run is logged offline")
@@ -123,7 +163,8 @@ class ResilientWandbLogger(WandbLogger):
         run = self._experiment
         if run is None or isinstance(run, _DummyExperiment):
             return
-        if (error := _within(self.finish_timeout + MARGIN, lambda: _finish(run))) is not None:
+        limit = self.finish_timeout if run.offline or is_reachable(server()) else 0.0
+        if (error := _within(limit + MARGIN, lambda: _finish(run))) is not None:
             self._warn("finishing", error, WITHOUT)
         if run.offline:
             print(f"This run's W&B files are offline; upload them with: wandb sync {run.settings.sync_dir}")
@@ -160,6 +201,8 @@ def _within(limit: float, call: Callable[[], Any]) -> BaseException | None:
 
 
 def _finish(run: Any) -> None:
+    import wandb
+
     run.finish()
     # Without this the files may be incomplete for a moment more; a later run starts W&B's service again.
     wandb.teardown()

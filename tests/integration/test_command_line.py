@@ -85,6 +85,11 @@ def test_the_sweep_of_the_readme_makes_a_folder_a_run(tmp_path):
         assert f"seed {seed}" in (folder / "train.log").read_text()
     assert len(list((tmp_path / "runs" / "targets").glob("*.ckpt"))) == 3, "each seed trains a target of its own"
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"sweeps", "targets"}
+    table = rows(sweep / "sweep.csv")
+    assert [(row["explainer"], row["runs"]) for row in table] == [("pcim", "3"), ("random_map", "3")]
+    gaps = [json.loads((sweep / str(job) / "job.json").read_text())["results"]["test/gap"] for job in range(3)]
+    assert float(table[0]["test/gap"]) == pytest.approx(sum(gaps) / 3)
+    assert done.stdout.rstrip().splitlines()[-1] == f"Table        {sweep / 'sweep.csv'}"
 
 
 def test_a_sweep_goes_on_after_a_job_that_fails_and_says_so(tmp_path):
@@ -97,6 +102,31 @@ def test_a_sweep_goes_on_after_a_job_that_fails_and_says_so(tmp_path):
     said = [line for line in done.stderr.splitlines() if line.startswith("train.py: ")]
     assert len(said) == 3 and said[-1] == "train.py: 2 of 4 jobs failed."
     assert [line.rpartition("(job ")[2] for line in said[:2]] == ["0 of the sweep)", "1 of the sweep)"]
+    failed = [line for line in done.stdout.splitlines() if line.startswith("Job ")]
+    assert [line.partition(" failed (")[0] for line in failed] == ["Job 0", "Job 1"] and "raise" in failed[0]
+
+
+@pytest.mark.parametrize(
+    ("plugin", "words"),
+    [
+        ("hydra_joblib_launcher", ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")),
+        ("hydra_submitit_launcher", ("hydra/launcher=submitit_local",)),
+    ],
+)
+def test_jobs_in_processes_of_their_own_end_with_the_same_table(tmp_path, plugin, words):
+    pytest.importorskip(f"hydra_plugins.{plugin}", reason="the launchers are not there: pip install -e '.[sweep]'")
+    quick = (*bars_npz(tmp_path / "bars.npz").split(), *TINY, "explainer=random_map", "trainer.limit_test_batches=1")
+    done = call("-m", *words, "callbacks.maps.num_images=1,-3", *quick, cwd=tmp_path, timeout=400)
+    assert done.returncode == 1 and done.stderr.rstrip().endswith("train.py: 1 of 2 jobs failed."), done.stderr[-2000:]
+    (sweep,) = (tmp_path / "runs" / "sweeps").iterdir()
+    good, bad = rows(sweep / "sweep.csv")
+    assert good["test/gap"] and not bad["test/gap"] and (good["failed jobs"], bad["failed jobs"]) == ("", "1")
+    assert "num_images" in done.stdout.rpartition("Job 1 failed")[2]
+
+
+def test_a_plugin_that_is_not_installed_is_one_sentence(tmp_path):
+    done = call("-m", "hydra/launcher=jobli", "seed=0,1", cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr.startswith("train.py: There is no hydra/launcher 'jobli'; did you")
 
 
 def test_runs_from_the_shell_have_a_folder_each_and_end_with_the_table(tmp_path):

@@ -111,10 +111,9 @@ def test_a_run_is_resumed_tested_applied_and_fine_tuned(folder):
     run(line_with("run_dir=runs/mine"), folder, *PHOTOS, *SMALL)
     targets = set((folder / "runs" / "targets").iterdir())
     run(line_with("run_dir=runs/mine", "ckpt_path=last"), folder, "trainer.max_epochs=2")
-    checkpoint = "ckpt_path=runs/mine/checkpoints/best.ckpt"
-    assert "AmortizedPCIM" in run(line_with("task=test", checkpoint), folder)
-    run(line_with("task=predict", checkpoint), folder)
-    run(line_with("task=predict", checkpoint, "data.root=new_photos"), folder)
+    assert "AmortizedPCIM" in run(line_with("task=test", "run=runs/mine"), folder)
+    run(line_with("task=predict", "run=runs/mine"), folder)
+    run(line_with("task=predict", "run=runs/mine", "data.root=new_photos"), folder)
     maps = {path.stem for path in (folder / "runs").rglob("predictions/*.npy")}
     assert {"new_0", "new_1", "new_2"} <= maps, "every new image has its map"
     assert set((folder / "runs" / "targets").iterdir()) == targets, "a target was trained again"

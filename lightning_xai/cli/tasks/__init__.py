@@ -1,28 +1,30 @@
 """The tasks of the command: one file each, with one function ``run(cfg, data, target)`` that returns its numbers."""
 
 from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, TypeAlias
 
 from omegaconf import DictConfig
 
-from lightning_xai.cli.tasks import explain, global_maps, predict, sanity, target, test
-from lightning_xai.data import ImageDataModule
-from lightning_xai.targets import Target
+if TYPE_CHECKING:
+    from lightning_xai.data import ImageDataModule
+    from lightning_xai.targets import Target
 
-Task = Callable[[DictConfig, ImageDataModule, Target], dict[str, float]]
+Task: TypeAlias = "Callable[[DictConfig, ImageDataModule, Target], dict[str, float]]"
 
-#: What ``task=<name>`` runs; ``configs/task/<name>.yaml`` holds the keys that only it reads.
-TASKS: dict[str, Task] = {
-    "explain": explain.run,
-    "test": test.run,
-    "predict": predict.run,
-    "target": target.run,
-    "sanity": sanity.run,
-    "global": global_maps.run,
+#: The module here that ``task=<name>`` runs; ``configs/task/<name>.yaml`` holds the keys that only it reads.
+TASKS = {
+    "explain": "explain",
+    "test": "test",
+    "predict": "predict",
+    "target": "target",
+    "sanity": "sanity",
+    "global": "global_maps",
 }
 
 
-def find_task(name: str) -> Task:
-    """Look up the function of a task.
+def check_task(name: str) -> None:
+    """Refuse the name of a task that there is not.
 
     Args:
         name: A key of :data:`TASKS`.
@@ -32,4 +34,14 @@ def find_task(name: str) -> Task:
     """
     if name not in TASKS:
         raise ValueError(f"task is {name!r}; use one of {', '.join(TASKS)}.")
-    return TASKS[name]
+
+
+def find_task(name: str) -> Task:
+    """Import the function of a task, and with it what only this task needs.
+
+    Args:
+        name: A key of :data:`TASKS`; see :func:`check_task`.
+    """
+    check_task(name)
+    task: Task = import_module(f"{__name__}.{TASKS[name]}").run
+    return task

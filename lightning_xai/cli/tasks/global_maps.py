@@ -16,8 +16,8 @@ from typing_extensions import override
 
 from lightning_xai.callbacks import SaveGlobalMaps
 from lightning_xai.cli.components import build_explainer
-from lightning_xai.cli.run_folder import start_checkpoint
 from lightning_xai.cli.stages import build_trainer, fit
+from lightning_xai.cli.start_checkpoint import start_checkpoint
 from lightning_xai.cli.target_cache import make_target, target_module
 from lightning_xai.data import ImageDataModule, MirrorSided
 from lightning_xai.data.splits import SPLITS
@@ -53,7 +53,7 @@ def run(cfg: DictConfig, data: ImageDataModule, target: Target) -> dict[str, flo
     explainer = build_explainer(cfg, target, None if target.dense else classes)
     trainer = build_trainer(cfg)
     checkpoint = start_checkpoint(cfg)
-    if explainer.learned and checkpoint is None:
+    if explainer.learned and cfg.ckpt_path in (None, "last"):  # that of a run that goes on may not be its last
         checkpoint = fit(cfg, trainer, explainer, data)
     results = explain_globally(cfg, data, explainer, trainer.loggers, checkpoint)
     finish_loggers(trainer.loggers)
@@ -89,6 +89,7 @@ def explain_globally(
     trainer = instantiate(cfg.trainer, logger=False, callbacks=[saver])
     trainer.loggers = list(loggers)  # which Hydra cannot pass on: those of debug=fast_dev_run have every attribute
     images = data.plain_dataloader(settings.maps_split)
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     trainer.test(explainer, dataloaders=images, ckpt_path=checkpoint, verbose=False, weights_only=True)
     if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
         return {}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_xai.cli.components import build_explainer
 from lightning_xai.cli.run_folder import is_first
-from lightning_xai.cli.saved_config import log_config
+from lightning_xai.cli.stages import log_config
 from lightning_xai.data import ImageDataModule
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.functional.files import atomic_write

@@ -3,8 +3,8 @@
 from omegaconf import DictConfig
 
 from lightning_xai.cli.components import build_explainer
-from lightning_xai.cli.run_folder import start_checkpoint
 from lightning_xai.cli.stages import build_trainer, score
+from lightning_xai.cli.start_checkpoint import start_checkpoint
 from lightning_xai.data import ImageDataModule
 from lightning_xai.targets import Target
 

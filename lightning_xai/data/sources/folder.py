@@ -11,6 +11,7 @@ from lightning_xai.data.module import ImageDataModule
 from lightning_xai.data.options import Options
 from lightning_xai.data.scans import patients_of
 from lightning_xai.data.side_files import SideFiles, sort_files, unknown_endings
+from lightning_xai.data.sources.image_list import is_image_list, listed_items
 from lightning_xai.data.sources.labels import warn_of_alike
 from lightning_xai.data.sources.layout import Layout, check_class_names, class_name, find_layout, images_in
 
@@ -39,7 +40,7 @@ class FolderData(ImageDataModule):
 
     Args:
         root: The folder that holds the class folders or the split folders. To `predict`, any folder of images, whatever
-            is in it, or one image.
+            is in it, one image, or a list of them (.txt or .csv).
         mask_root: A folder of masks with the same layout; the suffixes may differ. Masks next to the images are left
             out then.
         **options: As in `ImageDataModule`.
@@ -89,7 +90,9 @@ class FolderData(ImageDataModule):
         return items
 
     def predict_items(self) -> list[Item]:
-        """List every image below the root, or the one image that it is."""
+        """List every image below the root, those that it lists, or the one image that it is."""
+        if is_image_list(self.root):
+            return listed_items(self.root)
         if self.root.is_file():
             return [Item(without_suffix(Path(self.root.name)), self.root)]
         self._check_root()

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -13,6 +14,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_xai.data.loaders import make_training_loader
 from lightning_xai.data.module import ImageDataModule
 from lightning_xai.targets import Target
 
@@ -84,8 +86,7 @@ class CachedFeatures(LightningDataModule):
             self._kept = {key: self._features(key)}
         features, logits = self._kept[key]
         rows = FeatureRows(features, logits, self.data.split_items["train"])
-        generator = torch.Generator().manual_seed(self.data.seed)
-        return DataLoader(rows, batch_size=self.data.batch_size, shuffle=True, generator=generator)
+        return make_training_loader(rows, self.data.batch_size, 0, self.data.seed, self.trainer)
 
     def val_dataloader(self) -> Any:
         """Images; see the data beneath."""
@@ -102,7 +103,7 @@ class CachedFeatures(LightningDataModule):
 
     def _features(self, key: str) -> tuple[Any, Any]:
         paths = [self.folder / f"{key}_{name}.npy" for name in ("features", "logits")]
-        if self.cache != "memory" and all(path.is_file() for path in paths):
+        if self._known(paths):
             log.info("Features of the training images: %s.", paths[0])
             return np.load(paths[0], mmap_mode="r"), np.load(paths[1])
         encoded = self._encoded()
@@ -120,6 +121,11 @@ class CachedFeatures(LightningDataModule):
             self.trainer.strategy.barrier("features")
         return np.load(paths[0], mmap_mode="r"), np.load(paths[1])
 
+    def _known(self, paths: list[Path]) -> bool:
+        """Whether the files are there; all ranks decide as rank zero does, which may be the one that writes them."""
+        known = self.cache != "memory" and all(path.is_file() for path in paths)
+        return known if self.trainer is None else bool(self.trainer.strategy.broadcast(known))
+
     def _encoded(self) -> Iterator[tuple[Tensor, ...]]:
         """Features and logits, batch by batch, float32 on the CPU."""
         for batch in self.data.plain_dataloader("train"):
@@ -130,7 +136,7 @@ class CachedFeatures(LightningDataModule):
     def _write(self, paths: list[Path], shape: tuple[int, ...], encoded: Iterable[tuple[Tensor, ...]]) -> None:
         """Both files, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        parts = [path.with_suffix(".part") for path in paths]
+        parts = [path.with_suffix(f".{os.getpid()}.part") for path in paths]
         try:
             store, row, all_logits = np.lib.format.open_memmap(parts[0], "w+", np.float32, shape), 0, []
             for features, logits in encoded:

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from lightning_xai.functional.finite import LossWatch, check_loss, check_weights
+from lightning_xai.functional.finite import LossWatch, check_loss, check_weights, newest_checkpoint
 from lightning_xai.functional.reference_loss import binary_entropy
 from lightning_xai.functional.repeats import ImageMeans, Repeats
 from lightning_xai.targets.freezing import evaluating, normalize
@@ -139,7 +139,8 @@ class ClassifierTask(LightningModule):
             NotFiniteError: If there are any.
         """
         where = f"The target in epoch {self.current_epoch}, step {self.global_step}"
-        check_weights(checkpoint.get("state_dict", {}), dict(self.named_buffers()), where, "lower the learning rate")
+        remedy = f"lower the learning rate{newest_checkpoint(self)}"
+        check_weights(checkpoint.get("state_dict", {}), dict(self.named_buffers()), where, remedy)
 
     def _evaluate(self, batch: dict[str, Any], batch_idx: int, stage: str) -> None:
         if batch_idx == 0:
@@ -216,20 +217,23 @@ def logits_in_words(count: int) -> str:
     return "1 logit" if count == 1 else f"{count} logits"
 
 
-def fit_target(module: ClassifierTask, trainer: Trainer, data: LightningDataModule) -> dict[str, float]:
+def fit_target(
+    module: ClassifierTask, trainer: Trainer, data: LightningDataModule, last: str | None = None
+) -> dict[str, float]:
     """Train a classifier, go back to its best checkpoint, and test it.
 
     Args:
         module: The classifier; holds the best weights afterwards.
         trainer: A trainer with a ``ModelCheckpoint`` and, usually, an ``EarlyStopping`` on ``target/val_loss``.
         data: The data module.
+        last: The checkpoint of an interrupted training, which goes on.
 
     Returns:
         ``accuracy``, ``balanced_accuracy``, ``auc``, ``f1``, ``ece`` (calibration error), ``absent_classes`` (those
         without a test image, which no mean over classes counts) and ``loss`` on the test set; of a segmenter ``dice``,
         ``dice_<class>`` and ``loss``.
     """
-    trainer.fit(module, datamodule=data)
+    trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
     results = trainer.test(module, datamodule=data, ckpt_path=best, verbose=False, weights_only=True)[0]
     return {name.removeprefix("target/test_"): float(value) for name, value in results.items()}

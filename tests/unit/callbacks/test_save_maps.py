@@ -52,7 +52,11 @@ def test_volumes_become_nifti_with_the_affine(tmp_path, queries, given):
         images = MetaTensor(images, affine=affines)
         images.is_batch = True
     maps = torch.randn(2, queries, 4, 5, 6)
-    assert save(tmp_path, maps, ["a", "b"], images, **extra) == ["predictions/a.nii.gz", "predictions/b.nii.gz"]
+    figures = [
+        f"predictions/{name}{end}.png" for name in "ab" for end in ([""] if queries == 1 else ["_0", "_1", "_2"])
+    ]
+    expected = sorted([*figures, "predictions/a.nii.gz", "predictions/b.nii.gz"])
+    assert save(tmp_path, maps, ["a", "b"], images, **extra) == expected
     stored = nibabel.load(tmp_path / "predictions" / "b.nii.gz")
     assert np.allclose(stored.affine, affine if given else np.eye(4))
     data = torch.from_numpy(stored.get_fdata(dtype=np.float32))

@@ -1,17 +1,18 @@
 """What becomes of errors: a sentence, a status, or the error itself."""
 
+import errno
 import json
 import re
 import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -102,12 +103,15 @@ def test_what_hydra_reads_is_the_users_word(monkeypatch):
         compose("train", ["~callbacks=1"])
     assert re.match("train.py: Config group override deletion value must be a string", sentence_of(error.value))
     assert "bug" not in sentence_of(error.value)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"), pytest.raises(AssertionError) as silent:
+        compose("train", ["+=train"])
+    assert sentence_of(silent.value) == "train.py: Hydra cannot read the command line, or a config; check its words"
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError()])
-def test_what_the_machine_lacks_is_no_bug(error, monkeypatch):
+def test_an_odd_error_of_the_system_is_no_bug(monkeypatch):
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    assert "bug" not in sentence_of(error) and type(error).__name__ in sentence_of(error)
+    said = sentence_of(OSError(errno.EBADF, "Bad file descriptor"))
+    assert said.startswith("train.py: OSError: [Errno 9] Bad file descriptor;") and "bug" not in said
 
 
 def test_what_the_config_makes_wrongly_names_its_key(monkeypatch):
@@ -145,10 +149,31 @@ def test_an_interruption_that_lightning_turned_into_an_exit_has_its_own_status(m
     assert stop.value.code == 130
 
 
-def test_a_terminated_job_does_not_end_well(mode):
-    """And the sweep ends with it."""
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/x/checkpoints/last.ckpt"),
+            "runs/x/checkpoints/last.ckpt",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", "runs/x/metrics.csv"), "Permission denied"),
+        (OSError(errno.EROFS, "Read-only file system"), "A file cannot be written"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"), "lower data.batch_size"),
+        (MemoryError(), "lower data.batch_size"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9"), "Out of memory"),
+        (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "lower data.num_workers"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "lower data.num_workers"),
+    ],
+)
+def test_what_the_machine_lacks_is_a_sentence(error, said, monkeypatch):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    sentence = sentence_of(error)
+    assert said in sentence and sentence.endswith("ckpt_path=last goes on in a run_dir.") and "\n" not in sentence
+
+
+def test_a_job_that_was_told_to_end_keeps_its_status_and_ends_a_sweep(mode):
     with pytest.raises(SystemExit) as end:
-        one_sentence(raising(SIGTERMException()), [])(None)
+        one_sentence(raising(SystemExit(143)), [])(None)
     assert end.value.code == 143
 
 

@@ -4,7 +4,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from lightning_xai.cli.overrides import check_overrides
+from lightning_xai.cli.overrides import PLUGINS, check_overrides
 
 REPO = Path(__file__).parents[3]
 
@@ -63,7 +63,7 @@ def tree(tmp_path: Path) -> Path:
         "+trainer.fast_dev_run=true trainer.fast_dev_run=false ++trainer.new.deep=1 trainer.new.deep=2",
         "~callbacks ~trainer.accelerator",
         "~callbacks explainer.baseline=[zero,median]",
-        "hydra.run.dir=here hydra/launcher=nowhere hydra.verbose=true -m",
+        "hydra.run.dir=here hydra/launcher=basic hydra.verbose=true -m",
         "--help",
         "--cfg job explainer=random",
         "--config-name other depth=4",
@@ -100,7 +100,7 @@ def test_valid_or_hydras(tree: Path, line: str) -> None:
         ("task=audit audit.colr=3", "Unknown key 'audit.colr': did you mean 'audit.color'\\?"),
         (
             "experiment=searched",
-            "^A package that brings hydra/sweeper/nowhere is not installed; for hparams_search: pip",
+            "^There is no hydra/sweeper 'nowhere' \\(available: basic, optuna\\)$",
         ),
         ("explainer=xyz seed=1", "There is no explainer 'xyz' \\(available: pcim, random\\)$"),
         ("experiment=cels explainer.seed=1", "There is no experiment 'cels'; did you mean 'cells'\\?"),
@@ -108,6 +108,7 @@ def test_valid_or_hydras(tree: Path, line: str) -> None:
         ("experiment=null", "not null: leave 'experiment' out with ~experiment"),
         ("data/source=digit", "There is no data/source 'digit'; did you mean 'digits'\\?"),
         ("data/sorce=digits", "Unknown group 'data/sorce'; did you mean 'data/source'\\?"),
+        ("hydra/launcher=submitit_slrum", "There is no hydra/launcher 'submitit_slrum'; did you mean 'submitit_slurm'"),
         ("explaner=pcim", "Unknown group 'explaner'; did you mean 'explainer'\\?"),
         ("~calbacks", "Unknown group 'calbacks'; did you mean 'callbacks'\\?"),
         ("-m explainer=pcim,rndom", "There is no explainer 'rndom'; did you mean 'random'\\?"),
@@ -122,6 +123,13 @@ def test_valid_or_hydras(tree: Path, line: str) -> None:
 )
 def test_names_the_nearest(tree: Path, line: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
+        check_overrides(line.split(), tree)
+
+
+@pytest.mark.parametrize("line", ["experiment=searched", "-m hydra/sweeper=nowhere seed=1,2"])
+def test_a_plugin_that_is_missing_names_its_extra(tree: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    monkeypatch.setitem(PLUGINS, "hydra/sweeper", ["basic", "nowhere"])
+    with pytest.raises(ValueError, match=r"^hydra/sweeper=nowhere needs packages that are missing: pip install"):
         check_overrides(line.split(), tree)
 
 

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -11,9 +12,19 @@ import torch
 from torch.distributed import TCPStore
 
 from lightning_xai.cli import run_folder, run_lock
+from lightning_xai.cli.start_checkpoint import check_checkpoint
 from tests.running import cfg_of
 
-RANKS = ("WORLD_SIZE", "LOCAL_RANK", "RANK", "NODE_RANK", "GROUP_RANK", "SLURM_NTASKS", "SLURM_STEP_ID")
+RANKS = (
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "RANK",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "SLURM_NTASKS",
+    "SLURM_JOB_ID",
+    "SLURM_JOB_NAME",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -135,15 +146,21 @@ def test_a_sweep_has_a_folder_that_its_other_ranks_share(tmp_path, monkeypatch):
 
 
 def test_processes_of_slurm_name_the_folder_after_the_job(monkeypatch):
-    for name, value in {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0"}.items():
+    for name, value in {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train"}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["train.py", "seed=0"])
     monkeypatch.setattr(run_folder.rank_zero_only, "rank", 1)
     second = folder_of()
     monkeypatch.setattr(run_folder.rank_zero_only, "rank", 0)
     monkeypatch.setattr(run_folder.time, "strftime", lambda *_: "later")
-    assert folder_of() == second == "runs/pcim_digits/slurm_77_0_0_0"
+    first = folder_of()
+    assert first == second and re.fullmatch("runs/pcim_digits/slurm_77_[0-9a-f]{6}_0", first)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert folder_of() == "runs/pcim_digits/slurm_77_0_1_0", "a job that is started anew is another run"
+    assert folder_of() == first, "a job that is queued again goes on"
+    monkeypatch.setattr(sys, "argv", ["train.py", "explainer.lr=1"])
+    assert folder_of() != first, "another command of the same job is another run"
+    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
+    assert folder_of() == "runs/pcim_digits/later_0", "in a shell, each command is a run"
 
 
 def test_processes_of_torchrun_agree_through_its_store(tmp_path, monkeypatch):
@@ -189,7 +206,7 @@ def test_what_is_no_checkpoint_is_refused_before_anything_is_moved(tmp_path, con
     else:
         torch.save(content, path)
     with pytest.raises(ValueError, match=rf"last\.ckpt .*{sentence}"):
-        run_folder.check_checkpoint(cfg_of(tmp_path, ckpt_path="last"))
+        check_checkpoint(cfg_of(tmp_path, ckpt_path="last"))
     torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.6"}, path)
-    run_folder.check_checkpoint(cfg_of(tmp_path, ckpt_path="last"))
-    run_folder.check_checkpoint(cfg_of(tmp_path / "other", ckpt_path="last"))
+    check_checkpoint(cfg_of(tmp_path, ckpt_path="last"))
+    check_checkpoint(cfg_of(tmp_path / "other", ckpt_path="last"))

@@ -7,7 +7,8 @@ import time
 import pytest
 
 from lightning_xai.cli import run_folder
-from lightning_xai.cli.run_folder import prepare_folder, start_checkpoint
+from lightning_xai.cli.run_folder import prepare_folder
+from lightning_xai.cli.start_checkpoint import start_checkpoint
 from lightning_xai.cli.target_cache import MEASURED
 from tests.running import cfg_of
 

@@ -108,6 +108,19 @@ def test_the_process_of_another_host_is_left_alone_and_the_way_on_is_named(tmp_p
         pass
 
 
+def test_a_job_that_slurm_starts_anew_elsewhere_takes_over_from_its_earlier_attempt(tmp_path, monkeypatch):
+    for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train"}.items():
+        monkeypatch.setenv(name, value)
+    for other in ("", "77#0", "78#0"):  # no job, this attempt (another step of it), another job
+        lock(tmp_path, host="far-away", attempt=other)
+        with pytest.raises(ValueError, match="on far-away"):
+            run_lock.take(tmp_path)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    lock(tmp_path, host="far-away", attempt="77#0")
+    with run_lock.held(tmp_path):
+        assert taken(tmp_path)
+
+
 def test_a_lock_that_was_taken_in_between_is_left(tmp_path, other, monkeypatch):
     """Two find the lock of a dead process: the slower one must not remove the lock of the faster."""
     path, read, seen = tmp_path / run_lock.NAME, run_lock._read, []

@@ -10,12 +10,12 @@ from omegaconf.errors import MissingMandatoryValue
 
 from lightning_xai.cli.saved_config import (
     as_composed,
-    log_config,
     mask_hydra_files,
     read_config,
     without_secrets,
     write_config,
 )
+from lightning_xai.cli.stages import log_config
 
 SECRET = "s3cr3t-t0ken"
 

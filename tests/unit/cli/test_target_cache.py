@@ -1,6 +1,6 @@
 """The target of a run: under which key it is kept, who waits for it, and which trainer it takes."""
 
-import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -110,16 +110,29 @@ def test_a_target_dir_that_cannot_be_made_is_refused_before_the_training(tmp_pat
     assert not trainings
 
 
-def test_other_ranks_wait_for_the_file(tmp_path, monkeypatch):
-    path = tmp_path / "target.ckpt"
-    writer = threading.Timer(0.2, path.write_text, ["weights"])
-    writer.start()
-    target_cache.wait_for(path)
-    assert path.read_text() == "weights"
-    writer.join()
-    monkeypatch.setattr(target_cache, "WAIT_FOR_TARGET", 0.0)
-    with pytest.raises(TimeoutError, match=r"Rank zero did not write .*none.ckpt .* train it first with task=target"):
-        target_cache.wait_for(tmp_path / "none.ckpt")
+def test_an_interrupted_training_goes_on_only_with_its_recipe(tmp_path, monkeypatch):
+    begun = []
+    trainer = SimpleNamespace(checkpoint_callback=SimpleNamespace(best_model_path=tmp_path / "best"))
+    monkeypatch.setattr(target_cache, "instantiate", lambda _: trainer)
+    monkeypatch.setattr(target_cache, "target_module", lambda _: None)
+    (tmp_path / "best").write_text("weights")
+
+    def fit(module, trainer, data, last):
+        begun.append(last)
+        (tmp_path / "target" / "last.ckpt").write_text("half")
+        if len(begun) < 4:
+            raise KeyboardInterrupt
+        return {}
+
+    monkeypatch.setattr(target_cache, "fit_target", fit)
+    cfg = cfg_of(tmp_path, target_trainer={"trainer": {}})
+    for recipe in ("first", "first", "second"):
+        with pytest.raises(KeyboardInterrupt):
+            target_cache.begin_target(cfg, None, tmp_path / "targets" / f"{recipe}.ckpt")
+    target_cache.begin_target(cfg, None, tmp_path / "targets" / "second.ckpt")
+    last = str(tmp_path / "target" / "last.ckpt")
+    assert begun == [None, last, None, last]
+    assert not list((tmp_path / "target").iterdir()), "what is kept needs no more"
 
 
 @pytest.mark.parametrize(("target", "trainer"), [("Segmenter", "Classifier"), ("Classifier", "Segmenter")])

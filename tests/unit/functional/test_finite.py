@@ -199,8 +199,14 @@ def test_a_target_that_fails_on_an_image_is_an_error_that_names_it(tmp_path, sta
 
 
 def test_it_is_found_in_training(tmp_path):
-    with pytest.raises(NotFiniteError, match="NaN or infinite for image blob_3:"):
+    with pytest.raises(NotFiniteError, match="NaN or infinite for image blob_3 in epoch 0, step 1: give a target"):
         trainer_of(tmp_path, num_sanity_val_steps=0).fit(LearnedMap(broken("classifier")), OneBad())
+
+
+def test_the_newest_checkpoint_is_named_where_there_is_one(tmp_path):
+    kept = ModelCheckpoint(tmp_path, "kept", every_n_train_steps=1)
+    with pytest.raises(NotFiniteError, match=rf"are too few\); the newest checkpoint is {tmp_path}/kept.ckpt\.$"):
+        trainer_of(tmp_path, kept, num_sanity_val_steps=0).fit(LearnedMap(broken("classifier")), OneBad())
 
 
 def test_it_is_found_in_the_metrics_where_no_query_needs_the_model(tmp_path):

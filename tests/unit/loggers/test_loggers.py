@@ -2,6 +2,7 @@
 
 import csv
 import json
+import socket
 import sys
 import time
 
@@ -22,7 +23,7 @@ from lightning_xai.loggers import (
 )
 from lightning_xai.loggers import wandb as loggers
 from lightning_xai.loggers.media import log_table
-from lightning_xai.loggers.wandb import has_wandb_key
+from lightning_xai.loggers.wandb import has_wandb_key, is_reachable
 from tests.wandb_files import read_wandb
 
 
@@ -31,6 +32,7 @@ def no_account(monkeypatch, tmp_path):
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no_netrc"))
+    monkeypatch.setattr(loggers, "is_reachable", lambda url: True)
 
 
 class Net(LightningModule):
@@ -225,6 +227,45 @@ def test_start_that_fails_is_tried_offline(tmp_path, monkeypatch):
     assert modes == ["online", "offline"]
 
 
+def test_a_server_that_cannot_be_reached_costs_seconds(tmp_path, monkeypatch):
+    monkeypatch.setattr(loggers, "is_reachable", is_reachable)
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
+        places = ["http://nowhere.invalid", f"http://127.0.0.1:{silent.getsockname()[1]}"]
+        for url in places:
+            monkeypatch.setenv("WANDB_BASE_URL", url)
+            start = time.monotonic()
+            with pytest.warns(UserWarning, match=f"W&B: {url} cannot be reached, so this run is logged offline"):
+                logger = ResilientWandbLogger(tmp_path)
+            assert logger._wandb_init["mode"] == "offline" and time.monotonic() - start < 8
+
+
+def test_a_server_that_is_gone_at_the_end_costs_seconds(tmp_path, monkeypatch):
+    run = FakeRun(lambda: None)
+    monkeypatch.setattr(wandb, "init", lambda **kwargs: run)
+    logger = ResilientWandbLogger(tmp_path)
+    logger.log_metrics({"loss": 1.0})
+    run.do = lambda: time.sleep(30)
+    monkeypatch.setattr(loggers, "is_reachable", lambda url: False)
+    start = time.monotonic()
+    with pytest.warns(UserWarning, match=r"finishing failed \(TimeoutError"):
+        logger.finish()
+    assert time.monotonic() - start < 8
+
+
+def test_a_run_that_goes_on_keeps_its_id(tmp_path, monkeypatch):
+    ids = []
+
+    def init(id, resume, **kwargs):
+        ids.append((id, resume))
+        return FakeRun(lambda: None)
+
+    monkeypatch.setattr(wandb, "init", init)
+    for folder in ("one", "one", "two"):
+        ResilientWandbLogger(tmp_path / folder).log_metrics({"loss": 1.0})
+    assert ids[0] == ids[1] != ids[2] and {resume for _, resume in ids} == {"allow"}
+
+
 def rows(tmp_path):
     with (tmp_path / "metrics.csv").open() as file:
         return list(csv.DictReader(file))
@@ -304,6 +345,23 @@ def test_csv_keeps_what_came_before_the_middle_of_an_epoch(tmp_path):
         first.log_metrics({"epoch": 0, "train/loss": 1.0}, step)
     RunCSVLogger(tmp_path).log_metrics({"epoch": 0, "train/loss": 2.0}, 2)
     assert [row["train/loss"] for row in rows(tmp_path)] == ["1.0", "1.0", "2.0"]
+
+
+def test_csv_keeps_the_last_step_before_a_validation_that_is_done_again(tmp_path):
+    first = RunCSVLogger(tmp_path)
+    for epoch in (0, 1):
+        first.log_metrics({"epoch": epoch, "train/loss": 1.0}, epoch)
+        first.log_metrics({"epoch": epoch, "val/loss": 1.0}, epoch)
+    RunCSVLogger(tmp_path).log_metrics({"epoch": 0, "val/loss": 2.0}, 0)
+    assert [(row["train/loss"], row["val/loss"]) for row in rows(tmp_path)] == [("1.0", ""), ("", "2.0")]
+
+
+def test_csv_replaces_the_results_of_a_test_that_was_cut_short(tmp_path):
+    first = RunCSVLogger(tmp_path)
+    first.log_metrics({"epoch": 0, "val/loss": 1.0}, 1)
+    first.log_metrics({"epoch": 1, "test/gap": 1.0}, 2)
+    RunCSVLogger(tmp_path).log_metrics({"epoch": 1, "test/gap": 2.0}, 2)
+    assert [row["test/gap"] for row in rows(tmp_path)] == ["", "2.0"]
 
 
 def test_csv_keeps_the_training_when_it_is_only_tested(tmp_path):
