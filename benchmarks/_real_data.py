@@ -84,18 +84,18 @@ def test_images(data: ImageDataModule, count: int) -> dict[str, Any]:
         count: How many at most.
 
     Returns:
-        ``image (N, C, *S)``, ``mask`` if there are any, and ``unit``, a name for each image: its group, or itself
-        where it has none.
+        Like a batch: ``image (N, C, *S)``, ``mask`` if there are any, ``id``, and ``group``, empty where there is none.
     """
     batches = list(data.test_dataloader())
     images = {key: torch.cat([batch[key] for batch in batches]) for key in ("image", "mask") if key in batches[0]}
-    units: list[str] = []
-    for batch in batches:
-        groups = batch_groups(batch) or [""] * len(batch["id"])
-        units += [f"group {group}" if group else name for group, name in zip(groups, batch["id"], strict=True)]
-    count = min(count, len(units))
-    chosen = [number * len(units) // count for number in range(count)]
-    return {key: values[chosen] for key, values in images.items()} | {"unit": [units[index] for index in chosen]}
+    ids = [name for batch in batches for name in batch["id"]]
+    groups = [name for batch in batches for name in batch_groups(batch) or [""] * len(batch["id"])]
+    count = min(count, len(ids))
+    chosen = [number * len(ids) // count for number in range(count)]
+    return {key: values[chosen] for key, values in images.items()} | {
+        "id": [ids[index] for index in chosen],
+        "group": [groups[index] for index in chosen],
+    }
 
 
 def gaps(target: Target, images: Tensor, maps: Tensor) -> dict[str, float]:

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from _real_data import BASELINES, stop_without_data, target_of, test_images
 
-from lightning_xai import ClassifierTarget
 from lightning_xai.explainers import PCIM, CaptumExplainer, CenterPrior, EdgeMap, RandomMap
 from lightning_xai.metrics import InsertionDeletionGap, MetricSuite, PointingGame, RelevanceMass
 from lightning_xai.report.statistics import Rows
 from lightning_xai.report.tables import format_table, summarize
+from lightning_xai.targets import Target
 
 METHODS = {
     "PCIM faithful": PCIM,
@@ -34,9 +34,7 @@ METHODS = {
 }
 
 
-def score(
-    target: ClassifierTarget, images: dict[str, Any], seed: int, methods: Sequence[str]
-) -> dict[str, dict[str, Rows]]:
+def score(target: Target, images: dict[str, Any], seed: int, methods: Sequence[str]) -> dict[str, dict[str, Rows]]:
     """Rows of every method and metric for one seed."""
     results = {}
     for name in methods:
@@ -77,10 +75,11 @@ def main() -> None:
             target, data = target_of(experiment, seed)
             images = test_images(data, args.images)
             # An image that several seeds test, and all images of its group, are one unit.
-            groups |= {f"{seed}-{index}": unit for index, unit in enumerate(images["unit"])}
+            for index, (name, group) in enumerate(zip(images["id"], images["group"], strict=True)):
+                groups[f"{seed}-{index}"] = f"group {group}" if group else name
             print(f"  {len(images['image'])} test images", flush=True)
-            for name, table in score(target, images, seed, args.methods).items():
-                for metric, rows in table.items():
+            for name, scores in score(target, images, seed, args.methods).items():
+                for metric, rows in scores.items():
                     pooled.setdefault(name, {}).setdefault(metric, []).extend(rows)
         table = format_table(summarize(pooled, groups), dict.fromkeys(pooled[args.methods[0]], True))
         print(f"\n{experiment}, {len(args.seeds)} seeds pooled\n{table}\n")
