@@ -1,6 +1,6 @@
 """Text in configurations and errors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 
@@ -29,3 +29,14 @@ def first_line(error: BaseException) -> str:
         ('wrong size', 'KeyError')
     """
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def first_few(names: Sequence[str], most: int = 5) -> str:
+    """The first names of a list, and how many others there are.
+
+    Example:
+        >>> first_few(["a", "b", "c"], 2), first_few(["a", "b"], 2)
+        ('a, b and 1 more', 'a, b')
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

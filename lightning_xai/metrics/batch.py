@@ -1,6 +1,6 @@
 """A batch of maps, and what several metrics need of it, computed once."""
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -168,10 +168,10 @@ class MapBatch:
     @cached_property
     def center(self) -> "MapBatch":
         """The same masks with the center prior for maps."""
-        prior = center_bump(self.maps.shape[2:], self.maps.device)[None, None]
+        prior, order = sorted_center(self.maps.shape[2:], self.maps.device)
         center = MapBatch(prior.expand_as(self.maps), self.targets, self.target, masks=self.masks)
         center.evidence = self.evidence
-        center.order = order_of(prior).expand(*self.maps.shape[:2], -1)
+        center.order = order.expand(*self.maps.shape[:2], -1)
         return center
 
     @cached_property
@@ -183,3 +183,11 @@ class MapBatch:
         """Replace values ``(B, T, ...)`` by NaN where the map ranks nothing."""
         unranked = self.unranked.view(*self.unranked.shape, *(1,) * (values.ndim - 2))
         return values.masked_fill(unranked, float("nan"))
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def sorted_center(size: torch.Size, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The center prior ``(1, 1, *size)`` and its pixels in descending order ``(1, 1, N)``: the same for all batches."""
+    prior = center_bump(size, device)[None, None]
+    return prior, order_of(prior)

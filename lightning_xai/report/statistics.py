@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
+from lightning_xai.functional.groups import numbers_of, units_of
+
 #: Resamples drawn at once: what bounds the memory of many values.
 BATCH = 200
 #: Fewer units than this are too few for a bootstrap, which then covers too little: Student's t is used.
@@ -91,10 +93,9 @@ def bootstrap(
         raise ValueError(f"{len(groups)} groups for {len(values)} values; give the group of each.")
     kept = (~values.isnan()).cpu().numpy()
     defined = values.double().cpu().numpy()[kept]
-    numbers: dict[Hashable, int] = {}
     names: Sequence[Hashable] = range(len(values)) if groups is None else groups
-    index = [numbers.setdefault(name, len(numbers)) for name, keep in zip(names, kept, strict=True) if keep]
-    units = len(numbers)
+    index = numbers_of(name for name, keep in zip(names, kept, strict=True) if keep)
+    units = len(set(index))
     totals, sizes = np.bincount(index, defined, units), np.bincount(index, minlength=units)
     mean = float(defined.mean()) if units else float("nan")
     method, (low, high) = "none", (float("nan"), float("nan"))
@@ -181,7 +182,8 @@ def bootstrap_rows(
     """Compute the mean over images, each the mean over its queries, and its interval; see :func:`bootstrap`."""
     means = per_image_means(rows)
     values = torch.tensor(list(means.values()), dtype=torch.float64)
-    return bootstrap(values, units_of(list(means), groups or {}), samples, level, seed)
+    units = units_of(list(means), [(groups or {}).get(name, "") for name in means])
+    return bootstrap(values, units, samples, level, seed)
 
 
 def paired_bootstrap(
@@ -207,16 +209,6 @@ def paired_bootstrap(
         if (image_id, query, number) in other
     ]
     return bootstrap_rows(gaps, groups, samples, level, seed)
-
-
-def units_of(ids: Sequence[str], groups: Groups) -> list[tuple[bool, str]]:
-    """The unit of each image: its group, or the image itself, which a group of the same name is not.
-
-    Example:
-        >>> units_of(["a", "b"], {"a": "b"})
-        [(True, 'b'), (False, 'b')]
-    """
-    return [(True, groups[name]) if name in groups else (False, name) for name in ids]
 
 
 def per_image_means(rows: Rows) -> dict[str, float]:

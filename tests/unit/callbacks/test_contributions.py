@@ -30,7 +30,7 @@ def test_other_explainers_draw_nothing(tmp_path):
 
 def test_the_two_most_probable_classes_are_shown_with_their_sums(monkeypatch):
     calls = []
-    monkeypatch.setattr(module, "contribution_figure", lambda *args: calls.append(args))
+    monkeypatch.setattr(module, "contribution_figure", lambda *args, heading: calls.append(args))
     cape, images = CAPE(ClassifierTarget(cnn(), class_names=["a", "b", "c"])), torch.rand(2, 1, 8, 8)
     assert len(module.figures(cape, cape.explanation(images), {"image": images}, 2)) == 2
     for (image, fractions, titles, versus), own, p in zip(calls, images, cape.probabilities(images), strict=True):
