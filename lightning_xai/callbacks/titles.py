@@ -4,8 +4,9 @@ from typing import Any
 
 from lightning import Trainer
 
+from lightning_xai.functional.text import title_on
+
 
 def figure_title(trainer: Trainer, explainer: Any) -> str:
     """The explainer, its settings, and the data module of the trainer, where it has one."""
-    title: str = explainer.title_on(getattr(trainer, "datamodule", None))
-    return title
+    return title_on(explainer.title, getattr(trainer, "datamodule", None))

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import lightning
@@ -64,11 +63,6 @@ class Explainer(Fitting):
     def title(self) -> str:
         """The method's name and its settings, for figures and pages."""
         return ", ".join([type(self).__name__, *(f"{name} {value}" for name, value in self.settings.items())])
-
-    def title_on(self, data: Any) -> str:
-        """The title with the name of a data module, or the title alone where that has none."""
-        where = getattr(data, "where", None)
-        return self.title if where is None else f"{self.title}, on {'/'.join(Path(where).parts[-2:])}"
 
     def attribute(self, images: Tensor, query: Query) -> Tensor | Explanation:
         """Compute the maps; gradients are enabled, the query is complete.

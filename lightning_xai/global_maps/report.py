@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_xai.data import ImageDataModule, MirrorSided
 from lightning_xai.functional.files import atomic_write
+from lightning_xai.functional.text import title_on
 from lightning_xai.global_maps.findings import Findings, counted, sentences, span
 from lightning_xai.global_maps.result import SCORES
 from lightning_xai.loggers import log_images
@@ -62,7 +63,7 @@ def write_report(
     """
     folder, settings = Path(cfg.run_dir), cfg["global"]
     title = f"{explainer.title} of {cfg.name}"
-    about = explainer.title_on(data)
+    about = title_on(explainer.title, data)
     figures = draw_figures(data, settings, findings, about)
     for name, figure in figures.items():
         save_png(folder / "global" / f"{name}.png", figure, about)

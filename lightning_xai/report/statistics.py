@@ -18,6 +18,8 @@ BATCH = 200
 FEW = 10
 #: From so many units on a bootstrap's percentiles are taken as they are.
 MANY = 50
+#: Relative difference below which means of units are equal.
+ROUNDING = 1e-12
 #: ``(id, query, value)`` per image and query.
 Rows = list[tuple[str, int, float]]
 #: ``{id: group}`` of the images that have a group, such as a patient; any other image is a unit by itself.
@@ -35,7 +37,7 @@ class Interval:
         count: Images with a defined value.
         undefined: Images without one.
         units: Groups that those with a value belong to; an image without a group counts as one.
-        method: ``"bootstrap"``, ``"t"`` (below 10 units), or ``"none"`` (below 2).
+        method: ``"bootstrap"``, ``"t"`` (below 10 units), or ``"none"`` (below 2, and below 10 that are all equal).
     """
 
     mean: float
@@ -69,6 +71,8 @@ def bootstrap(
     on the ends are percentiles of SciPy's bootstrap, below 50 at the :func:`widened_level`. Below 10 they are Student's
     t with the standard error of the jackknife that leaves out one group (Miller 1974, The jackknife, a review), which
     for groups of equal size is the t interval of their means. ``benchmarks/interval_coverage.py`` shows the coverage.
+    Where the means of all groups are equal (a score that is saturated), the interval is that value; of fewer than 10
+    such groups, whose spread says nothing, there is none. Nor is there one of infinite values.
 
     Args:
         values: ``(N,)``, NaN = undefined.
@@ -78,7 +82,7 @@ def bootstrap(
         seed: Resamples are the same for the same seed and number of groups.
 
     Returns:
-        The interval; its ends are NaN where fewer than two groups have a value.
+        The interval; its ends are NaN where there is none.
 
     Raises:
         ValueError: If there are more or fewer groups than values.
@@ -99,7 +103,12 @@ def bootstrap(
     totals, sizes = np.bincount(index, defined, units), np.bincount(index, minlength=units)
     mean = float(defined.mean()) if units else float("nan")
     method, (low, high) = "none", (float("nan"), float("nan"))
-    if units >= FEW:
+    means = totals / sizes
+    finite = units > 1 and bool(np.isfinite(means).all())
+    alike = finite and bool(np.ptp(means) <= ROUNDING * np.abs(means).max())
+    if alike and units >= FEW:
+        method, (low, high) = "bootstrap", (mean, mean)
+    elif finite and units >= FEW:
         result = stats.bootstrap(
             (totals, sizes),
             ratio_of_totals,
@@ -111,7 +120,7 @@ def bootstrap(
             rng=seed,
         )
         method, (low, high) = "bootstrap", result.confidence_interval
-    elif units > 1:
+    elif finite and not alike:
         without = (totals.sum() - totals) / (len(defined) - sizes)
         error = np.sqrt((units - 1) / units * np.square(without - mean).sum())
         half = t_quantile(units, level) * error
