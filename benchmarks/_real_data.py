@@ -76,19 +76,26 @@ def target_of(experiment: str, seed: int) -> tuple[Target, ImageDataModule]:
     return target_and_data(config_of(experiment, seed))
 
 
-def test_images(data: ImageDataModule, count: int) -> dict[str, Tensor]:
-    """The first ``count`` test images, and their masks if there are any."""
+def test_images(data: ImageDataModule, count: int) -> dict[str, Any]:
+    """A sample of the test images, evenly spaced so that every patient, well or site takes part.
+
+    Args:
+        data: Set up.
+        count: How many at most.
+
+    Returns:
+        Like a batch: ``image (N, C, *S)``, ``mask`` if there are any, ``id``, and ``group``, empty where there is none.
+    """
     batches = list(data.test_dataloader())
-    return {key: torch.cat([batch[key] for batch in batches])[:count] for key in ("image", "mask") if key in batches[0]}
-
-
-def test_units(data: ImageDataModule, count: int) -> list[str]:
-    """The patient, well or site of each of the first ``count`` test images; the image itself where it has none."""
-    units: list[str] = []
-    for batch in data.test_dataloader():
-        groups = batch_groups(batch) or [""] * len(batch["id"])
-        units += [f"group {group}" if group else name for group, name in zip(groups, batch["id"], strict=True)]
-    return units[:count]
+    images = {key: torch.cat([batch[key] for batch in batches]) for key in ("image", "mask") if key in batches[0]}
+    ids = [name for batch in batches for name in batch["id"]]
+    groups = [name for batch in batches for name in batch_groups(batch) or [""] * len(batch["id"])]
+    count = min(count, len(ids))
+    chosen = [number * len(ids) // count for number in range(count)]
+    return {key: values[chosen] for key, values in images.items()} | {
+        "id": [ids[index] for index in chosen],
+        "group": [groups[index] for index in chosen],
+    }
 
 
 def gaps(target: Target, images: Tensor, maps: Tensor) -> dict[str, float]:

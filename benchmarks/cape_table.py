@@ -1,5 +1,7 @@
 """The table of CAPE's paper on three data sets: CAM, CAPE and mu-CAPE, with the confidence of either head.
 
+Below the means stand CAM's paired differences to the other rows. The images are evenly spaced over the test set.
+
 Usage: ``LIGHTNING_XAI_DATA=... python benchmarks/cape_table.py [--experiments cape_cifar] [--images 192] [key=value]``.
 Overrides, such as ``explainer.anchor=0``, hold for all experiments.
 """
@@ -10,7 +12,7 @@ import time
 from typing import Any
 
 import torch
-from _real_data import config_of, stop_without_data, target_and_data
+from _real_data import config_of, stop_without_data, target_and_data, test_images
 from hydra.utils import instantiate
 
 from lightning_xai.cli.components import build_explainer
@@ -25,8 +27,10 @@ from lightning_xai.metrics import (
     MetricSuite,
     TopClassesIoU,
 )
+from lightning_xai.report.tables import format_table, summarize
 
 EXPERIMENTS = ("cape_cifar", "cape_birds", "cape_cytology")
+BATCH = 32
 #: Map, and whose confidence is asked.
 ROWS = (("cam", "target"), ("cape", "target"), ("cape", "explainer"), ("mu", "target"), ("mu", "explainer"))
 
@@ -54,25 +58,34 @@ def fit(cfg: Any, cape: CAPE, data: ImageDataModule) -> None:
     )
 
 
-def table(cape: CAPE, data: ImageDataModule, count: int) -> None:
-    """Print a row for each map and head."""
-    for row, (map, head) in enumerate(ROWS):
-        metrics = {kind.__name__: kind(head=head) for kind in (AverageDrop, IncreaseInConfidence)}
-        metrics |= {"DropInDeletion": AverageDropInDeletion(head=head), "ADCC": ADCC(head=head)}
-        metrics |= {"top2IoU": TopClassesIoU(), "top2IoU scaled": TopClassesIoU(scaled="min_max")}
-        view, suite, seen = cape.view(map), MetricSuite(metrics), 0
-        for batch in data.test_dataloader():
-            images, ids = batch["image"][: count - seen], batch["id"][: count - seen]
-            targets = cape.target.predict(images).argmax(dim=1, keepdim=True)
-            maps = view.explain(images, targets)
-            suite.update(target=cape.target, images=images, maps=maps, targets=targets, explainer=view, ids=ids)
-            seen += len(images)
-            if seen >= count:
-                break
-        if row == 0:
-            print(f"{'map':<5} {'confidence':<11} " + " ".join(f"{name:>20}" for name in suite.members()))
-        values = " ".join(f"{float(metric.compute()):>20.3f}" for metric in suite.members().values())
-        print(f"{map:<5} {head:<11} {values}", flush=True)
+def scored(cape: CAPE, images: dict[str, Any], map: str, head: str) -> MetricSuite:
+    """The metrics of a map, asking a head for the confidence."""
+    metrics = {kind.__name__: kind(head=head) for kind in (AverageDrop, IncreaseInConfidence)}
+    metrics |= {"DropInDeletion": AverageDropInDeletion(head=head), "ADCC": ADCC(head=head)}
+    metrics |= {"top2IoU": TopClassesIoU(), "top2IoU scaled": TopClassesIoU(scaled="min_max")}
+    view, suite = cape.view(map), MetricSuite(metrics)
+    for start in range(0, len(images["id"]), BATCH):
+        batch = {key: values[start : start + BATCH] for key, values in images.items()}
+        targets = cape.target.predict(batch["image"]).argmax(dim=1, keepdim=True)
+        suite.update(
+            target=cape.target,
+            images=batch["image"],
+            maps=view.explain(batch["image"], targets),
+            targets=targets,
+            explainer=view,
+            ids=batch["id"],
+            groups=batch["group"],
+        )
+    return suite
+
+
+def table(cape: CAPE, images: dict[str, Any]) -> str:
+    """A row for each map and head, and the paired differences of the first to every other."""
+    suites = {f"{map} ({head})": scored(cape, images, map, head) for map, head in ROWS}
+    rows = {name: {key: metric.rows() for key, metric in suite.members().items()} for name, suite in suites.items()}
+    one = next(iter(suites.values())).members()
+    directions = {name: metric.higher_is_better for name, metric in one.items()}
+    return format_table(summarize(rows, next(iter(one.values())).image_groups()), directions)
 
 
 def main() -> None:
@@ -91,7 +104,7 @@ def main() -> None:
         assert isinstance(cape, CAPE)
         print(f"\n{experiment}")
         fit(cfg, cape, data)
-        table(cape, data, arguments.images)
+        print(table(cape, test_images(data, arguments.images)), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,22 +2,25 @@
 
 PCIM trains on zero and median; blur it never saw.
 
-Usage: ``LIGHTNING_XAI_DATA=... python benchmarks/pcim_faithfulness.py [experiment ...] [--seeds 0 1] [--images 100]``.
-A seed decides the target's training and, where the split is made, the split; all methods see the same images.
+Usage: ``LIGHTNING_XAI_DATA=... python benchmarks/pcim_faithfulness.py [experiment ...] [--seeds 0 1] [--images 100]
+[--methods "PCIM faithful" random]``. A seed decides the target's training and, where the split is made, the split; all
+methods see the same images, evenly spaced over the test set. Intervals are of the first method's paired differences.
 """
 
 import argparse
 import time
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
-from _real_data import BASELINES, stop_without_data, target_of, test_images, test_units
+from _real_data import BASELINES, stop_without_data, target_of, test_images
 
-from lightning_xai import ClassifierTarget
 from lightning_xai.explainers import PCIM, CaptumExplainer, CenterPrior, EdgeMap, RandomMap
 from lightning_xai.metrics import InsertionDeletionGap, MetricSuite, PointingGame, RelevanceMass
 from lightning_xai.report.statistics import Rows
 from lightning_xai.report.tables import format_table, summarize
+from lightning_xai.targets import Target
 
 METHODS = {
     "PCIM faithful": PCIM,
@@ -31,11 +34,11 @@ METHODS = {
 }
 
 
-def score(target: ClassifierTarget, images: dict[str, torch.Tensor], seed: int) -> dict[str, dict[str, Rows]]:
+def score(target: Target, images: dict[str, Any], seed: int, methods: Sequence[str]) -> dict[str, dict[str, Rows]]:
     """Rows of every method and metric for one seed."""
     results = {}
-    for name, make in METHODS.items():
-        explainer, start = make(target), time.perf_counter()
+    for name in methods:
+        explainer, start = METHODS[name](target), time.perf_counter()
         maps = torch.cat([explainer.explain(chunk) for chunk in images["image"].split(32)])
         seconds = time.perf_counter() - start
         suite = MetricSuite(
@@ -62,6 +65,7 @@ def main() -> None:
     parser.add_argument("experiments", nargs="*", default=["pcim_fluorescence", "pcim_brightfield"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     args = parser.parse_args()
     stop_without_data()
     for experiment in args.experiments:
@@ -71,12 +75,13 @@ def main() -> None:
             target, data = target_of(experiment, seed)
             images = test_images(data, args.images)
             # An image that several seeds test, and all images of its group, are one unit.
-            groups |= {f"{seed}-{index}": unit for index, unit in enumerate(test_units(data, args.images))}
+            for index, (name, group) in enumerate(zip(images["id"], images["group"], strict=True)):
+                groups[f"{seed}-{index}"] = f"group {group}" if group else name
             print(f"  {len(images['image'])} test images", flush=True)
-            for name, table in score(target, images, seed).items():
-                for metric, rows in table.items():
+            for name, scores in score(target, images, seed, args.methods).items():
+                for metric, rows in scores.items():
                     pooled.setdefault(name, {}).setdefault(metric, []).extend(rows)
-        table = format_table(summarize(pooled, groups), dict.fromkeys(pooled["random"], True))
+        table = format_table(summarize(pooled, groups), dict.fromkeys(pooled[args.methods[0]], True))
         print(f"\n{experiment}, {len(args.seeds)} seeds pooled\n{table}\n")
 
 

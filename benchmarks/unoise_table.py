@@ -134,6 +134,9 @@ def main() -> None:
         fraction: max((at_fractions(results[name][0], "dice")[fraction] for name in others), key=mean)
         for fraction in FRACTIONS
     }
+    curve = results["random"][0].members()["dice"]
+    patients = curve.image_groups()
+    print(f"{len(curve.per_image())} test slices of {len(set(patients.values()))} patients")
     head = " ".join(f"{f'{fraction:.0%} visible':>34}" for fraction in FRACTIONS)
     print(f"{'Dice (leak) difference':<30} {head} {'ms/image':>9}")
     for name, result in results.items():

@@ -9,6 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_xai.callbacks.titles import figure_title
 from lightning_xai.loggers import log_images
 from lightning_xai.structures import Explanation
 from lightning_xai.targets.outputs import Probability
@@ -96,17 +97,17 @@ class AttributionMaps(Callback):
     def _draw(self, trainer: Trainer, explainer: Any, stage: str, name: str) -> None:
         if not self._parts:
             return
-        masks = [part["masks"] for part in self._parts]
+        masks, heading = [part["masks"] for part in self._parts], figure_title(trainer, explainer)
         grid = map_grid(
             on_one_canvas([part["images"] for part in self._parts]),
             on_one_canvas([part["maps"] for part in self._parts]),
             None if any(mask is None for mask in masks) else on_one_canvas(masks),
             titles=[title for part in self._parts for title in part["titles"]],
             labels=[label for part in self._parts for label in part["labels"]],
-            heading=explainer.title,
+            heading=heading,
         )
         self._parts = []
-        save_png(Path(trainer.default_root_dir) / "maps" / name, grid, explainer.title)
+        save_png(Path(trainer.default_root_dir) / "maps" / name, grid, heading)
         log_images(trainer, f"maps/{stage}", [grid])
 
 

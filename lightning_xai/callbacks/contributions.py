@@ -10,6 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
 from lightning_xai.callbacks.attribution_maps import class_name
+from lightning_xai.callbacks.titles import figure_title
 from lightning_xai.explainers.cape.cape import CAPE
 from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.loggers import log_images
@@ -43,18 +44,21 @@ class Contributions(Callback):
         """Draw the batch's images if they are among the first."""
         room = self.num_images - len(self._figures)
         if isinstance(pl_module, CAPE) and trainer.is_global_zero and room > 0:
-            self._figures += figures(pl_module, outputs, batch, room)
+            heading = figure_title(trainer, pl_module)
+            self._figures += figures(pl_module, outputs, batch, room, heading)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write the figures."""
         for number, figure in enumerate(self._figures):
             path = Path(trainer.default_root_dir) / "maps" / f"contributions_{number}.png"
-            save_png(path, figure, pl_module.title)
+            save_png(path, figure, figure_title(trainer, pl_module))
         if self._figures:
             log_images(trainer, "maps/contributions", self._figures)
 
 
-def figures(cape: CAPE, found: Explanation, batch: Mapping[str, Any], count: int) -> list[NDArray[np.uint8]]:
+def figures(
+    cape: CAPE, found: Explanation, batch: Mapping[str, Any], count: int, heading: str = ""
+) -> list[NDArray[np.uint8]]:
     """A figure for each of the first images of a batch, from the contributions of its explanation."""
     images, names = as_plain_tensor(torch.as_tensor(batch["image"]))[:count], cape.target.class_names
     contributions = found.extras["contributions"][:count].cpu()
@@ -64,5 +68,5 @@ def figures(cape: CAPE, found: Explanation, batch: Mapping[str, Any], count: int
         top = p.topk(2).indices
         titles = [f"{class_name(k, names)}: {100 * p[k]:.1f} %" for k in top]
         versus = f"{class_name(top[0], names)} - {class_name(top[1], names)}: {100 * (p[top[0]] - p[top[1]]):+.1f} %"
-        drawn.append(contribution_figure(image, fractions[top], titles, versus))
+        drawn.append(contribution_figure(image, fractions[top], titles, versus, heading=heading))
     return drawn

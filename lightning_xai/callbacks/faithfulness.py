@@ -9,6 +9,7 @@ from typing import Any
 import lightning
 import torch
 
+from lightning_xai.callbacks.titles import figure_title
 from lightning_xai.explainers.base import Explainer
 from lightning_xai.explainers.reference import BLIND, BlurredReference, RandomMap, Reversed
 from lightning_xai.functional.finite import naming_images
@@ -111,7 +112,7 @@ class Faithfulness(lightning.Callback):
         if not trainer.sanity_checking:
             log_means(pl_module, "val", collect(self.suites[type(pl_module).__name__]))
 
-    def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Log the means, gather the per-image values and write them."""
         with ExitStack() as stack:
             for suite in self.suites.values():
@@ -122,7 +123,7 @@ class Faithfulness(lightning.Callback):
             self._write(trainer, pl_module)
             if curves:
                 folder = Path(trainer.default_root_dir)
-                for scope, figure in write_visibility(folder, curves).items():
+                for scope, figure in write_visibility(folder, curves, figure_title(trainer, pl_module)).items():
                     log_images(trainer, f"test/visibility_{scope}", [figure])
                 log_files(trainer, [folder / "visibility.csv"])
 

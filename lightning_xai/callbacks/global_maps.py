@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_xai.callbacks.save_maps import affine_of
+from lightning_xai.callbacks.titles import figure_title
 from lightning_xai.functional.groups import batch_groups
 from lightning_xai.functional.segmentation import class_labels
 from lightning_xai.functional.tensors import as_plain_tensor
@@ -86,7 +87,7 @@ class SaveGlobalMaps(Callback):
             self.biases = find_bias(self.result, self.region, inside)
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / "global"
-            unit, about = self._maps.normalization, pl_module.title
+            unit, about = self._maps.normalization, figure_title(trainer, pl_module)
             self.figure = write_maps(folder, self.result, self._affine, unit, self.region, about)
             log_images(trainer, "global/maps", [self.figure])
 

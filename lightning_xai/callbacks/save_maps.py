@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_xai.callbacks.titles import figure_title
 from lightning_xai.data.grids import Grid
 from lightning_xai.functional.files import atomic_write, safe_name, write_nifti
 from lightning_xai.visualization.grid import overlay, save_png
@@ -73,7 +74,7 @@ class SaveMaps(BasePredictionWriter):
             affine, grid = affine_of(batch, i), grids.get(image_id)
             if grid is not None and grid.moved:
                 image, maps, affine = self._restored(grid, image.float().cpu(), maps, affine)
-            self._write(folder / self._file_name(image_id), image, maps, affine, pl_module.title)
+            self._write(folder / self._file_name(image_id), image, maps, affine, figure_title(trainer, pl_module))
 
     def folder(self, trainer: Trainer) -> Path:
         """The folder of the maps."""

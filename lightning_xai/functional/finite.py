@@ -9,8 +9,11 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
+from lightning_xai.functional.text import first_few
+
 #: Losses in a row that a GradScaler may skip: a single overflow of float16 is nothing.
 TOLERATED = 10
+#: Images or weights that are named one by one.
 NAMED = 8
 
 
@@ -27,7 +30,9 @@ class NotFiniteOutputError(NotFiniteError):
 
     def __init__(self, rows: Sequence[int]) -> None:
         self.rows = list(rows)
-        super().__init__(_bad_outputs("images number " + _listed([str(row) for row in self.rows]) + " of the batch"))
+        super().__init__(
+            _bad_outputs(f"images number {first_few([str(row) for row in self.rows], NAMED)} of the batch")
+        )
 
 
 def check_outputs(outputs: Tensor) -> None:
@@ -82,7 +87,7 @@ def check_weights(
     """
     bad = [name for name, value in state.items() if isinstance(value, Tensor) and _is_bad(value, like.get(name))]
     if bad:
-        raise NotFiniteError(f"{where} holds weights that are NaN or infinite, in {_listed(bad)}; {remedy}.")
+        raise NotFiniteError(f"{where} holds weights that are NaN or infinite, in {first_few(bad, NAMED)}; {remedy}.")
 
 
 def check_loss(module: LightningModule, loss: Tensor, batch: Mapping[str, Any], stage: str) -> None:
@@ -205,9 +210,4 @@ def _bad_outputs(images: str, back: str = "") -> str:
 
 
 def _images(ids: Sequence[Any]) -> str:
-    return f"image{'s' if len(ids) > 1 else ''} {_listed([str(name) for name in ids])}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+    return f"image{'s' if len(ids) > 1 else ''} {first_few([str(name) for name in ids], NAMED)}"

@@ -1,6 +1,7 @@
 """Text in configurations and errors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -40,3 +41,26 @@ def one_line(error: BaseException, limit: int = 1000) -> str:
     """
     text = " ".join(str(error).split())
     return (text if len(text) <= limit else f"{text[:limit]} ...") or type(error).__name__
+
+
+def first_few(names: Sequence[str], most: int = 5) -> str:
+    """The first names of a list, and how many others there are.
+
+    Example:
+        >>> first_few(["a", "b", "c"], 2), first_few(["a", "b"], 2)
+        ('a, b and 1 more', 'a, b')
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def title_on(title: str, data: Any) -> str:
+    """The title of an explainer, with the end of the path that its data module reads, if there is one.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> title_on("GradCAM, layer 4", SimpleNamespace(where="/data/cells/labels.csv"))
+        'GradCAM, layer 4, on cells/labels.csv'
+    """
+    where = getattr(data, "where", None)
+    return title if where is None else f"{title}, on {'/'.join(Path(where).parts[-2:])}"

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lightning_xai.functional.groups import units_of
 from lightning_xai.functional.ranking import average_ranks
 from lightning_xai.metrics.state import first_appearance
 
@@ -59,19 +60,6 @@ def pixel_fractions(flat: Tensor) -> Tensor:
     return average_ranks(flat) / max(1, flat.shape[1] - 1)
 
 
-def spearman(first: Tensor, second: Tensor) -> float | None:
-    """Rank correlation of two maps of one shape, tied pixels sharing their rank; ``None`` if either is constant.
-
-    Example:
-        >>> spearman(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([0.1, 0.2, 0.3]))
-        1.0
-    """
-    # In single precision: what differs by the rounding of a sum is equal.
-    ranks = pixel_fractions(torch.stack([first.flatten(), second.flatten()]).float()) - 0.5
-    size = ranks.square().sum(dim=1).prod().sqrt()
-    return None if size == 0 else round(float(ranks.prod(dim=0).sum() / size), 12)
-
-
 def present_labels(labels: Tensor, classes: int) -> Tensor:
     """Turn class indices ``(B,)`` or multi-hot labels ``(B, L)``, of which an ignored one is absent, into booleans.
 
@@ -121,18 +109,14 @@ def image_keys(ids: Sequence[str]) -> Tensor:
     return torch.tensor([min(int.from_bytes(digest, "big", signed=True), FREE - 1) for digest in digests])
 
 
-def unit_keys(keys: Tensor, groups: Sequence[str] | None) -> Tensor:
+def unit_keys(ids: Sequence[str], groups: Sequence[str] | None) -> Tensor:
     """The key of each image's group, ``(n,)``, or of the image itself where it has none (``""``).
 
     Raises:
         ValueError: If there are more or fewer groups than images.
     """
-    if groups is None:
-        return keys
-    if len(groups) != len(keys):
-        raise ValueError(f"{len(groups)} groups for {len(keys)} images; give one group an image.")
-    # An image whose id is the name of a group is not that group.
-    return image_keys([f"group\0{name}" for name in groups]).where(torch.tensor([bool(name) for name in groups]), keys)
+    units = units_of(ids, [""] * len(ids) if groups is None else groups)
+    return image_keys([f"group\0{name}" if grouped else name for grouped, name in units])
 
 
 def first_appearances(keys: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def write_maps(
         affine: Voxel-to-world matrix ``(4, 4)`` of volumes.
         normalization: That of the maps, for the unit of the figure.
         region: Bool ``(*S)``, outlined in the figure.
-        about: The explainer of the maps, kept in the figure's file.
+        about: The explainer of the maps and their data: above the figure, and in its file.
 
     Returns:
         The figure.
@@ -58,7 +58,7 @@ def write_maps(
         arrays["mean_image"] = as_array(result.mean_image)
     with atomic_write(folder / "maps.npz", "wb") as file:
         np.savez_compressed(file, **arrays)
-    figure = maps_figure(result, normalization, region)
+    figure = maps_figure(result, normalization, region, about)
     save_png(folder / "maps.png", figure, about)
     if overall.ndim == 3:
         data = np.stack([arrays["overall"], *arrays["label_wise"]], axis=-1)
@@ -66,7 +66,9 @@ def write_maps(
     return figure
 
 
-def maps_figure(result: GlobalMapsResult, normalization: str, region: Tensor | None = None) -> NDArray[np.uint8]:
+def maps_figure(
+    result: GlobalMapsResult, normalization: str, region: Tensor | None = None, heading: str = ""
+) -> NDArray[np.uint8]:
     """Draw the overall map and those of the labels over the mean image."""
     assert result.overall is not None
     count = dict(zip(result.labels, result.count, strict=True))
@@ -75,7 +77,7 @@ def maps_figure(result: GlobalMapsResult, normalization: str, region: Tensor | N
     unit = normalization if normalization != "none" else "raw map"
     if normalization == "mass":
         maps, unit = {name: values * values.numel() for name, values in maps.items()}, "times a uniform map"
-    return global_figure(result.mean_image, maps, unit, region)
+    return global_figure(result.mean_image, maps, unit, region, heading=heading)
 
 
 def as_array(values: Tensor) -> NDArray[np.float32]:

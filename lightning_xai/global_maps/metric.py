@@ -153,9 +153,11 @@ class GlobalMaps(Metric):
         present = aggregation.present_labels(labels, classes).to(maps.device)
         predicted = None if predictions is None else aggregation.present_labels(predictions, classes).to(maps.device)
         images = maps.new_zeros(len(maps), 0, *maps.shape[2:]) if images is None else images
-        keys = aggregation.image_keys(self._ids(ids, len(maps)))
-        unit_keys = aggregation.unit_keys(keys, groups).to(maps.device)
-        keys = keys.to(maps.device)
+        ids = self._ids(ids, len(maps))
+        keys, unit_keys = (
+            aggregation.image_keys(ids).to(maps.device),
+            aggregation.unit_keys(ids, groups).to(maps.device),
+        )
         enters = aggregation.entering(present, predicted, queries, self.subset)
         values, alive = aggregation.normalize_maps(maps.detach().float()[enters], self.normalization)
         row_keys, row_units = (column.unsqueeze(1).expand_as(enters)[enters] for column in (keys, unit_keys))

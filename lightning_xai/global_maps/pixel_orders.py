@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_xai.functional.groups import batch_groups
+from lightning_xai.functional.groups import batch_groups, numbers_of, units_of
 from lightning_xai.functional.segmentation import IGNORED
 from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.perturbation.baselines import noise_field
@@ -78,9 +78,7 @@ def unit_numbers(groups: Sequence[str]) -> Tensor | None:
     """
     if not any(groups):
         return None
-    numbers: dict[tuple[str, int], int] = {}
-    keys = [(name, -1 if name else image) for image, name in enumerate(groups)]
-    return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
+    return torch.tensor(numbers_of(units_of([str(image) for image in range(len(groups))], groups)))
 
 
 def data_baseline(statistics: Survey, fill: str, seed: int) -> Tensor:

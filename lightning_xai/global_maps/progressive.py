@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_xai.functional.files import atomic_write
 from lightning_xai.functional.finite import check_outputs, naming_images
-from lightning_xai.functional.segmentation import reference_pixels
+from lightning_xai.functional.segmentation import overlap_and_total, predicted_pixels, reference_pixels
 from lightning_xai.functional.tensors import as_plain_tensor
 from lightning_xai.global_maps.aggregation import present_labels
 from lightning_xai.global_maps.pixel_orders import Survey, curves_of, data_baseline, survey
@@ -164,7 +164,7 @@ def outputs_of_images(
             continue
         images = as_plain_tensor(batch["image"]).to(shown.device)
         query = every_query(target, images, batch.get("mask"))
-        output = nan_for_nan(target.output("dice" if target.dense else "probability"))
+        output = nan_for_nan(dice_of_labeled if target.dense else target.output("probability"))
         evaluator = Evaluator(output_of_inputs(target, output, query), chunk_size)
         masks = FixedMasks(lambda index, _: shown.view(1, 1, *shown.shape), 1, "blur" if baseline is None else baseline)
         values = evaluator(PerturbationContext.of_queries(images, query.shape[1]), {"shown": masks})["shown"][..., 0]
@@ -183,6 +183,15 @@ def nan_for_nan(output: TargetOutput) -> TargetOutput:
         return output(target, logits, query).masked_fill(broken, float("nan"))
 
     return read
+
+
+def dice_of_labeled(target: Target, logits: Tensor, query: Query) -> Tensor:
+    """The Dice ``(B, K)`` of a query about every class, over the pixels of any class: masks ignore the others."""
+    assert query.regions is not None
+    labeled = query.regions.any(dim=1, keepdim=True)
+    predicted = predicted_pixels(logits, query.targets, target.activation) & labeled
+    overlap, total = overlap_and_total(predicted.flatten(2), query.regions.flatten(2))
+    return overlap / total.clamp(min=1)
 
 
 def every_query(target: Target, images: Tensor, masks: Any) -> Query:
@@ -224,25 +233,24 @@ def judge(
     whole = values["erase"][..., 0]
     if target.dense:
         truth = ~whole.isnan()
-        defined = truth.any(dim=0)
-        defined[[k for k in range(len(defined)) if k == target.background]] = False
-        judged = [k for k in range(len(defined)) if k != target.background]
+        counts = {k: int(count) for k, count in enumerate(truth.sum(dim=0)) if k != target.background}
+        labels = [k for k, count in counts.items() if count]
+        undefined = "The masks show no class but the background, so no Dice is defined; give images of objects."
     else:
         if statistics.truth is None:
             raise ValueError("PEPPR judges a classifier by its AUC, but the batches have no label; give labeled data.")
         truth = present_labels(statistics.truth, whole.shape[1])
-        defined = truth.any(dim=0) & ~truth.all(dim=0)
-        judged = list(range(len(defined)))
-    if not defined.any() and target.dense:
-        raise ValueError("No image shows a class that is judged, so no Dice is defined; give images of some.")
-    if not defined.any():
-        raise ValueError("No label has both positive and negative images, so no AUC is defined; give a mixed split.")
+        counts = {k: int(count) for k, count in enumerate(truth.sum(dim=0))}
+        labels = [k for k, count in counts.items() if 0 < count < len(truth)]
+        undefined = "No label has both positive and negative images, so no AUC is defined; give a mixed split."
+    if not labels:
+        raise ValueError(undefined)
     return PEPPRResult(
         fractions=fractions,
-        labels=[k for k in judged if defined[k]],
-        skipped={k: int(truth[:, k].sum()) for k in judged if not defined[k]},
+        labels=labels,
+        skipped={k: count for k, count in counts.items() if k not in labels},
         metric="dice" if target.dense else "auc",
-        truth=truth[:, defined],
-        values={name: outputs[:, defined] for name, outputs in values.items()},
+        truth=truth[:, labels],
+        values={name: outputs[:, labels] for name, outputs in values.items()},
         units=statistics.units,
     )

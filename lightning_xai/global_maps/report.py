@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_xai.data import ImageDataModule, MirrorSided
 from lightning_xai.functional.files import atomic_write
+from lightning_xai.functional.text import title_on
 from lightning_xai.global_maps.findings import Findings, counted, sentences, span
 from lightning_xai.global_maps.result import SCORES
 from lightning_xai.loggers import log_images
@@ -62,9 +63,10 @@ def write_report(
     """
     folder, settings = Path(cfg.run_dir), cfg["global"]
     title = f"{explainer.title} of {cfg.name}"
-    figures = draw_figures(data, settings, findings)
+    about = title_on(explainer.title, data)
+    figures = draw_figures(data, settings, findings, about)
     for name, figure in figures.items():
-        save_png(folder / "global" / f"{name}.png", figure, explainer.title)
+        save_png(folder / "global" / f"{name}.png", figure, about)
         log_images(trainer, f"global/{name}", [figure])
     with atomic_write(folder / "global.json") as file:
         content = {"seed": cfg.seed, "explainer": explainer.title, "settings": OmegaConf.to_container(settings)}
@@ -106,20 +108,24 @@ def numbers(findings: Findings) -> dict[str, Any]:
     }
 
 
-def draw_figures(data: ImageDataModule, settings: DictConfig, findings: Findings) -> dict[str, NDArray[np.uint8]]:
-    """Draw all figures but that of the maps, by name."""
+def draw_figures(
+    data: ImageDataModule, settings: DictConfig, findings: Findings, heading: str
+) -> dict[str, NDArray[np.uint8]]:
+    """Draw all figures but that of the maps, by name, each with a heading."""
+    peppr = findings.peppr.plot(settings.samples)
+    peppr.suptitle(heading, fontsize=9)
     figures = {
-        "peppr": render(findings.peppr.plot(settings.samples)),
-        "over_images": over_images(data, settings.peppr_split, findings.maps.overall),
+        "peppr": render(peppr),
+        "over_images": over_images(data, settings.peppr_split, findings.maps.overall, heading),
     }
     matrix = findings.peppr.specificity()
     names = [findings.maps.labels[label] for label in findings.peppr.labels]
-    title = "restored minus erased area: map of the row, judged by the label of the column"
+    title = f"{heading}\nrestored minus erased area: map of the row, judged by the label of the column"
     figures["specificity"] = matrix_figure(np.array(list(matrix.values())), list(matrix), names, title)
     return figures
 
 
-def over_images(data: ImageDataModule, split: str, overall: Tensor | None) -> NDArray[np.uint8]:
+def over_images(data: ImageDataModule, split: str, overall: Tensor | None, heading: str) -> NDArray[np.uint8]:
     """Draw the overall map over the first images of a split, both mirrored back to how the images were taken."""
     assert overall is not None
     batch = next(iter(data.plain_dataloader(split)))
@@ -132,7 +138,7 @@ def over_images(data: ImageDataModule, split: str, overall: Tensor | None) -> ND
     titles = [
         str(name)[-28:] + ("" if sides is None else f" ({sides[row]})") for row, name in enumerate(batch["id"][:count])
     ]
-    return map_grid(images, maps, titles=[["overall map"]] * count, labels=titles)
+    return map_grid(images, maps, titles=[["overall map"]] * count, labels=titles, heading=heading)
 
 
 def as_taken(data: ImageDataModule, values: Tensor, side: str | None) -> Tensor:

@@ -1,5 +1,6 @@
 """Running totals of global maps, and the means and standard errors computed from them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from lightning_xai.global_maps import aggregation
 from lightning_xai.global_maps.aggregation import FREE
+from lightning_xai.metrics.functional.similarity import spearman
 
 #: Groups of a label whose sums are kept apart; more are put into so many pools.
 APART = 64
@@ -179,5 +181,14 @@ def mean_of_labels(maps: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def likeness(first: Tensor | None, second: Tensor | None) -> float | None:
-    """Rank correlation of two maps; ``None`` if one of them is missing."""
-    return None if first is None or second is None else aggregation.spearman(first, second)
+    """Rank correlation of two maps, tied pixels sharing their rank; ``None`` if one of them is missing or constant.
+
+    Example:
+        >>> likeness(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([0.1, 0.2, 0.3]))
+        1.0
+    """
+    if first is None or second is None:
+        return None
+    # In single precision: what differs by the rounding of a sum is equal.
+    value = float(spearman(*(values.float()[None, None] for values in (first, second))))
+    return None if math.isnan(value) else round(value, 12)

@@ -1,6 +1,6 @@
 """A batch of maps, and what several metrics need of it, computed once."""
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -168,10 +168,10 @@ class MapBatch:
     @cached_property
     def center(self) -> "MapBatch":
         """The same masks with the center prior for maps."""
-        prior = center_bump(self.maps.shape[2:], self.maps.device)[None, None]
+        prior, order = sorted_center(self.maps.shape[2:], self.maps.device)
         center = MapBatch(prior.expand_as(self.maps), self.targets, self.target, masks=self.masks)
         center.evidence = self.evidence
-        center.order = order_of(prior).expand(*self.maps.shape[:2], -1)
+        center.order = order.expand(*self.maps.shape[:2], -1)
         return center
 
     @cached_property
@@ -195,3 +195,11 @@ def checked_targets(maps: Tensor, images: Tensor | None, targets: Tensor | None)
     if table.shape != maps.shape[:2]:
         raise ValueError(f"Maps {tuple(maps.shape)} do not fit targets {tuple(targets.shape)}; one map a query.")
     return table
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def sorted_center(size: torch.Size, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The center prior ``(1, 1, *size)`` and its pixels in descending order ``(1, 1, N)``: the same for all batches."""
+    prior = center_bump(size, device)[None, None]
+    return prior, order_of(prior)

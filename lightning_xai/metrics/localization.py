@@ -15,7 +15,6 @@ from typing_extensions import override
 from lightning_xai.metrics.base import MapMetric
 from lightning_xai.metrics.batch import MapBatch
 from lightning_xai.metrics.functional import chance, localization
-from lightning_xai.metrics.functional.evidence import sort_evidence
 from lightning_xai.metrics.functional.segmentation import grow
 
 
@@ -77,31 +76,19 @@ class PointingGame(LocalizationMetric):
         if not tolerance >= 0:
             raise ValueError(f"tolerance is {tolerance}; give a distance in pixels, 0 or more.")
         self.tolerance = tolerance
-        self.by_place = tolerance > 0
+
+    @override
+    def score(self, batch: MapBatch, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Score with the evidence and what is near it."""
+        if not self.tolerance:
+            return super().score(batch, outputs)
+        near = MapBatch(batch.maps, batch.targets, batch.target, masks=batch.masks)
+        near.evidence, near.order = grow(batch.evidence, self.tolerance), batch.order
+        return super().score(near, outputs)
 
     @override
     def value(self, batch: MapBatch) -> Tensor:
-        if not self.tolerance:
-            return localization.pointing_game(batch.sorted)
-        near = grow(batch.evidence, self.tolerance)
-        if batch.labeled is None:
-            return localization.pointing_game(sort_evidence(batch.maps, near, batch.order))
-        # An ignored pixel is the highest of none: it gets the lowest value of the others.
-        others = batch.maps.masked_fill(~batch.labeled, torch.inf).flatten(2).amin(dim=2)
-        lowest = others.view(*others.shape, *(1,) * (batch.maps.ndim - 2))
-        return localization.pointing_game(sort_evidence(torch.where(batch.labeled, batch.maps, lowest), near))
-
-    @override
-    def expected(self, batch: MapBatch) -> Tensor:
-        """The area fraction of the evidence and what is near it."""
-        if not self.tolerance:
-            return batch.area_fraction
-        near = grow(batch.evidence, self.tolerance)
-        if batch.labeled is None:
-            return chance.random_fraction(near)
-        kept = (near & batch.labeled).flatten(2).sum(dim=2).double()
-        fraction = kept / batch.labeled.flatten(2).sum(dim=2)
-        return fraction.masked_fill(~near.flatten(2).any(dim=2), torch.nan)
+        return localization.pointing_game(batch.sorted)
 
 
 class RelevanceMass(LocalizationMetric):
@@ -247,5 +234,7 @@ class BoxEnergy(LocalizationMetric):
 
     @override
     def expected(self, batch: MapBatch) -> Tensor:
-        """The area fraction of the box."""
-        return chance.random_box_energy(batch.evidence)
+        """The area fraction of the box, of the pixels that the mask does not ignore: what a constant map has."""
+        if batch.labeled is None:
+            return chance.random_box_energy(batch.evidence)
+        return localization.box_energy(batch.labeled.double().expand_as(batch.maps), batch.evidence)

@@ -10,12 +10,16 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
+from lightning_xai.functional.groups import numbers_of, units_of
+
 #: Resamples drawn at once: what bounds the memory of many values.
 BATCH = 200
 #: Fewer units than this are too few for a bootstrap, which then covers too little: Student's t is used.
 FEW = 10
 #: From so many units on a bootstrap's percentiles are taken as they are.
 MANY = 50
+#: Relative difference below which means of units are equal.
+ROUNDING = 1e-12
 #: ``(id, query, value)`` per image and query.
 Rows = list[tuple[str, int, float]]
 #: ``{id: group}`` of the images that have a group, such as a patient; any other image is a unit by itself.
@@ -33,7 +37,7 @@ class Interval:
         count: Images with a defined value.
         undefined: Images without one.
         units: Groups that those with a value belong to; an image without a group counts as one.
-        method: ``"bootstrap"``, ``"t"`` (below 10 units), or ``"none"`` (below 2).
+        method: ``"bootstrap"``, ``"t"`` (below 10 units), or ``"none"`` (below 2, and below 10 that are all equal).
     """
 
     mean: float
@@ -67,6 +71,8 @@ def bootstrap(
     on the ends are percentiles of SciPy's bootstrap, below 50 at the :func:`widened_level`. Below 10 they are Student's
     t with the standard error of the jackknife that leaves out one group (Miller 1974, The jackknife, a review), which
     for groups of equal size is the t interval of their means. ``benchmarks/interval_coverage.py`` shows the coverage.
+    Where the means of all groups are equal (a score that is saturated), the interval is that value; of fewer than 10
+    such groups, whose spread says nothing, there is none. Nor is there one of infinite values.
 
     Args:
         values: ``(N,)``, NaN = undefined.
@@ -76,7 +82,7 @@ def bootstrap(
         seed: Resamples are the same for the same seed and number of groups.
 
     Returns:
-        The interval; its ends are NaN where fewer than two groups have a value.
+        The interval; its ends are NaN where there is none.
 
     Raises:
         ValueError: If there are more or fewer groups than values.
@@ -91,14 +97,18 @@ def bootstrap(
         raise ValueError(f"{len(groups)} groups for {len(values)} values; give the group of each.")
     kept = (~values.isnan()).cpu().numpy()
     defined = values.double().cpu().numpy()[kept]
-    numbers: dict[Hashable, int] = {}
     names: Sequence[Hashable] = range(len(values)) if groups is None else groups
-    index = [numbers.setdefault(name, len(numbers)) for name, keep in zip(names, kept, strict=True) if keep]
-    units = len(numbers)
+    index = numbers_of(name for name, keep in zip(names, kept, strict=True) if keep)
+    units = len(set(index))
     totals, sizes = np.bincount(index, defined, units), np.bincount(index, minlength=units)
     mean = float(defined.mean()) if units else float("nan")
     method, (low, high) = "none", (float("nan"), float("nan"))
-    if units >= FEW:
+    means = totals / sizes
+    finite = units > 1 and bool(np.isfinite(means).all())
+    alike = finite and bool(np.ptp(means) <= ROUNDING * np.abs(means).max())
+    if alike and units >= FEW:
+        method, (low, high) = "bootstrap", (mean, mean)
+    elif finite and units >= FEW:
         result = stats.bootstrap(
             (totals, sizes),
             ratio_of_totals,
@@ -110,7 +120,7 @@ def bootstrap(
             rng=seed,
         )
         method, (low, high) = "bootstrap", result.confidence_interval
-    elif units > 1:
+    elif finite and not alike:
         without = (totals.sum() - totals) / (len(defined) - sizes)
         error = np.sqrt((units - 1) / units * np.square(without - mean).sum())
         half = t_quantile(units, level) * error
@@ -181,7 +191,8 @@ def bootstrap_rows(
     """Compute the mean over images, each the mean over its queries, and its interval; see :func:`bootstrap`."""
     means = per_image_means(rows)
     values = torch.tensor(list(means.values()), dtype=torch.float64)
-    return bootstrap(values, units_of(list(means), groups or {}), samples, level, seed)
+    units = units_of(list(means), [(groups or {}).get(name, "") for name in means])
+    return bootstrap(values, units, samples, level, seed)
 
 
 def paired_bootstrap(
@@ -207,16 +218,6 @@ def paired_bootstrap(
         if (image_id, query, number) in other
     ]
     return bootstrap_rows(gaps, groups, samples, level, seed)
-
-
-def units_of(ids: Sequence[str], groups: Groups) -> list[tuple[bool, str]]:
-    """The unit of each image: its group, or the image itself, which a group of the same name is not.
-
-    Example:
-        >>> units_of(["a", "b"], {"a": "b"})
-        [(True, 'b'), (False, 'b')]
-    """
-    return [(True, groups[name]) if name in groups else (False, name) for name in ids]
 
 
 def per_image_means(rows: Rows) -> dict[str, float]:

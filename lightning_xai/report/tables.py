@@ -1,12 +1,14 @@
 """The table that ends a run, and its summary as plain values."""
 
 import csv
+import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning_xai.functional.files import atomic_write
-from lightning_xai.report.statistics import FEW, Groups, Rows, bootstrap_rows, paired_bootstrap, units_of
+from lightning_xai.functional.groups import units_of
+from lightning_xai.report.statistics import FEW, Groups, Interval, Rows, bootstrap_rows, paired_bootstrap
 
 #: More metrics than this have a row each instead of a column.
 WIDEST = 8
@@ -41,7 +43,7 @@ def summarize(results: Results, groups: Groups | None = None, controls: Containe
         for name in others
     }
     images = list(dict.fromkeys(image_id for rows in results[first].values() for image_id, *_ in rows))
-    units = units_of(images, groups)
+    units = units_of(images, [groups.get(name, "") for name in images])
     unit = "groups" if any(grouped for grouped, _ in units) else "images"
     return {
         "explainers": {name: table for name, table in means.items() if name not in controls},
@@ -71,7 +73,7 @@ def format_table(summary: Mapping[str, Any], directions: Mapping[str, bool | Non
     ]
     first = next(iter(explainers))
     gaps = [
-        [f"{first} - {name}", *(_interval(table[metric]) for metric in metrics)]
+        [f"{first} - {name}", *(_interval(Interval(**table[metric])) for metric in metrics)]
         for name, table in summary["differences"].items()
     ]
     tables = [[head, *body], [head, *gaps]]
@@ -120,11 +122,11 @@ def _number(mean: float, undefined: int) -> str:
     return f"{mean:.3f}" + (f" ({undefined} undefined)" if undefined else "")
 
 
-def _interval(interval: Mapping[str, float]) -> str:
-    if interval["low"] != interval["low"]:
-        return f"{interval['mean']:+.3f} [none]"
-    star = "*" if interval["low"] > 0 or interval["high"] < 0 else ""
-    return f"{interval['mean']:+.3f} [{interval['low']:+.3f}, {interval['high']:+.3f}]{star}"
+def _interval(interval: Interval) -> str:
+    if math.isnan(interval.low):
+        return f"{interval.mean:+.3f} [none]"
+    star = "*" if interval.excludes_zero else ""
+    return f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]{star}"
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -34,12 +34,15 @@ def visibility_curves(suites: Mapping[str, MetricSuite], groups: Groups) -> dict
     return {scope: contents for scope, contents in scopes.items() if contents.get("own")}
 
 
-def write_visibility(folder: Path, scopes: Mapping[str, Mapping[str, Curves]]) -> dict[str, NDArray[np.uint8]]:
+def write_visibility(
+    folder: Path, scopes: Mapping[str, Mapping[str, Curves]], about: str = ""
+) -> dict[str, NDArray[np.uint8]]:
     """Write ``maps/visibility_<scope>.png`` and their numbers, ``visibility.csv``.
 
     Args:
         folder: The run folder.
         scopes: See :func:`visibility_curves`.
+        about: The explainer under test and its data: above the figures, and in their files.
 
     Returns:
         The figures as pixels ``(H, W, 3)``, by scope.
@@ -47,8 +50,9 @@ def write_visibility(folder: Path, scopes: Mapping[str, Mapping[str, Curves]]) -
     figures = {}
     for scope, contents in scopes.items():
         leaks = next((curves for content, curves in contents.items() if content != "own"), {})
-        figures[scope] = render(visibility_figure(contents["own"], leaks, TITLES[scope]))
-        save_png(folder / "maps" / f"visibility_{scope}.png", figures[scope])
+        title = f"{about}\n{TITLES[scope]}" if about else TITLES[scope]
+        figures[scope] = render(visibility_figure(contents["own"], leaks, title))
+        save_png(folder / "maps" / f"visibility_{scope}.png", figures[scope], about)
     write_csv(folder / "visibility.csv", HEAD, rows_of(scopes))
     return figures
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_xai.functional.text import first_few
+
 
 def checked_targets(images: Tensor, targets: Tensor) -> Tensor:
     """Bring class indices into the form ``(B, T)`` int64, on the device of the images.
@@ -114,4 +116,4 @@ def check_same_number(weights: str | Path, stored: Sequence[str] | None, class_n
 
 def listed(names: Sequence[str]) -> str:
     """Describe classes in words: their number and the first names."""
-    return f"{len(names)} classes ({', '.join(map(str, names[:5]))}{', ...' if len(names) > 5 else ''})"
+    return f"{len(names)} classes ({first_few([str(name) for name in names])})"

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Size, Tensor
 
 from lightning_xai.functional.tensors import without_metadata
+from lightning_xai.functional.text import first_few
 
 log = logging.getLogger(__name__)
 
@@ -159,9 +160,8 @@ def described(returned: Any) -> str:
     if isinstance(returned, Tensor):
         return f"a tensor of {returned.dtype}"
     parts = list(parts_of(returned).items())
-    named = [f"{key!r} ({type(part).__name__})" for key, part in parts[:8]]
-    more = f" and {len(parts) - 8} more" if len(parts) > 8 else ""
-    return f"a {kind} of {', '.join(named)}{more}" if named else f"a {kind} without parts"
+    named = [f"{key!r} ({type(part).__name__})" for key, part in parts]
+    return f"a {kind} of {first_few(named, 8)}" if named else f"a {kind} without parts"
 
 
 def per_image(logits: Tensor, shape: Size) -> Tensor:

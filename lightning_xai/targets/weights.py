@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lightning_xai.functional.finite import check_weights
-from lightning_xai.functional.text import first_line
+from lightning_xai.functional.text import first_few, first_line
 from lightning_xai.targets.archives import EXPORT, archive_format, load_archive
 from lightning_xai.targets.prefixes import find_prefix, foreign_keys, strip_wrappers, tensors_in, weights_of
 
@@ -191,17 +191,14 @@ def _network_of(
         prefix += "."
     inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if not inside:
-        raise ValueError(f"{path} has no key that begins with weights_prefix={prefix!r}; it has {_some(list(state))}.")
+        raise ValueError(
+            f"{path} has no key that begins with weights_prefix={prefix!r}; it has {first_few(list(state))}."
+        )
     rest = foreign_keys(inside, model)
     left_out = [key for key in state if not key.startswith(prefix)] + [prefix + key for key in rest]
     if left_out:
-        log.info("%s holds more than the network; left out: %s", path.name, _some(left_out))
+        log.info("%s holds more than the network; left out: %s", path.name, first_few(left_out))
     return {key: value for key, value in inside.items() if key not in rest}, prefix
-
-
-def _some(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-    return ", ".join(keys[:5]) + more
 
 
 def _check_fit(state: dict[str, Tensor], model: nn.Module, path: Path) -> None:

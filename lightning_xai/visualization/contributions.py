@@ -14,7 +14,7 @@ from lightning_xai.visualization.grid import DPI, SIGNED, UNSIGNED, best_slice, 
 #: Cells of fewer pixels have no room for a number.
 MIN_CELL = 15
 #: Smaller fractions than this are left out.
-MIN_SHARE = 0.001
+MIN_FRACTION = 0.001
 
 
 def contribution_figure(
@@ -23,6 +23,7 @@ def contribution_figure(
     titles: Sequence[str],
     difference: str | None = None,
     side: float = 3.4,
+    heading: str = "",
 ) -> NDArray[np.uint8]:
     """Draw an image next to what its regions contribute to some classes, all on one scale.
 
@@ -32,6 +33,7 @@ def contribution_figure(
         titles: One for each class.
         difference: Title of a further panel, the first class minus the second; ``None``: no such panel.
         side: Side of a panel, inches.
+        heading: Above all panels.
 
     Returns:
         ``(H, W, 3)`` uint8.
@@ -56,8 +58,9 @@ def contribution_figure(
     if difference is not None:
         change = planes[0] - planes[1]
         panels.append((change, difference, SIGNED, float(np.abs(change).max())))
-    height = side * gray.shape[0] / gray.shape[1] + 0.3  # inches for the titles
+    height = side * gray.shape[0] / gray.shape[1] + (0.6 if heading else 0.3)  # inches for the titles
     figure = Figure(figsize=(side * (len(panels) + 1), height), dpi=DPI, layout="constrained")
+    figure.suptitle(heading, fontsize=9)
     axes = np.atleast_1d(figure.subplots(1, len(panels) + 1))
     axes[0].imshow(display_image(image, index))
     axes[0].set_title("image" if index is None else f"image, slice {index}", fontsize=8)
@@ -86,7 +89,7 @@ def _cells(axis: Any, gray: NDArray[np.float32], plane: NDArray[np.float32], col
     for row in range(rows):
         for column in range(columns):
             fraction = float(plane[row, column])
-            if abs(fraction) >= MIN_SHARE:
+            if abs(fraction) >= MIN_FRACTION:
                 red, green, blue, alpha = tinted[row, column]
                 bright = alpha * (0.3 * red + 0.6 * green + 0.1 * blue) + (1 - alpha) * 0.5
                 position = ((column + 0.5) * width / columns, (row + 0.5) * height / rows)

@@ -24,6 +24,7 @@ def global_figure(
     unit: str,
     region: Tensor | None = None,
     side: float = 2.6,
+    heading: str = "",
 ) -> NDArray[np.uint8]:
     """Draw the mean image, and maps over it on one scale.
 
@@ -33,6 +34,7 @@ def global_figure(
         unit: What the color bar's numbers are.
         region: Bool ``(*S)``, outlined.
         side: Height of a panel, inches.
+        heading: Above all panels.
 
     Returns:
         ``(H, W, 3)`` uint8.
@@ -56,8 +58,9 @@ def global_figure(
     rows = -(-len(titles) // COLUMNS)
     columns = -(-len(titles) // rows)  # rows of about equal length
     panel = max(side * width / height, 1.2)
-    size = (columns * panel + BAR_ROOM, rows * (side + TITLE_ROOM))
+    size = (columns * panel + BAR_ROOM, rows * (side + TITLE_ROOM) + (TITLE_ROOM if heading else 0))
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    figure.suptitle(heading, fontsize=9)
     axes = np.atleast_1d(figure.subplots(rows, columns)).flatten()
     top = float(np.percentile(planes, 99.9)) or float(planes.max()) or 1.0
     outline = None if region is None else to_plane(region.unsqueeze(0).float().cpu(), index)[0]
@@ -98,7 +101,9 @@ def matrix_figure(values: NDArray[np.float64], rows: list[str], columns: list[st
     cell = 0.75
     longest = max(map(len, rows))
     size = (cell * len(columns) + 0.09 * longest + 1.6, 0.5 * len(rows) + 1.3 + 0.06 * max(map(len, columns)))
-    figure = Figure(figsize=(max(size[0], 0.085 * len(title) + 0.5), size[1]), dpi=DPI, layout="constrained")
+    figure = Figure(
+        figsize=(max(size[0], 0.085 * max(map(len, title.splitlines())) + 0.5), size[1]), dpi=DPI, layout="constrained"
+    )
     axes = figure.subplots()
     top = float(np.abs(values).max()) or 1.0
     axes.imshow(values, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto")

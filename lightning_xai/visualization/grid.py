@@ -57,22 +57,8 @@ def display_image(image: Tensor, index: int | None = None) -> Array:
     return np.clip(mixed / max(1.0, float(np.percentile(mixed, 99.5))), 0, 1)
 
 
-def color_map(values: Tensor, signed: bool | None = None, index: int | None = None) -> Array:
-    """Convert a map to colors: diverging around 0 if it is signed, else dark to bright; NaN gets the color of 0.
-
-    Args:
-        values: ``(H, W)`` or ``(H, W, D)``.
-        signed: Whether to use the diverging colors; ``None``: whether the map has negative values.
-        index: The slice of a volume; the one with most mass if ``None``.
-
-    Returns:
-        ``(H, W, 3)`` float32 in [0, 1].
-    """
-    return _colored(*scaled_plane(values, signed, index))
-
-
-def _colored(plane: Array, signed: bool) -> Array:
-    """Colors ``(H, W, 3)`` of a plane that :func:`scaled_plane` gave."""
+def colored(plane: Array, signed: bool) -> Array:
+    """Colors ``(H, W, 3)`` of a scaled plane: diverging around 0 if it is signed, else dark to bright."""
     return colormaps[SIGNED if signed else UNSIGNED]((plane + 1) / 2 if signed else plane)[..., :3].astype(np.float32)
 
 
@@ -94,11 +80,15 @@ def overlay(
         ``(H, W, 3)`` float32 in [0, 1].
     """
     index = best_slice(values) if index is None else index
-    plane, signed = scaled_plane(values, signed, index)
+    return _mixed(display_image(image, index), *scaled_plane(values, signed, index), alpha)
+
+
+def _mixed(shown: Array, plane: Array, signed: bool, alpha: float = 0.8) -> Array:
+    """A plane that :func:`scaled_plane` gave over a shown image in gray; see :func:`overlay`."""
     # The square root keeps weak evidence visible.
     opacity = alpha * np.sqrt(np.abs(plane))[..., None]
-    gray = display_image(image, index).mean(axis=-1, keepdims=True)
-    mixed: Array = (gray * (1 - opacity) + _colored(plane, signed) * opacity).astype(np.float32)
+    gray = shown.mean(axis=-1, keepdims=True)
+    mixed: Array = (gray * (1 - opacity) + colored(plane, signed) * opacity).astype(np.float32)
     return mixed
 
 
@@ -141,12 +131,14 @@ def map_grid(
     for row in range(rows):
         shown = best_slice(maps[row].abs().sum(dim=0))
         mask = None if masks is None else to_plane(masks[row], shown)[0] > 0
-        _draw(axes[row, 0], display_image(images[row], shown), labels[row] if labels else "", mask)
+        image = display_image(images[row], shown)
+        _draw(axes[row, 0], image, labels[row] if labels else "", mask)
         for query in range(queries):
             values = maps[row, query]
             left, right = axes[row, 1 + 2 * query], axes[row, 2 + 2 * query]
-            _draw(left, color_map(values, index=shown), titles[row][query] if titles else "", None)
-            _draw(right, overlay(images[row], values, index=shown), value_range(values), mask)
+            plane, signed = scaled_plane(values, None, shown)
+            _draw(left, colored(plane, signed), titles[row][query] if titles else "", None)
+            _draw(right, _mixed(image, plane, signed), value_range(values), mask)
     return render(figure)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_xai.functional.groups import batch_groups
+from lightning_xai.functional.groups import batch_groups, units_of
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,8 @@ from lightning_xai.functional.groups import batch_groups
 )
 def test_groups_are_names(batch, names):
     assert batch_groups(batch) == names
+
+
+def test_every_image_has_a_group_or_none_by_name():
+    with pytest.raises(ValueError, match="1 groups for 2 images; give one group an image"):
+        units_of(["a", "b"], ["ann"])

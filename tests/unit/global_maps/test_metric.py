@@ -5,7 +5,8 @@ import torch
 from scipy.stats import rankdata, spearmanr
 
 from lightning_xai.global_maps import GlobalMaps
-from lightning_xai.global_maps.aggregation import image_keys, normalize_maps, pixel_fractions, spearman
+from lightning_xai.global_maps.aggregation import image_keys, normalize_maps, pixel_fractions, unit_keys
+from lightning_xai.global_maps.totals import likeness
 
 SIZES = {"2-D": (6, 5), "3-D": (4, 3, 5)}
 OPTIONS = [
@@ -194,8 +195,9 @@ def test_ranks_and_their_correlation_are_scipys():
     values = torch.rand(3, 50).mul(9).round()
     for row, fractions in zip(values, pixel_fractions(values), strict=True):
         assert fractions.tolist() == pytest.approx(((rankdata(row) - 1) / 49).tolist(), abs=1e-6)
-    assert spearman(values[0], values[1]) == pytest.approx(spearmanr(values[0], values[1]).statistic)
-    assert spearman(torch.ones(5), torch.rand(5)) is None
+    assert likeness(values[0], values[1]) == pytest.approx(spearmanr(values[0], values[1]).statistic)
+    assert likeness(torch.ones(5), torch.rand(5)) is None and likeness(None, values[0]) is None
+    assert likeness(values[:1], -values[:1]) == -1, "of any number of axes"
 
 
 def test_keys_split_images_in_halves():
@@ -204,6 +206,15 @@ def test_keys_split_images_in_halves():
 
 
 # ------------------------------------------------------------------ groups
+
+
+def test_an_image_is_not_the_group_of_its_name():
+    ids = ["ann", "a", "b"]
+    keys = unit_keys(ids, ["", "ann", "ann"])
+    assert keys[1] == keys[2] != keys[0] == image_keys(ids)[0]
+    assert torch.equal(unit_keys(ids, None), image_keys(ids))
+    with pytest.raises(ValueError, match="2 groups for 3 images"):
+        unit_keys(ids, ["ann", "bob"])
 
 
 def error_by_hand(maps, groups):

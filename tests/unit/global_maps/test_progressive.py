@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from lightning_xai import ClassifierTarget, SegmenterTarget
 from lightning_xai.functional.finite import NotFiniteError
+from lightning_xai.functional.segmentation import IGNORED
 from lightning_xai.global_maps import peppr
 from lightning_xai.global_maps.pixel_orders import closeness, curves_of, data_baseline, pixel_ranks, survey, tie_keys
 from lightning_xai.global_maps.result import PEPPRResult, label_auc, score
@@ -434,6 +435,27 @@ def test_a_segmenter_is_judged_by_its_dice(size):
     assert outcome.plot(samples=5).axes[0].get_ylabel().startswith("Dice")
     with pytest.raises(ValueError, match="have no mask"):
         peppr(target, [{"image": images}], ranking)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_the_dice_of_a_segmenter_leaves_out_what_masks_ignore(activation):
+    target = SegmenterTarget(lambda images: torch.cat([5 - 10 * images, 10 * images - 5], dim=1), activation)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(6, 1, 8, 8, generator=generator)
+    masks = (torch.rand(6, 1, 8, 8, generator=generator) > 0.5).long()
+    masks[..., 5:] = IGNORED
+    ranking = torch.rand(8, 8, generator=generator)
+    ranking[:, 5:] -= 2  # of the pixels that count the same are hidden with the others and without them
+    whole = peppr(target, [{"image": images, "mask": masks}], ranking, (0, 20 / 64, 1), fill="black")
+    kept = peppr(target, [{"image": images[..., :5], "mask": masks[..., :5]}], ranking[:, :5], (0, 0.5, 1), "black")
+    torch.testing.assert_close(whole.erase, kept.erase)
+
+
+def test_masks_of_background_alone_are_an_error_that_says_so():
+    target = SegmenterTarget(lambda images: torch.cat([5 - 10 * images, 10 * images - 5], dim=1))
+    batch = {"image": torch.rand(3, 1, 4, 4), "mask": torch.zeros(3, 1, 4, 4, dtype=torch.long)}
+    with pytest.raises(ValueError, match="show no class but the background, so no Dice is defined"):
+        peppr(target, [batch], torch.rand(4, 4))
 
 
 def test_a_killed_run_goes_on_at_the_next_step(tmp_path):

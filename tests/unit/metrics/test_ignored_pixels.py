@@ -40,8 +40,18 @@ def test_localization_is_that_of_the_labeled_pixels(make, place):
     torch.testing.assert_close(found.per_image(), expected.per_image())
     if not isinstance(found, metrics.PointingGame):
         assert not torch.equal(found.per_image(), whole.per_image())
-    if not isinstance(found, metrics.BoxEnergy):
-        torch.testing.assert_close(found.per_image("random"), expected.per_image("random"))
+    torch.testing.assert_close(found.per_image("random"), expected.per_image("random"))
+
+
+def test_the_box_of_a_random_map_has_the_fraction_of_the_labeled_pixels():
+    maps, masks = example()
+    masks[:, :, 2, 2] = IGNORED  # within the box
+    metric = metrics.BoxEnergy()
+    metric.update(maps=maps, masks=masks)
+    assert metric.per_image("random").unique().item() == pytest.approx((9 - 1) / (8 * 5 - 1))
+    constant = metrics.BoxEnergy()
+    constant.update(maps=torch.ones_like(maps), masks=masks)
+    torch.testing.assert_close(constant.per_image(), metric.per_image("random"))
 
 
 @pytest.mark.parametrize("make", LOCALIZATION)

@@ -80,6 +80,20 @@ def test_order_of_rows_and_images_of_one_side_only_do_not_matter():
     assert paired_bootstrap(first[::-1], second).mean == pytest.approx(interval.mean)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1.0, 0.0, -0.7, math.inf])
+@pytest.mark.parametrize("groups", [2, 9, 10, 60])
+@pytest.mark.parametrize("images", [1, 3])
+def test_a_saturated_score_is_its_interval_and_of_few_groups_has_none(value, groups, images):
+    values = torch.full((groups * images,), value, dtype=torch.float64)
+    interval = bootstrap(values, [number % groups for number in range(len(values))])
+    if groups < 10 or value == math.inf:
+        assert math.isnan(interval.low) and math.isnan(interval.high) and interval.method == "none"
+        assert not interval.excludes_zero and interval.mean == pytest.approx(value)
+    else:
+        assert interval.low == interval.mean == interval.high == pytest.approx(value)
+
+
 def test_no_shared_image():
     interval = paired_bootstrap(rows_of([1.0], ["a"]), rows_of([1.0], ["b"]))
     assert math.isnan(interval.mean) and interval.count == 0 and not interval.excludes_zero

@@ -84,11 +84,19 @@ def test_metrics_without_any_value_are_shown_as_such():
 )
 def test_the_footer_says_what_was_resampled(results, size, line):
     groups = {f"i{number}": f"patient {number // size}" for number in range(30)}
+    results["random"] = {metric: rows(torch.rand(30).tolist()) for metric in results["random"]}
     summary = summarize(results, groups)
     assert summary["resampling"] == {"unit": "groups", "units": 30 // size, "images": 30}
     assert {table["gap"]["units"] for table in summary["explainers"].values()} == {30 // size}
     text = format_table(summary, {"gap": True})
     assert text.splitlines()[-1] == line and ("[none]" in text) == (size == 30)
+
+
+def test_few_groups_that_are_all_equal_have_no_interval_and_no_star(results):
+    groups = {f"i{number}": f"patient {number // 5}" for number in range(30)}
+    own = {"gap": rows([1.0] * 30)}
+    text = format_table(summarize({"PCIM": own, "random": {"gap": rows([0.0] * 30)}}, groups), {"gap": True})
+    assert "+1.000 [none]" in text and "]*" not in text
 
 
 def test_controls_are_told_from_methods(results):

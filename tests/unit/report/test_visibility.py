@@ -46,7 +46,9 @@ def test_random_reversed_and_oracle_rows_are_always_there(tested):
     assert fifth["oracle"] > 0.95 and fifth["GradientMap"] > 0.95, "the blob is shown first: its gradient is not 0"
     assert fifth["reversed"] == 0 and 0 < fifth["random"] < 0.7
     for name in ("visibility_split.png", "visibility_image.png"):
-        picture = np.asarray(Image.open(folder / "maps" / name))
+        file = Image.open(folder / "maps" / name)
+        picture = np.asarray(file)
+        assert file.text == {"Title": "GradientMap"}
         assert picture.ndim == 3 and picture.std() > 10, f"{name} is blank"
 
 

@@ -5,7 +5,19 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_xai.visualization.grid import best_slice, color_map, display_image, map_grid, overlay, save_png
+from lightning_xai.visualization.grid import (
+    best_slice,
+    colored,
+    display_image,
+    map_grid,
+    overlay,
+    save_png,
+    scaled_plane,
+)
+
+
+def color_map(values):
+    return colored(*scaled_plane(values, None, None))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 9])
