@@ -64,8 +64,9 @@ def sentence_of(error: Exception) -> str | None:
     if isinstance(error, InstantiationException) and _is_of_the_config(cause):
         key = re.search(r"full_key: (\S+)", str(error))
         return f"train.py: {key[1] if key else 'A part'} cannot be made: {one_line(cause).rstrip('.')}; check its keys."
-    if isinstance(cause, ValueError) and _frames(cause)[-1].filename.startswith(GRAMMAR):
-        return f"train.py: {one_line(cause)}"
+    if isinstance(cause, ValueError | AssertionError) and _frames(cause)[-1].filename.startswith(GRAMMAR):
+        unread = "Hydra cannot read the command line, or a config; check its words"
+        return f"train.py: {unread if isinstance(cause, AssertionError) else one_line(cause)}"
     return f"train.py: {_unexpected(cause)}"
 
 

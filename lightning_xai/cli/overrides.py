@@ -90,7 +90,7 @@ def check_job(lines: list[str], config_dir: Path, config_name: str) -> None:
             raise ValueError(
                 f"A package that brings {missing} is not installed; for hparams_search: pip install -e '.[sweep]'."
             ) from error
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:
         if (unknown := UNKNOWN_KEY.match(str(error))) is None:
             return
         added = [each.input_line or "" for each in overrides if each in groups or each.is_add() or each.is_force_add()]

@@ -147,7 +147,7 @@ def _composed(lines: list[str], folder: Path, more: str | None, name: str) -> Di
         OmegaConf.set_readonly(config, False)
         OmegaConf.set_struct(config, False)
         return config
-    except (HydraException, OmegaConfBaseException, ValueError):
+    except (HydraException, OmegaConfBaseException, ValueError, AssertionError):
         return None
     finally:
         Singleton.set_state(state)

@@ -102,6 +102,9 @@ def test_what_hydra_reads_is_the_users_word(monkeypatch):
         compose("train", ["~callbacks=1"])
     assert re.match("train.py: Config group override deletion value must be a string", sentence_of(error.value))
     assert "bug" not in sentence_of(error.value)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"), pytest.raises(AssertionError) as silent:
+        compose("train", ["+=train"])
+    assert sentence_of(silent.value) == "train.py: Hydra cannot read the command line, or a config; check its words"
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError()])
