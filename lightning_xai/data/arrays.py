@@ -26,22 +26,25 @@ def memory() -> int:
 
 #: Values that one image may have; reading takes up to 16 bytes for each.
 LARGEST_IMAGE = min(1 << 31, memory() // 16)
+#: Values that a volume may be resampled to; that takes 62 bytes for each.
+LARGEST_RESAMPLED = LARGEST_IMAGE // 4
 
 
-def check_claim(shape: tuple[int, ...], what: str) -> None:
+def check_claim(shape: tuple[int, ...], what: str, largest: int = LARGEST_IMAGE) -> None:
     """Raise an error for a file whose head claims more pixels than can be read, before any memory is taken for them.
 
     Args:
         shape: What the head claims.
         what: What messages call the file.
+        largest: How many pixels can be read.
 
     Raises:
         BadImageError: It is too large, or negative.
     """
-    if min(shape, default=0) < 0 or math.prod(map(int, shape)) > LARGEST_IMAGE:
+    if min(shape, default=0) < 0 or math.prod(map(int, shape)) > largest:
         raise BadImageError(
             f"The {what} claims a size of {' x '.join(map(str, shape))}; the largest that is read here has "
-            f"{LARGEST_IMAGE:,} values. Replace the file, cut it into parts, or set data.on_bad_image=skip."
+            f"{largest:,} values. Replace the file, cut it into parts, or set data.on_bad_image=skip."
         )
 
 

@@ -12,6 +12,7 @@ from monai.transforms.intensity.array import NormalizeIntensity, ScaleIntensityR
 from monai.transforms.spatial.dictionary import Orientationd, Spacingd
 from monai.transforms.transform import Transform
 
+from lightning_xai.data.arrays import LARGEST_RESAMPLED, check_claim
 from lightning_xai.data.boxes import draw_boxes
 from lightning_xai.data.grids import Grid, Resize, Undo, scaled_size
 from lightning_xai.data.items import Item
@@ -163,6 +164,8 @@ class LoadItem(Transform):
         for option, steps in self.of_volumes.items():
             if steps and len(stored) != 3:
                 raise ValueError(f"data.{option} is of volumes, but {item.name} is a plane; set it to null.")
+        if any(self.of_volumes.values()):
+            self._check_place(item, stored, affine)
         if self.prepare is not None:
             sample: dict[str, Any] = {"image": MetaTensor(image, affine=torch.from_numpy(affine))}
             sample |= {"label": item.label, "laterality": item.laterality}
@@ -179,6 +182,20 @@ class LoadItem(Transform):
         size = self._new_size(old, item)
         scaled = scaled_size(old, size, self.resize)
         return image, mask, placed, Grid(stored, affine, old, scaled, size, undo)
+
+    def _check_place(self, item: Item, size: tuple[int, ...], affine: np.ndarray) -> None:
+        """Raise an error for a volume that cannot be turned, or becomes too large where it is resampled."""
+        axes = affine[:3, :3]
+        if not np.isfinite(affine).all() or np.linalg.matrix_rank(axes) < 3:
+            raise BadImageError(
+                f"The affine of {item.name} does not say how its voxels lie ({axes.tolist()}); correct it, or set "
+                "data.on_bad_image=skip."
+            )
+        if self.of_volumes["spacing"]:
+            sides = np.array(size) * np.linalg.norm(axes, axis=0) / np.array(self.spacing, float)
+            # Rounded as MONAI does; floats end before sides do.
+            resampled = tuple(int(side) for side in np.clip(sides.round(), 1, 1e18))
+            check_claim(resampled, f"image {item.name} at data.spacing={self.spacing}", LARGEST_RESAMPLED)
 
     def _image(self, item: Item) -> LocatedImage:
         image = read_located(item.image, self.channel_axis, item.id, self.channels, self.notes)

@@ -126,8 +126,8 @@ def check_aligned(data: ImageDataModule) -> None:
     mixed = f"images have sizes such as {sizes}" if data.geometry.mixed else data.geometry.mixed_spacing()
     if mixed is not None:
         raise ValueError(
-            f"task=global adds up maps pixel by pixel, but {mixed}; align them first: data.size for images, Spacingd "
-            "in data.prepare for volumes."
+            f"task=global adds up maps pixel by pixel, but {mixed}; align them first: data.size for images, "
+            "data.spacing for volumes."
         )
     sides = {item.laterality for items in data.split_items.values() for item in items if item.laterality}
     if len(sides) > 1 and not any(isinstance(step, MirrorSided) for step in data.prepare):

@@ -41,7 +41,10 @@ def read_table(path: Path) -> tuple[list[str], list[Row]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"The table {path} does not exist; set data.csv to the CSV file.")
-    lines = unicodedata.normalize("NFC", _decode(path)).splitlines(keepends=True)
+    text = _decode(path)
+    if "\0" in text:  # no file can be named with it
+        raise ValueError(f"The table {path} holds the character NUL, which no text has; save it as CSV UTF-8.")
+    lines = unicodedata.normalize("NFC", text).splitlines(keepends=True)
     first, delimiter = 0, ""
     while first < len(lines) and not lines[first].strip():
         first += 1

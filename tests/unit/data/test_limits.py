@@ -139,3 +139,42 @@ def test_a_table_of_absurd_size_is_not_read(tmp_path, monkeypatch):
 def test_a_size_that_no_image_can_have_is_refused(tmp_path, size):
     with pytest.raises(ValueError, match=r"data\.size is .*; give sides of at least one pixel, and at most"):
         FolderData(tmp_path, size=size)
+
+
+def _volumes(folder: Path, voxels: list[float]) -> Path:
+    """Volumes of two classes, of which one states voxels of these sizes in mm."""
+    for number in range(12):
+        content = bytearray(nibabel.Nifti1Image(np.full((6, 7, 8), number, np.float32), np.eye(4)).to_bytes())
+        sides = voxels if number == 3 else [1, 1, 1]
+        struct.pack_into("<3f", content, 80, *sides)
+        struct.pack_into("<hh", content, 252, 0, 1)
+        struct.pack_into("<12f", content, 280, *np.diag([*sides, 1])[:3].ravel())
+        path = folder / "ab"[number % 2] / f"{number}.nii"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("voxels", "spacing", "size"),
+    [
+        ([1e5, 1e5, 1e5], [1, 1, 1], "600000 x 700000 x 800000"),
+        ([1, 1, 1], [1e-4, 1, 1e-4], "60000 x 7 x 80000"),
+        ([1e30, 1, 1], [1e-30, 1, 1], "1000000000000000000 x 7 x 8"),
+    ],
+)
+def test_a_volume_is_not_resampled_to_an_absurd_size(tmp_path, voxels, spacing, size):
+    folder = _volumes(tmp_path, voxels)
+    with pytest.raises(BadImageError, match=rf"nii at data\.spacing=.* claims a size of {size}; the largest"):
+        FolderData(folder, spacing=spacing).setup()
+    if voxels != [1, 1, 1]:
+        data = FolderData(folder, spacing=spacing if spacing[0] == 1 else [1, 1, 1], on_bad_image="skip")
+        data.setup()
+        assert len(data.skipped) == 1 and data.image_shape == (1, 6, 7, 8)
+
+
+@pytest.mark.parametrize("options", [{"spacing": [1, 1, 1]}, {"orientation": "RAS"}])
+def test_voxels_without_extent_are_a_sentence(tmp_path, options):
+    folder = _volumes(tmp_path, [0, 1, 1])
+    with pytest.raises(BadImageError, match=r"affine of .*3\.nii does not say how its voxels lie"):
+        FolderData(folder, **options).setup()

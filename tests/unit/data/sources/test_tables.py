@@ -75,6 +75,7 @@ def test_encodings_and_separators_are_found(write: Write, content: bytes, caplog
         (b"sep=;\n", "is empty; give it a header"),
         (b"image,label,label\na.png,1,2\n", "has the column 'label' twice"),
         ("image,label\na.png,1\n".encode("utf-16")[:-1], "The encoding of the table .* is unknown"),
+        ("image,label\n\0.png,a\n".encode("utf-16"), "The table .* holds the character NUL, which no text has"),
     ],
 )
 def test_what_is_no_table_names_file_and_remedy(write: Write, content: bytes, message: str) -> None:
