@@ -1,6 +1,7 @@
 """One writer a folder: a lock file that names the process that writes there."""
 
 import atexit
+import fcntl
 import json
 import os
 import socket
@@ -81,19 +82,35 @@ def take(folder: Path) -> None:
         ValueError: If another process writes there, or nobody can.
     """
     path = folder.resolve() / NAME
-    while path not in _held:
-        try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            _clear(path, folder)
-            continue
-        except OSError as error:
-            raise ValueError(f"run_dir={folder} cannot be written ({error.strerror}); name another folder.") from error
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        me = Holder(socket.gethostname(), os.getpid(), started(os.getpid()) or "", since, slurm.attempt())
-        with os.fdopen(handle, "w") as file:
-            json.dump(asdict(me), file)
-        _held.add(path)
+    with _one_by_one(folder):
+        while path not in _held:
+            try:
+                handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            except FileExistsError:
+                _clear(path, folder)
+                continue
+            except OSError as error:
+                sentence = f"run_dir={folder} cannot be written ({error.strerror}); name another folder."
+                raise ValueError(sentence) from error
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            me = Holder(socket.gethostname(), os.getpid(), started(os.getpid()) or "", since, slurm.attempt())
+            with os.fdopen(handle, "w") as file:
+                json.dump(asdict(me), file)
+            _held.add(path)
+
+
+@contextmanager
+def _one_by_one(folder: Path) -> Iterator[None]:
+    """Let the processes of a machine take a lock one after another, where the file system can."""
+    handle = None
+    try:
+        with suppress(OSError):  # a folder that is not there, or a network's file system
+            handle = os.open(folder, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def release(folder: Path) -> None:

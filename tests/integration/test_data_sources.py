@@ -13,6 +13,7 @@ from omegaconf.errors import MissingMandatoryValue
 from PIL import Image
 
 import train
+from lightning_xai.cli import target_cache
 from tests.running import bars, bars_folder, bars_npz, configure, rows
 
 PCIM = ("explainer=pcim", "explainer.steps=3")
@@ -83,8 +84,9 @@ def test_a_manifest_of_volumes(tmp_path, volumes, capsys):
 
 def test_predicted_volumes_keep_the_affine_of_the_input(tmp_path, volumes):
     train.main(configure(tmp_path / "run", *volumes, *PCIM, "task=predict"))
-    made = sorted((tmp_path / "run" / "predictions").iterdir())
-    assert made and all(path.name.endswith(".nii.gz") for path in made)
+    table = rows(tmp_path / "run" / "predictions" / "predictions.csv")
+    made = sorted((tmp_path / "run" / "predictions").glob("*.nii.gz"))
+    assert made and {row["map"] for row in table} == {path.name for path in made}
     for path in made:
         volume = nibabel.load(path)
         assert volume.shape == (16, 16, 16) and volume.get_fdata().std() > 0
@@ -127,14 +129,14 @@ def test_a_weak_target_is_called_worthless_and_a_good_one_is_not(tmp_path, caplo
 @pytest.mark.parametrize("explainer", [("explainer=amortized_pcim", "trainer.max_epochs=2"), PCIM])
 def test_a_run_leaves_the_target_as_it_was(tmp_path, monkeypatch, explainer):
     seen = []
-    build = train.build_target
+    build = target_cache.build_target
 
     def spy(*arguments):
         target, quality = build(*arguments)
         seen.append((target, {name: value.clone() for name, value in target.model.state_dict().items()}))
         return target, quality
 
-    monkeypatch.setattr(train, "build_target", spy)
+    monkeypatch.setattr(target_cache, "build_target", spy)
     train.main(configure(tmp_path / "run", *bars_npz(tmp_path / "bars.npz").split(), *explainer))
     ((target, before),) = seen
     after = target.model.state_dict()

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from lightning import Trainer
 
 import train
 from tests.running import bars_npz, command_line, configure, tiny
@@ -56,7 +57,7 @@ def test_earlier_results_are_moved_aside(shared, bars):
 
 def test_a_learned_explainer_is_trained_around_every_target(shared, bars, monkeypatch):
     fits = []
-    fit = train.lightning.Trainer.fit
+    fit = Trainer.fit
 
     def noted(self, module, *args, **kwargs):
         fits.append((module.target.fingerprint(), self.max_epochs, self.loggers, self.checkpoint_callback))
@@ -74,7 +75,7 @@ def test_a_learned_explainer_is_trained_around_every_target(shared, bars, monkey
 
 
 def test_a_checkpoint_is_refused(shared, bars, tmp_path):
-    torch.save({}, tmp_path / "some.ckpt")
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.5"}, tmp_path / "some.ckpt")
     with pytest.raises(ValueError, match="task=sanity trains the explainer anew around every target; leave ckpt_path"):
         train.main(configure(shared / "checkpoint", *bars, f"ckpt_path={tmp_path}/some.ckpt"))
 

@@ -259,7 +259,9 @@ def test_task_test_and_predict_take_the_checkpoint(shared, bars, tmp_path):
     assert not (shared / "tested" / "checkpoints").exists()
     quality = train.main(configure(shared / "predicted", *bars, "task=predict", given))
     assert not any(name.startswith("test/") for name in quality)
-    made = {path.name for path in (shared / "predicted" / "predictions").iterdir()}
-    assert made == {f"test_{number:05d}.{suffix}" for number in range(9) for suffix in ("npy", "png")}
+    made = {path.name for path in (shared / "predicted" / "predictions").glob("[!.]*")}
+    assert made == {f"test_{number:05d}.{suffix}" for number in range(9) for suffix in ("npy", "png")} | {
+        "predictions.csv"
+    }
     maps = [np.load(shared / "predicted" / "predictions" / f"test_{number:05d}.npy") for number in range(9)]
     assert {values.shape for values in maps} == {(1, 16, 16)} and all(values.std() > 0 for values in maps)
