@@ -7,14 +7,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from lightning_xai.cli.earlier_run import LOADING
 from lightning_xai.cli.saved_config import as_composed
 from lightning_xai.functional.files import atomic_write
 
 FOLDER, RECIPE = "predictions", ".recipe.json"
 # Keys of a config that decide what a map shows.
 DECIDES = ("explainer", "target", "target_weights", "data", "ask", "region", "seed")
-# Options of the data that do not.
-LOADING = ("batch_size", "num_workers", "cache")
 
 
 def recipe(cfg: DictConfig, checkpoint: str | None) -> dict[str, Any]:
