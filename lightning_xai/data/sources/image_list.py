@@ -1,9 +1,10 @@
 """A list of images to explain: a text file of a path a line, or a table."""
 
+from collections import Counter
 from pathlib import Path
 
 from lightning_xai.data.items import Item, without_suffix
-from lightning_xai.data.sources.table import FileFinder, check_column, read_table
+from lightning_xai.data.sources.table import FileFinder, check_column, read_table, read_text
 
 SUFFIXES = (".txt", ".csv", ".tsv")
 
@@ -40,16 +41,16 @@ def listed_items(path: Path) -> list[Item]:
         if (first := seen.setdefault(image.resolve(), number)) != number:
             raise ValueError(f"{path} names {image} in the lines {first} and {number}; remove one.")
     names = {number: without_suffix(Path(cell)) for number, cell in cells}
-    twice = {name for name in names.values() if list(names.values()).count(name) > 1}
+    uses = Counter(names.values())
     return [
-        Item(Path(cell).as_posix() if names[number] in twice else names[number], images[number])
+        Item(Path(cell).as_posix() if uses[names[number]] > 1 else names[number], images[number])
         for number, cell in cells
     ]
 
 
 def text_cells(path: Path) -> list[tuple[int, str]]:
     """The paths of a text file with their line numbers."""
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = read_text(path).splitlines()
     cells = [(number, line.strip()) for number, line in enumerate(lines, start=1)]
     return [(number, cell) for number, cell in cells if cell and not cell.startswith("#")]
 

@@ -41,7 +41,7 @@ def read_table(path: Path) -> tuple[list[str], list[Row]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"The table {path} does not exist; set data.csv to the CSV file.")
-    text = _decode(path)
+    text = read_text(path)
     if "\0" in text:  # no file can be named with it
         raise ValueError(f"The table {path} holds the character NUL, which no text has; save it as CSV UTF-8.")
     lines = unicodedata.normalize("NFC", text).splitlines(keepends=True)
@@ -76,8 +76,8 @@ def read_table(path: Path) -> tuple[list[str], list[Row]]:
     return names, rows
 
 
-def _decode(path: Path) -> str:
-    """Return the text of a file, whose encoding shows in its first bytes and in what can be decoded."""
+def read_text(path: Path) -> str:
+    """Read the text of a file, whose encoding shows in its first bytes and in what can be decoded."""
     if (size := path.stat().st_size) > LARGEST_TABLE:
         raise ValueError(
             f"The table {path} has {size >> 20:,} MiB, and at most {LARGEST_TABLE >> 20} are read; split it."

@@ -33,6 +33,13 @@ def test_what_is_listed_is_explained_in_its_order(images, name, text):
     assert [image_id for batch in data.predict_dataloader() for image_id in batch["id"]] == ["b/1", "a/1"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_a_list_is_read_in_the_encodings_of_tables(images, encoding):
+    (images / "b" / "2.png").rename(images / "b" / "Zürich.png")
+    (images / "list.txt").write_text("b/Zürich.png\n", encoding=encoding)
+    assert [item.id for item in listed_items(images / "list.txt")] == ["b/Zürich"]
+
+
 def test_images_that_differ_in_their_suffix_alone_keep_it(images):
     (images / "list.txt").write_text("b/2.png\nb/2.jpg\nb/1.png\n")
     assert [item.id for item in listed_items(images / "list.txt")] == ["b/2.png", "b/2.jpg", "b/1"]
