@@ -33,9 +33,13 @@ class PredictionTable(Callback):
 
     ``p_blank`` is the probability of the class for an image of zeros: near it, the class says little about the image.
     Each rank writes a file of its own, which the first one joins in the end.
+
+    Args:
+        saver: Writes the maps, and comes first among the callbacks.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, saver: SaveMaps) -> None:
+        self.saver = saver
         self._blank: tuple[tuple[int, ...], Tensor] | None = None
 
     @override
@@ -55,15 +59,12 @@ class PredictionTable(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Add the rows of the batch, whose maps are on disk by now."""
-        saver = saver_of(trainer)
-        if saver is None:
-            return
         images = as_plain_tensor(batch["image"])
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        for row in self._rows(saver, pl_module.target, images, outputs, batch["id"]):
+        for row in self._rows(pl_module.target, images, outputs, batch["id"]):
             writer.writerow(row)
-        path = table_of(saver.folder(trainer), trainer.global_rank)
+        path = table_of(self.saver.folder(trainer), trainer.global_rank)
         new = not path.is_file()
         with path.open("a", encoding="utf-8", newline="") as file:
             file.write((",".join(COLUMNS) + "\n" if new else "") + text.getvalue())
@@ -75,14 +76,11 @@ class PredictionTable(Callback):
 
     def _join(self, trainer: Trainer) -> None:
         trainer.strategy.barrier()
-        saver = saver_of(trainer)
-        if saver is not None and trainer.is_global_zero:
-            join_tables(saver.folder(trainer))
+        if trainer.is_global_zero:
+            join_tables(self.saver.folder(trainer))
         trainer.strategy.barrier()
 
-    def _rows(
-        self, saver: SaveMaps, target: Any, images: Tensor, explanation: Explanation, ids: list[str]
-    ) -> list[dict[str, Any]]:
+    def _rows(self, target: Any, images: Tensor, explanation: Explanation, ids: list[str]) -> list[dict[str, Any]]:
         query, read = explanation.query, Probability()
         logits = explanation.logits if explanation.logits.numel() else target.logits(images)
         blank = self._blank_logits(target, images).expand(len(images), *logits.shape[1:])
@@ -92,7 +90,7 @@ class PredictionTable(Callback):
         for i, image_id in enumerate(ids):
             for number, index in enumerate(query.targets[i].tolist()):
                 p, p_blank = (float(value[i, number]) if defined[i, number] else math.nan for value in values)
-                place = saver.map_file(image_id, number, query.shape[1], images.ndim == 5)
+                place = self.saver.map_file(image_id, number, query.shape[1], images.ndim == 5)
                 rows.append({
                     "id": image_id, "query": number, "queries": query.shape[1],
                     "class": names[index] if names else index, "probability": _number(p), "p_blank": _number(p_blank),
@@ -111,12 +109,6 @@ class PredictionTable(Callback):
 
 def _number(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.6f}"
-
-
-def saver_of(trainer: Trainer) -> SaveMaps | None:
-    """The callback of a trainer that writes the maps."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return next((callback for callback in callbacks if isinstance(callback, SaveMaps)), None)
 
 
 def table_of(folder: Path, rank: int) -> Path:

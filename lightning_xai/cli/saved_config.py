@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
@@ -25,8 +25,6 @@ RUNTIME = re.compile(r"\$\{(?:hydra|now|slurm):[^{}]*\}")
 RESOLVERS = ("oc.env", "oc.select")
 # Bytes of a config; those of runs have some ten thousand.
 LARGEST = 1 << 20
-# A secret in the saved config: a run that starts from it asks for the value.
-NOT_GIVEN = "???"
 
 
 def write_config(cfg: DictConfig) -> None:
@@ -38,7 +36,7 @@ def write_config(cfg: DictConfig) -> None:
     if is_of_folder(cfg.ckpt_path, path.parent) and cfg.task not in ("explain", "global") and path.is_file():
         return
     with atomic_write(path) as file:
-        file.write(OmegaConf.to_yaml(OmegaConf.create(masked(as_composed(cfg), NOT_GIVEN))))
+        file.write(OmegaConf.to_yaml(OmegaConf.create(masked(as_composed(cfg), MISSING))))
 
 
 def is_of_folder(ckpt_path: str | None, folder: Path) -> bool:
@@ -85,7 +83,7 @@ def mask_hydra_files() -> None:
     sweep = [] if hydra.mode != RunMode.MULTIRUN else Path(hydra.sweep.dir).glob("multirun.yaml")
     for path in [*folder.glob("*.yaml"), *sweep]:
         content: Any = OmegaConf.to_container(OmegaConf.load(path))
-        hidden = masked_words(content) if isinstance(content, list) else _without_words(masked(content, NOT_GIVEN))
+        hidden = masked_words(content) if isinstance(content, list) else _without_words(masked(content, MISSING))
         if hidden != content:
             with atomic_write(path) as file:
                 file.write(OmegaConf.to_yaml(OmegaConf.create(hidden)))

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_xai.cli.overrides import single_lines
+from lightning_xai.functional.text import leaves
 
 #: The environment variable that allows more, besides ``allow=[...]`` on the command line; commas between names.
 ALLOW = "LIGHTNING_XAI_ALLOW"
@@ -258,23 +259,6 @@ def foreign_reference(text: str, resolvers: tuple[str, ...]) -> str | None:
         if found[2] in ("$", ":") and name not in resolvers:
             return name
     return None
-
-
-def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Find every value in mappings and lists that lie inside each other, with its key.
-
-    Example:
-        >>> list(leaves({"a": ["x", 1], "b": {"c": None}}))
-        [('a', 'x'), ('a', 1), ('c', None)]
-    """
-    if isinstance(value, dict):
-        for name, each in value.items():
-            yield from leaves(each, str(name))
-    elif isinstance(value, list):
-        for each in value:
-            yield from leaves(each, key)
-    else:
-        yield key, value
 
 
 def by_position(value: Any) -> Iterator[tuple[str, Any]]:

@@ -1,24 +1,24 @@
-"""Text in configurations and errors."""
+"""Values in configurations, and text of errors."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 
-def strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Find every text in mappings and lists that lie inside each other, with its key.
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Find every value in mappings and lists that lie inside each other, with its key.
 
     Example:
-        >>> list(strings({"a": ["x", 1], "b": {"c": "y"}}))
-        [('a', 'x'), ('c', 'y')]
+        >>> list(leaves({"a": ["x", 1], "b": {"c": None}}))
+        [('a', 'x'), ('a', 1), ('c', None)]
     """
     if isinstance(value, dict):
         for name, each in value.items():
-            yield from strings(each, str(name))
+            yield from leaves(each, str(name))
     elif isinstance(value, list):
         for each in value:
-            yield from strings(each, key)
-    elif isinstance(value, str):
+            yield from leaves(each, key)
+    else:
         yield key, value
 
 

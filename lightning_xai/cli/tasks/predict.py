@@ -6,7 +6,8 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from lightning_xai.callbacks.prediction_table import NAME, PredictionTable, finished_rows, join_tables, saver_of
+from lightning_xai.callbacks.prediction_table import NAME, PredictionTable, finished_rows, join_tables
+from lightning_xai.callbacks.save_maps import SaveMaps
 from lightning_xai.cli.components import build_explainer
 from lightning_xai.cli.stages import build_trainer
 from lightning_xai.cli.start_checkpoint import start_checkpoint
@@ -31,11 +32,12 @@ def run(cfg: DictConfig, data: ImageDataModule, target: Target) -> dict[str, flo
         Nothing: no map is scored.
     """
     explainer, trainer = build_explainer(cfg, target), build_trainer(cfg)
-    checkpoint, saver = start_checkpoint(cfg), saver_of(trainer)
+    checkpoint, callbacks = start_checkpoint(cfg), trainer.callbacks  # type: ignore[attr-defined]
+    saver = next((each for each in callbacks if isinstance(each, SaveMaps)), None)
     done: set[str] = set()
     if saver is not None:
         done = {row["id"] for row in finished_rows(saver.folder(trainer))}
-        trainer.callbacks.append(PredictionTable())  # type: ignore[attr-defined]  # after the one that writes the maps
+        callbacks.append(PredictionTable(saver))  # after the one that writes the maps
     if done:
         log.info("Maps of %d images are there already.", len(done))
     images = data.rest_dataloader(done) if done else data.predict_dataloader()

@@ -9,7 +9,7 @@ from monai.bundle.config_parser import ConfigParser
 from monai.networks import nets
 from torch import nn
 
-from lightning_xai.functional.text import first_line, strings
+from lightning_xai.functional.text import first_line, leaves
 from lightning_xai.networks.external.common import with_names
 
 #: Configurations of a bundle that define its network, and the names it has there.
@@ -91,7 +91,9 @@ def code_in(parser: ConfigParser, name: str, seen: set[str]) -> Iterator[str]:
         seen: Definitions that were looked at.
     """
     seen.add(name)
-    for key, value in strings(parser.get(name)):
+    for key, value in leaves(parser.get(name)):
+        if not isinstance(value, str):
+            continue
         other = value[1:].replace("#", "::")
         if value.startswith("@") and other in parser:
             if other not in seen:

@@ -18,7 +18,7 @@ HEADER = ",".join(COLUMNS) + "\n"
 
 def trainer_in(folder, rank=0):
     return SimpleNamespace(
-        default_root_dir=folder, callbacks=[SaveMaps()], global_rank=rank, is_global_zero=rank == 0,
+        default_root_dir=folder, global_rank=rank, is_global_zero=rank == 0,
         strategy=SimpleNamespace(barrier=lambda: None),
     )  # fmt: skip
 
@@ -28,7 +28,7 @@ def test_a_row_says_class_probability_and_that_of_an_image_of_zeros(tmp_path):
     target = ClassifierTarget(model, class_names=["cat", "dog, big", "emu"])
     images, classes = torch.rand(2, 1, 4, 4), torch.tensor([[2, 1], [0, 1]])
     found = Explanation(torch.zeros(2, 2, 4, 4), Query(classes), target.logits(images).detach())
-    trainer, table = trainer_in(tmp_path), PredictionTable()
+    trainer, table = trainer_in(tmp_path), PredictionTable(SaveMaps())
     (tmp_path / "predictions").mkdir()
     table.on_predict_start(trainer, None)
     table.on_predict_batch_end(trainer, SimpleNamespace(target=target), found, {"image": images, "id": ["x/1", "y"]}, 0)
